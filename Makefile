@@ -12,8 +12,6 @@ TOOLS := $(VENV)/.tools
 BUILT := build/.built
 PAGE := build/.page
 PEERS := build/peers
-UV := build/uv/bin/uv
-AUDIT := build/audit/bin/pip-audit
 UP := --simulate
 SECONDS := 600
 BUILD_EXT = { $(BIN)/python setup.py --quiet build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }; }
@@ -40,9 +38,10 @@ $(BIN)/python:
 $(INSTALLED): pyproject.toml requirements/install.txt | $(BIN)/python
 	@command -v $${CC:-cc} >/dev/null || command -v gcc >/dev/null || \
 		{ echo "a C compiler is needed to build ext/: install gcc (Debian: apt-get install build-essential)"; exit 1; }
-	@echo "installing into $(VENV) …"
-	@$(PIP) install --upgrade 'pip>=25.1' || { echo "packages could not be fetched: check the network or pip's settings"; exit 1; }
+	@echo "installing into $(VENV), once; two or three minutes:"
+	@echo "  1 of 3: packages of requirements/install.txt …"
 	@$(PIP) install --require-hashes -r requirements/install.txt && \
+		echo "  2 of 3: compiling ext/, 22 modules; a minute …" && \
 		PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --no-deps --editable . || \
 		{ echo "installing failed: see the lines above (network for packages, compiler for ext/)"; exit 1; }
 	@mkdir -p build && touch $@ $(BUILT)
@@ -57,28 +56,32 @@ $(BUILT): $(SOURCES) setup.py $(INSTALLED)
 	@touch $@
 
 $(PAGE): $(wildcard $(DASHBOARD)/*.*) $(INSTALLED)
+	@echo "  3 of 3: libraries of the page …"
 	@$(BIN)/python -m coinspace.endpoint.dashboard.build
+	@touch $@
+
+# programs with an environment of their own: build/NAME has the packages of requirements/NAME.txt;
+# peers that exist as source only are built with tools that pip chooses, without hashes
+build/%/.installed: requirements/%.txt | $(BIN)/python
+	@echo "installing into build/$* …"
+	@$(BIN)/python -m venv build/$*
+	@build/$*/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $< || \
+		{ echo "$< could not be installed: check the network; the peers need Python 3.11"; exit 2; }
 	@touch $@
 
 # the resolver asks the index that pip is set up with; no address gets into the files
 RESOLVE = env $$($(BIN)/python -m pip config get global.index-url 2>/dev/null | sed s/^/UV_DEFAULT_INDEX=/) \
-	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-header --no-annotate pyproject.toml
+	build/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate
 
-$(UV): | $(BIN)/python
-	@$(BIN)/python -m venv build/uv && build/uv/bin/python -m pip --quiet install uv
-
-lock: $(UV)  ## record the newest allowed versions with their hashes in requirements/
-	@$(RESOLVE) --group build -o requirements/install.txt
-	@$(RESOLVE) --group build --group test --group bench --group lint \
+lock: build/uv/.installed  ## record the newest allowed versions with their hashes in requirements/
+	@$(RESOLVE) pyproject.toml --group build -o requirements/install.txt
+	@$(RESOLVE) pyproject.toml --group build --group test --group bench --group lint \
 		--constraint requirements/install.txt -o requirements/tools.txt
+	@for name in uv audit page peers; do $(RESOLVE) --group $$name -o requirements/$$name.txt || exit; done
 
-$(AUDIT):
-	@$(PYTHON) -m venv build/audit && build/audit/bin/python -m pip --quiet install pip-audit || \
-		{ rm -rf build/audit; echo "pip-audit could not be fetched: check the network"; exit 2; }
-
-audit: $(AUDIT) $(BIN)/python  ## compare the locked packages with known advisories, or report that there are none to compare with
-	@$(BIN)/python -m tests.audit $(AUDIT)
+audit: build/audit/.installed  ## compare the locked packages with known advisories, or report that there are none to compare with
+	@$(BIN)/python -m tests.audit build/audit/bin/pip-audit
 
 install: $(BUILT) $(PAGE)  ## make .venv, install, build ext/ and the page's libraries
 
@@ -92,6 +95,7 @@ annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/ext
 	@export COINSPACE_ANNOTATE=1; $(BUILD_EXT)
 
 run: install  ## run the whole platform on simulated exchanges
+	@echo "starting the platform on simulated exchanges (half a minute; Ctrl-C stops it) …"
 	@exec $(BIN)/python -m coinspace up $(UP)
 
 test: install $(TOOLS)  ## run every test
@@ -128,13 +132,6 @@ bench-check: install $(TOOLS)  ## run each measurement once, without its gates
 bench: install $(TOOLS)  ## measure every stage and check its gates
 	@$(BIN)/python -m pytest benchmarks --timeout 1800
 
-$(PEERS)/.installed: benchmarks/peers/requirements.txt | $(BIN)/python
-	@echo "installing the peers into $(PEERS) …"
-	@$(BIN)/python -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install -r $< || \
-		{ echo "the peers could not be installed: their versions need Python 3.11, and the network"; exit 1; }
-	@touch $@
-
 bench-peers: install $(PEERS)/.installed  ## measure the libraries that need their own environment
 	@PYTHONPATH=. $(PEERS)/bin/python -m benchmarks.peers; status=$$?; \
 		$(BIN)/python -m benchmarks.pipeline $(PEERS)/bin/python && exit $$status
@@ -164,8 +161,9 @@ check: lint types test  ## lint, types and tests: what CI runs
 test-wheel: install  ## install the wheel into an environment of its own and run it, for each Python that is found
 	@tests/wheel.sh $(BIN)/python
 
-dist: $(TOOLS)  ## build the wheel and the source archive
-	@$(BIN)/python -m build
+dist: install  ## build the wheel and the source archive
+	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	@$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' > build/log.txt
 
 clean:  ## remove everything that was built; data stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

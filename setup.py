@@ -17,37 +17,18 @@ os.chdir(ROOT)
 BUILD = Path("build")
 HEADERS = sorted(Path("ext").rglob("*.h"))
 MODE = os.environ.get("COINSPACE_BUILD", "release")
-MODES = ("release", "debug", "trace", "asan", "checked")
 SANITISERS = "-fsanitize=address,undefined"
-if MODE not in MODES:
-    raise SystemExit(f"COINSPACE_BUILD: expected one of {', '.join(MODES)}, was {MODE!r}")
-
 FLAGS = {
-    "release": ["-O3", "-g0"],
-    "debug": ["-O0", "-g"],
-    "trace": ["-O0", "-g"],
+    "release": "-O3 -g0 -DCYTHON_WITHOUT_ASSERTIONS",
+    "debug": "-O0 -g",
+    "trace": "-O0 -g -DCYTHON_TRACE=1 -DCYTHON_TRACE_NOGIL=1 -DCYTHON_USE_SYS_MONITORING=0",
     # the fuzzer follows the edges that a frame takes: tests/fuzz/edges.c
-    "asan": [
-        "-O1",
-        "-g",
-        SANITISERS,
-        "-fsanitize-coverage=trace-pc",
-        "-fno-omit-frame-pointer",
-    ],
+    "asan": f"-O1 -g {SANITISERS} -fsanitize-coverage=trace-pc -fno-omit-frame-pointer",
     # every module for tests/fuzz/whole.py: compiled in a third of the time, and without edges
-    "checked": ["-O0", "-g1", SANITISERS],
+    "checked": f"-O0 -g1 {SANITISERS}",
 }
-MACROS = {
-    "release": [("CYTHON_WITHOUT_ASSERTIONS", "1")],
-    "debug": [],
-    "trace": [
-        ("CYTHON_TRACE", "1"),
-        ("CYTHON_TRACE_NOGIL", "1"),
-        ("CYTHON_USE_SYS_MONITORING", "0"),
-    ],
-    "asan": [],
-    "checked": [],
-}
+if MODE not in FLAGS:
+    raise SystemExit(f"COINSPACE_BUILD: expected one of {', '.join(FLAGS)}, was {MODE!r}")
 
 
 def baseline() -> list[str]:
@@ -82,14 +63,13 @@ def mode_changed() -> bool:
 
 def extensions() -> list[Extension]:
     # no fused multiply-add, so that every processor rounds alike
-    flags = [*FLAGS[MODE], "-ffp-contract=off", *baseline()]
+    flags = [*FLAGS[MODE].split(), "-ffp-contract=off", *baseline()]
     link = [SANITISERS] if MODE in ("asan", "checked") else []
     return [
         Extension(
             f"coinspace._ext.{source.stem}",
             [str(source)],
             include_dirs=sorted({str(header.parent) for header in HEADERS}),
-            define_macros=MACROS[MODE],
             extra_compile_args=flags,
             extra_link_args=link,
             depends=[str(header) for header in HEADERS],

@@ -118,7 +118,7 @@ def check_same(depth: int) -> None:
 
 @pytest.mark.parametrize("depth", [DEPTHS[0], DEPTHS[-1]])
 def test_update(benchmark: Benchmark, depth: int) -> None:
-    def measure(rounds: int) -> Result:
+    def measure() -> Result:
         check_same(depth)
         timing = compare(
             {
@@ -128,7 +128,6 @@ def test_update(benchmark: Benchmark, depth: int) -> None:
                 "dict, min and max": peer(Hashed, depth),
             },
             events=UPDATES,
-            rounds=rounds,
         )
         result = Result(STAGE, f"24 levels into {depth:,}", "ns/update", INPUT, timing)
         result.limits = [ALONE]
@@ -140,7 +139,7 @@ def test_update(benchmark: Benchmark, depth: int) -> None:
 
 
 def test_update_with_list(benchmark: Benchmark) -> None:
-    def measure(rounds: int) -> Result:
+    def measure() -> Result:
         depth = DEPTHS[-1]
         timing = compare(
             {
@@ -149,7 +148,6 @@ def test_update_with_list(benchmark: Benchmark) -> None:
                 "dict + sorted": peer(Hashed, depth, PUBLISHED),
             },
             events=UPDATES,
-            rounds=rounds,
         )
         case = f"24 levels into {depth:,}, {PUBLISHED:,} best read"
         result = Result(STAGE, case, "ns/update", INPUT, timing)
@@ -161,12 +159,11 @@ def test_update_with_list(benchmark: Benchmark) -> None:
 
 
 def test_growth_with_depth(benchmark: Benchmark) -> None:
-    def measure(rounds: int) -> Result:
+    def measure() -> Result:
         timing = compare(
             # without Python around it, whose constant cost would flatten the line
             {f"{depth:,} levels": alone(depth) for depth in DEPTHS},
             events=UPDATES,
-            rounds=rounds,
         )
         costs = [timing.least(f"{depth:,} levels") for depth in DEPTHS]
         result = Result(STAGE, "growth with depth, in C", "ns/update", INPUT, timing)

@@ -1,16 +1,13 @@
-"""The cost of a message between two processes, both together, and of its journal record.
+"""The cost of a message between two processes, both together.
 
 Every message of the platform crosses the bus at least once, most of them three times. The limit is
-libzmq itself, called from C with one joined part; two parts in C, which a message has, and three
-show what the layout costs.
-A regression here slows every process.
+libzmq itself, called from C with one joined part; three parts show what the layout costs.
 """
 
 from __future__ import annotations
 
-import itertools
 import tempfile
-from pathlib import Path
+from functools import partial
 
 import pytest
 
@@ -18,16 +15,12 @@ from benchmarks.bus_pair import CANDIDATES, library
 from benchmarks.measure import Benchmark, Result, gated
 from benchmarks.native import limits
 from benchmarks.pipeline import PAYLOAD_SIZE
-from benchmarks.processes import interleaved, report_of
-from coinspace.bench.measure import OURS
+from benchmarks.processes import report_of
+from coinspace.bench.measure import OURS, interleaved
 
 # a new process per round: one candidate's cost varied by 40 % over five of them
-PROCESS_ROUNDS = 11
+ROUNDS = 11
 INPUT = f"order books, 30 levels per side, {PAYLOAD_SIZE} B of payload, bursts of 10,000"
-ONE_PART, TWO_PARTS, THREE_PARTS = "C, one part", "C, two parts", "C, three parts"
-JOURNALLED = "CoinSpace with journal"
-BATCH = 1000
-_numbers = itertools.count()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,8 +30,8 @@ def _compiled() -> None:
     library()
 
 
-def test_ipc(benchmark: Benchmark, tmp_path: Path) -> None:
-    def measure(rounds: int) -> Result:
+def test_ipc(benchmark: Benchmark) -> None:
+    def measure() -> Result:
         sides: dict[str, list[dict[str, float]]] = {}
 
         def run(name: str) -> float:
@@ -50,13 +43,10 @@ def test_ipc(benchmark: Benchmark, tmp_path: Path) -> None:
             sides.setdefault(name, []).append(report)
             return float(report["cpu_ns"])
 
-        timing = interleaved(
-            {name: lambda name=name: run(name) for name in CANDIDATES},  # type: ignore[misc]
-            min(rounds, PROCESS_ROUNDS),
-        )
+        timing = interleaved({name: partial(run, name) for name in CANDIDATES}, ROUNDS)
         result = Result("bus", "1 KB, ipc", "CPU ns/message", INPUT, timing)
-        result.share(ONE_PART, gate=0.6, goal=0.75)
-        result.share(THREE_PARTS, goal=0.95)
+        result.share("C, one part", gate=0.6, goal=0.75)
+        result.share("C, three parts", goal=0.95)
         result.ratio("send_multipart", gate=3.5)
         for side in ("publisher", "subscriber"):
             result.figures[f"{side}, CPU ns"] = min(one[side] for one in sides[OURS])

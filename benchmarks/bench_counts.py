@@ -36,7 +36,7 @@ def test_instructions(benchmark: Benchmark, kind: str) -> None:
     if reason := missing("instructions"):
         pytest.skip(reason)
 
-    def measure(_rounds: int) -> Result:
+    def measure() -> Result:
         numbers, gate, goal = NUMBERS[kind]
         count = counted_instructions()[f"parse {kind}"]
         result = Result(STAGE, f"{kind}, instructions", "instructions", INPUT)
@@ -58,7 +58,7 @@ def test_allocations(benchmark: Benchmark) -> None:
     if reason := missing("allocations"):
         pytest.skip(reason)
 
-    def measure(_rounds: int) -> Result:
+    def measure() -> Result:
         result = Result(STAGE, "allocations", "malloc calls/frame", INPUT)
         for name, (own, others) in counted_allocations().items():
             stage = name.split()[0]

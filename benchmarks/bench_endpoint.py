@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -25,8 +26,8 @@ import uvloop
 
 from benchmarks.endpoint_servers import open_files
 from benchmarks.measure import Benchmark, Result, gated
-from benchmarks.processes import ENVIRONMENT, cpu_ns, interleaved
-from coinspace.bench.measure import OURS
+from benchmarks.processes import ENVIRONMENT, cpu_ns
+from coinspace.bench.measure import OURS, interleaved
 
 CONNECTIONS = 32
 REQUESTS = 6000
@@ -46,9 +47,7 @@ SUBSCRIBE = b"\x81" + bytes((0x80 | len(_TEXT),)) + b"\0\0\0\0" + _TEXT
 
 
 @contextlib.contextmanager
-def server(
-    name: str, *more: str, environment: Mapping[str, str] | None = None
-) -> Iterator[tuple[int, int]]:
+def server(name: str, *more: str) -> Iterator[tuple[int, int]]:
     """Run a server; yields (port, pid)."""
     command = [sys.executable, "-m", "benchmarks.endpoint_servers", name, *more]
     with (
@@ -57,7 +56,7 @@ def server(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**ENVIRONMENT, "COINSPACE_DATA": folder, **(environment or {})},
+            env={**ENVIRONMENT, "COINSPACE_DATA": folder},
         ) as process,
     ):
         assert process.stdout is not None
@@ -115,7 +114,7 @@ async def ask(port: int, requests: int) -> None:
 def test_latest_value(benchmark: Benchmark) -> None:
     pytest.importorskip("fastapi", reason="fastapi is not installed: `pip install fastapi`")
 
-    def measure(rounds: int) -> Result:
+    def measure() -> Result:
         with server("ours") as own, server("bare ASGI") as bare, server("FastAPI") as fast:
             sites = {OURS: own, BARE: bare, FASTAPI: fast}
             for port, _ in sites.values():
@@ -127,10 +126,7 @@ def test_latest_value(benchmark: Benchmark) -> None:
                 uvloop.run(ask(port, REQUESTS))
                 return (cpu_ns(pid) - before) / REQUESTS
 
-            timing = interleaved(
-                {name: lambda name=name: cost(name) for name in sites},  # type: ignore[misc]
-                min(rounds, 3 * ROUNDS),
-            )
+            timing = interleaved({name: partial(cost, name) for name in sites}, 3 * ROUNDS)
         result = Result("endpoint", "latest value", "CPU ns/request", "one BTC record", timing)
         result.limits = [BARE]
         over = 1 / timing.ratio(BARE)
@@ -200,7 +196,7 @@ def resident_kib(pid: int) -> int:
 def test_fan_out(benchmark: Benchmark, kind: str, first: bytes, second: bytes, gate: float) -> None:
     open_files()
 
-    def measure(rounds: int) -> Result:
+    def measure() -> Result:
         delays: dict[str, list[float]] = {OURS: [], RAW: []}
         with server("ours", "events") as own, server("raw", "events") as limit:
             sites = {OURS: own, RAW: limit}
@@ -212,10 +208,7 @@ def test_fan_out(benchmark: Benchmark, kind: str, first: bytes, second: bytes, g
                 delays[name] += late
                 return found
 
-            timing = interleaved(
-                {name: lambda name=name: cost(name) for name in sites},  # type: ignore[misc]
-                min(rounds, ROUNDS),
-            )
+            timing = interleaved({name: partial(cost, name) for name in sites}, ROUNDS)
             grown = max(0, resident_kib(own[1]) - empty)
         case = f"{CLIENTS} {kind} clients, 5 events/s"
         result = Result("endpoint", case, "CPU ns/delivery", "one BTC record", timing)

@@ -17,12 +17,14 @@ from collections.abc import Callable
 from statistics import fmean
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from benchmarks.frames import each
 from benchmarks.measure import Benchmark, Result, gated
 from coinspace._ext.curve import OK, Curve
 from coinspace._ext.ladder import Ladder, VenueBook
-from coinspace.bench.measure import OURS, compare
+from coinspace.bench.measure import OURS, ROUNDS, compare
 
 STAGE = "index"
 INPUT = "random books, seed 7: venues in two currencies, levels 0.0005 % apart, D = 0.5 %"
@@ -207,44 +209,21 @@ def candidates(venues: int, levels: int) -> dict[str, Callable[[], object]]:
     draw = random.Random(7)
     draw.shuffle(compiled)
 
-    def run_ours() -> None:
-        for one in compiled:
-            one.value()
-
-    def run_numpy() -> None:
-        for books in all_books:
-            numpy_value(books)
-
-    def run_python() -> None:
-        for lists in plain:
-            python_value(lists)
-
-    return {OURS: run_ours, "numpy": run_numpy, "plain Python": run_python}
+    return {
+        OURS: each(Compiled.value, compiled),
+        "numpy": each(numpy_value, all_books),
+        "plain Python": each(python_value, plain),
+    }
 
 
-def measured(venues: int, levels: int, rounds: int) -> Result:
-    calls = candidates(venues, levels)
-    timing = compare(calls, events=variants(venues, levels), rounds=rounds)
-    return Result(STAGE, f"merge + index, {venues} × {levels}", "ns/value", INPUT, timing)
+@pytest.mark.parametrize(("levels", "rounds"), [(30, ROUNDS), (1000, ROUNDS // 3)])
+def test_value(benchmark: Benchmark, levels: int, rounds: int) -> None:
+    def measure() -> Result:
+        calls = candidates(3, levels)
+        timing = compare(calls, events=variants(3, levels), rounds=rounds)
+        result = Result(STAGE, f"merge + index, 3 × {levels}", "ns/value", INPUT, timing)
+        result.ratio("numpy", gate=18, goal=40)
+        result.ratio("plain Python", gate=55)
+        return result
 
-
-def shallow(rounds: int) -> Result:
-    result = measured(3, 30, rounds)
-    result.ratio("numpy", gate=18, goal=40)
-    result.ratio("plain Python", gate=55)
-    return result
-
-
-def deep(rounds: int) -> Result:
-    result = measured(3, 1000, max(5, rounds // 3))
-    result.ratio("numpy", gate=18, goal=40)
-    result.ratio("plain Python", gate=55)
-    return result
-
-
-def test_shallow(benchmark: Benchmark) -> None:
-    gated(benchmark, shallow)
-
-
-def test_deep(benchmark: Benchmark) -> None:
-    gated(benchmark, deep)
+    gated(benchmark, measure)

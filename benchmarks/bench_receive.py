@@ -7,17 +7,19 @@ bytes and knows no frames.
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from benchmarks.frames import INPUT, frames
 from benchmarks.measure import Benchmark, Result, gated
 from benchmarks.native import limits
-from benchmarks.processes import interleaved, report_of, streaming
+from benchmarks.processes import report_of, streaming
 from benchmarks.receivers import CLIENTS
 from benchmarks.stream import framed
-from coinspace.bench.measure import OURS
+from coinspace.bench.measure import interleaved
 
-PROCESS_ROUNDS = 9
+ROUNDS = 9
 RAW = "raw uvloop protocol"
 
 
@@ -26,20 +28,16 @@ def test_receive(benchmark: Benchmark, kind: str) -> None:
     # built here, so that no client's time includes it
     limits()
 
-    def measure(rounds: int) -> Result:
+    def measure() -> Result:
         sizes = [len(framed(frame)) for frame in frames(kind)]
         size = sum(sizes) // len(sizes)
         with streaming(kind) as port:
 
             def client(name: str) -> float:
-                return float(
-                    report_of("benchmarks.receivers", name, str(port), str(size))["cpu_ns"]
-                )
+                report = report_of("benchmarks.receivers", name, str(port), str(size))
+                return float(report["cpu_ns"])
 
-            timing = interleaved(
-                {name: lambda name=name: client(name) for name in CLIENTS},  # type: ignore[misc]
-                min(rounds, PROCESS_ROUNDS),
-            )
+            timing = interleaved({name: partial(client, name) for name in CLIENTS}, ROUNDS)
         result = Result("receive", f"{kind}, {size} B", "CPU ns/frame", INPUT, timing)
         result.limits = [RAW]
         over = 1 / timing.ratio(RAW)
@@ -47,9 +45,6 @@ def test_receive(benchmark: Benchmark, kind: str) -> None:
         gate, goal = (1.5, 1.2) if kind == "upbit-book" else (None, None)
         result.check("CPU of the raw protocol's", over, gate=gate, goal=goal, better="lower")
         result.ratio("websockets", gate=9)
-        result.ratio("aiohttp")
-        result.ratio("picows, Python listener")
-        assert OURS in timing.ns
         return result
 
     gated(benchmark, measure)

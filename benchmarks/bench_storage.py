@@ -1,9 +1,8 @@
 """The cost of one row in a storage worker, beside the client library's own row call.
 
-Every µs of the worker is a row less in a catch-up after an outage, as long as the worker is the
-slower one. The gates are on whole workers, which send rows over HTTP to a real server,
-deduplication on, until they are applied, ours and one made of the library. Beside them is what
-encoding a row takes, on both sides without sending.
+Each µs of the worker makes a catch-up after an outage longer, as long as the worker is slower than
+the server. The gates are on whole workers, ours and one made of the library: they send rows over
+HTTP to a real server, with deduplication, until the server has applied them.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,8 @@ from benchmarks.measure import Benchmark, Result, gated
 from benchmarks.processes import cpu_ns
 from coinspace._ext.message import Message
 from coinspace._ext.sink import ListSink
-from coinspace.bench.measure import OURS, Timing
-from coinspace.config import Settings
+from coinspace.bench.measure import OURS, interleaved
+from coinspace.config import Settings, StorageSettings
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.questdb.server import ManagedServer
@@ -32,12 +32,11 @@ from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
 from coinspace.storage.transport import Buffer, TimestampNanos
 
-ROWS = 256
+ROUNDS = 5
 LEVELS = 30
 PUBLISHER = "orderbook-collector-upbit"
 INPUT = "made, seed 7"
 BOOK = f"order book, {LEVELS} levels"
-LIBRARY = "Buffer.row, ready arrays"
 SENT = 10_000  # rows a round to the real server
 SERVER = "QuestDB itself"
 CLIENT = "client library, Buffer.row and flush"
@@ -131,9 +130,10 @@ def database() -> Iterator[tuple[Settings, Address, int]]:
         settings = Settings(data=Path(folder))
         settings.storage.ttl = "off"
         server = ManagedServer(settings)
-        found = server.start()
+        server.spawn()
+        found = server.wait_ready()
         try:
-            schema.create(found, ttl=False)
+            schema.create(found, StorageSettings(ttl="off"))
             assert server.process is not None
             yield settings, found, server.process.pid
         finally:
@@ -142,14 +142,14 @@ def database() -> Iterator[tuple[Settings, Address, int]]:
 
 @pytest.mark.parametrize("kind", ["orderbook", "trade"])
 def test_server(benchmark: Benchmark, kind: str) -> None:
-    def measure(rounds: int) -> Result:
+    def measure() -> Result:
         with database() as (settings, found, pid):
-            return sent(kind, settings, found, pid, min(rounds, 5))
+            return sent(kind, settings, found, pid)
 
     gated(benchmark, measure)
 
 
-def sent(kind: str, settings: Settings, found: Address, pid: int, rounds: int) -> Result:
+def sent(kind: str, settings: Settings, found: Address, pid: int) -> Result:
     """Send new rows in turn by our sender and by the library's, until they can be read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -187,7 +187,9 @@ def sent(kind: str, settings: Settings, found: Address, pid: int, rounds: int) -
             if i % settings.storage.batch_rows == 0 or i == len(messages):
                 library.flush(buffer)
 
-    def once(send: Callable[[list[Message]], None]) -> tuple[float, float]:
+    servers: list[float] = []
+
+    def once(send: Callable[[list[Message]], None]) -> float:
         nonlocal count
         messages = list(make(SENT, sink))
         count += SENT
@@ -195,23 +197,22 @@ def sent(kind: str, settings: Settings, found: Address, pid: int, rounds: int) -
         send(messages)
         own = time.process_time_ns() - own
         applied()
-        return own / SENT, (cpu_ns(pid) - server) / SENT
+        if send is by_us:
+            servers.append((cpu_ns(pid) - server) / SENT)
+        return own / SENT
 
     try:
         # Java compiles what it runs often
         for send in (by_us, by_library):
             once(send)
-        ns: dict[str, list[float]] = {OURS: [], CLIENT: [], SERVER: []}
-        for _ in range(rounds):
-            own, server = once(by_us)
-            ns[OURS].append(own)
-            ns[SERVER].append(server)
-            ns[CLIENT].append(once(by_library)[0])
+        servers.clear()
+        candidates = {OURS: partial(once, by_us), CLIENT: partial(once, by_library)}
+        timing = interleaved(candidates, ROUNDS)
+        timing.ns[SERVER] = servers
     finally:
         ours.abort()
         library.close(False)
         connection.close()
-    timing = Timing(ns, "process")
     name = BOOK if kind == "orderbook" else kind
     case = f"{name}, HTTP and a server"
     result = Result("storage", case, "CPU ns/row", INPUT, timing, limits=[SERVER])

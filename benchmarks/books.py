@@ -29,13 +29,13 @@ Levels = NDArray[np.float64]
 best = attrgetter("best_bid", "best_ask")
 
 
-def make_updates(depth: int, seed: int = 7) -> tuple[Levels, Levels, Levels, Levels]:
+def make_updates(depth: int) -> tuple[Levels, Levels, Levels, Levels]:
     """Return (bids, asks) of a snapshot as float64[2, depth] and updates as float64[n, 2, 12].
 
     Each update is undone by the next one, so that the book keeps its depth however often the
     updates are repeated.
     """
-    draw = random.Random(seed)
+    draw = random.Random(7)
     ticks = np.arange(depth, dtype=np.float64)
     snapshot = [
         np.stack([price, np.full(depth, 1.0)])

@@ -26,8 +26,8 @@ from benchmarks.native import compiled, limits
 from benchmarks.pipelines import TOPIC
 from coinspace._ext.message import ORDERBOOK, encode_header
 from coinspace._ext.publisher import ZmqSink
+from coinspace._ext.sink import Topic
 from coinspace.bus.context import ZERO_COPY_RECV
-from coinspace.bus.sink import Topic
 
 BURST = 10_000
 BURSTS = 4

@@ -1,4 +1,4 @@
-"""Conditions of a measurement: stored with each row, and written once where all rows agree."""
+"""Conditions of a measurement, stored with each row."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import platform
 import shutil
 import subprocess
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,18 +25,6 @@ LIBRARIES = (
 def conditions() -> dict[str, Any]:
     """Return the conditions of this process's measurements."""
     return {"machine": _machine(), "Python": _python(), "commit": _commit()}
-
-
-def described(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each condition: the value of most rows, then the rows that differ."""
-    lines = []
-    for key in ("machine", "Python", "commit"):
-        found = [(row.get("conditions", {}).get(key, "not known"), row) for row in rows]
-        for number, (value, _) in enumerate(Counter(one for one, _ in found).most_common()):
-            of = [f"{row['stage']}, {row['case']}" for one, row in found if one == value]
-            which = f" of {'; '.join(of)}" if number else ""
-            lines.append(f"* {key}{which}: {value}")
-    return lines
 
 
 def _machine() -> str:

@@ -55,10 +55,10 @@ def cases() -> dict[str, Case]:
         "upbit-ticker",
         "binance-ticker",
     ):
-        batch = diffs() if kind == "binance-diff" else frames(kind)
+        batch = frames(kind)
         made[f"parse {kind}"] = len(batch), each(makers[kind.split("-")[0]]().parse, batch)
     # ids so small that Python caches them: each pass returns one
-    updates = diffs(first=2, drift=0)
+    updates = diffs(first=2)
     made["book binance-diff"] = len(updates), collected(updates)[1]
     made["bus upbit-book-simple"] = _bus()
     made[LOOP] = 64, each(callable, frames("upbit-book"))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 COUNT = 64
 SEED = 7
 INPUT = f"{COUNT} generated frames, seed {SEED}"
@@ -247,38 +248,29 @@ KINDS: dict[str, Callable[[random.Random], str]] = {
 }
 
 
-def frames(kind: str, count: int = COUNT, seed: int = SEED) -> list[bytes]:
+def frames(kind: str, count: int = COUNT) -> list[bytes]:
     """Return `count` different frames of one kind: upbit-book, binance-diff, … (see KINDS)."""
-    rng = random.Random(f"{kind} {seed}")
+    rng = random.Random(f"{kind} {SEED}")
     make = KINDS[kind]
     return [make(rng).encode() for _ in range(count)]
 
 
-def each(call: Callable[[bytes], Any], batch: list[bytes]) -> Callable[[], None]:
-    """Return one pass: the call, from Python, for each frame."""
+def each(call: Callable[[T], Any], batch: list[T]) -> Callable[[], None]:
+    """Return one pass: the call, from Python, for each item."""
 
     def run() -> None:
-        for frame in batch:
-            call(frame)
+        for one in batch:
+            call(one)
 
     return run
 
 
-def diffs(
-    count: int = COUNT, seed: int = SEED, *, first: int = FIRST_ID, drift: int = 5
-) -> list[bytes]:
-    """Return Binance depth updates whose ids follow each other, around a slowly moving price.
-
-    Args:
-        first: id of the first update.
-        drift: cents that the price moves at most from one to the next; with 0 a book's sides never
-            cross.
-    """
-    rng = random.Random(f"diffs {seed}")
-    mid, made = 86_700.0, []
-    for _ in range(count):
-        mid += rng.randint(-drift, drift) / 100
-        text = binance_diff(rng, first, mid)
+def diffs(first: int = FIRST_ID) -> list[bytes]:
+    """Return Binance depth updates whose ids follow each other; a book's sides never cross."""
+    rng = random.Random(f"diffs {SEED}")
+    made = []
+    for _ in range(COUNT):
+        text = binance_diff(rng, first, mid=86_700.0)
         first = int(text.split('"u":')[1].split(",")[0]) + 1
         made.append(text.encode())
     return made

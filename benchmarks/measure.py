@@ -3,15 +3,15 @@
 Nothing absolute is ever checked, only ratios of candidates that ran beside each other (see
 coinspace.bench.measure). A measurement whose gate fails beyond the slack is repeated once.
 
-A benchmark is a function `(rounds) -> Result`, given to `gated` by its test:
+A benchmark is a function without arguments, given to `gated` by its test:
 
-    def upbit(rounds: int) -> Result:
-        timing = compare({"CoinSpace": ours, "orjson.loads": theirs}, events=64, rounds=rounds)
+    def upbit() -> Result:
+        timing = compare({"CoinSpace": ours, "orjson.loads": theirs}, events=64)
         result = Result("parse", "Upbit, 30 levels", "ns/frame", "simulated, seed 7", timing)
         result.ratio("orjson.loads", gate=6.5, goal=9)
         return result
 
-    def test_upbit(benchmark):
+    def test_upbit(benchmark: Benchmark) -> None:
         gated(benchmark, upbit)
 """
 
@@ -23,13 +23,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import orjson
 
 from benchmarks.conditions import conditions
-from coinspace.bench.measure import OURS, ROUNDS, Timing
+from coinspace.bench.measure import OURS, Timing, one_round
 
 FOLDER = Path("build/bench")
 # share of a ratio that other processes on the machine may take
@@ -101,12 +102,10 @@ class Result:
     # the command that measured it, where it is not `make bench`
     command: str = "make bench"
 
-    def ratio(
-        self, name: str, *, gate: float | None = None, goal: float | None = None, ours: str = OURS
-    ) -> None:
+    def ratio(self, name: str, *, gate: float, goal: float | None = None) -> None:
         """Check how many times faster than a peer we are."""
         assert self.timing is not None
-        self.check(f"× faster than {name}", self.timing.ratio(name, ours), gate=gate, goal=goal)
+        self.check(f"× faster than {name}", self.timing.ratio(name), gate=gate, goal=goal)
 
     def share(self, name: str, *, gate: float | None = None, goal: float | None = None) -> None:
         """Check which share of a limit's rate we reach; 1 = the limit itself."""
@@ -164,48 +163,42 @@ class Result:
         return path
 
 
-class Benchmark(Protocol):
-    """The part of pytest-benchmark's fixture that is used here."""
-
-    disabled: bool
-    extra_info: dict[str, Any]
-
-    def pedantic(self, target: Callable[[], object], *, rounds: int) -> object: ...
-
-
-def gated(benchmark: Benchmark, measure: Callable[[int], Result]) -> Result:
-    """Measure, repeat once when a gate fails, save, and fail when it failed twice.
-
-    With `--benchmark-disable` (the smoke run of the tests' CI) one round runs, nothing is checked
-    and nothing saved.
-    """
-    results: list[Result] = []
-
-    def run() -> None:
-        results.append(measure(1) if benchmark.disabled else measured(measure))
-
-    benchmark.pedantic(run, rounds=1)
-    best = results[0]
-    if benchmark.disabled:
-        return best
-    benchmark.extra_info.update(
-        stage=best.stage, case=best.case, checks=[asdict(check) for check in best.checks]
-    )
-    assert not best.failures, f"{best.stage}, {best.case}: " + "; ".join(best.failures)
-    return best
-
-
-def measured(measure: Callable[[int], Result]) -> Result:
+def measured(measure: Callable[[], Result]) -> Result:
     """Measure, once more when a gate fails, and save the better result."""
-    result = measure(ROUNDS)
+    result = measure()
     if result.failures:
-        result = min(result, measure(ROUNDS), key=lambda tried: len(tried.failures))
+        result = min(result, measure(), key=lambda tried: len(tried.failures))
     result.save()
     return result
 
 
+class Benchmark(Protocol):
+    """What is used of pytest-benchmark's fixture."""
+
+    disabled: bool
+
+    def pedantic(self, target: Callable[[], object], *, rounds: int) -> object: ...
+
+
+def checked(measure: Callable[[], Result]) -> None:
+    """Measure, print and save. Raises: AssertionError when a gate failed twice."""
+    result = measured(measure)
+    print_result(result)
+    assert not result.failures, f"{result.stage}, {result.case}: " + "; ".join(result.failures)
+
+
+def gated(benchmark: Benchmark, measure: Callable[[], Result]) -> None:
+    """Run `checked`; with --benchmark-disable only one round, without its gates."""
+
+    def once() -> None:
+        with one_round():
+            measure()
+
+    benchmark.pedantic(once if benchmark.disabled else partial(checked, measure), rounds=1)
+
+
 def print_result(result: Result) -> None:
-    """Print a result as `make bench-peers` shows it."""
+    """Print a result, as `make bench-peers` shows it."""
     print(f"{result.stage}: {result.case}")
     for name in result.timing.ns if result.timing else ():
         assert result.timing is not None

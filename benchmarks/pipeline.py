@@ -10,34 +10,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import uvloop
 
 from benchmarks.frames import INPUT, frames
-from benchmarks.measure import Result, measured, print_result
+from benchmarks.measure import Result, checked
 from benchmarks.native import limits
 from benchmarks.processes import (
     ENVIRONMENT,
+    bus_endpoint,
     cpu_ns,
     ended,
-    interleaved,
     report_of,
+    running,
     streaming,
+    upbit_at,
 )
 from benchmarks.stream import framed
 from coinspace._ext.message import Message
 from coinspace._ext.upbit import UpbitParser
-from coinspace.bench.measure import OURS, compare
+from coinspace.bench.measure import OURS, compare, interleaved
 from coinspace.bus.subscriber import Subscriber
-from coinspace.config import load
 
 # cryptofeed asks Upbit for this format, so all are sent it
 KIND = "upbit-book-simple"
@@ -53,28 +53,6 @@ DOCUMENTED = "orjson + numpy + send_multipart"
 LIMIT = "summed stage limits"
 CRYPTOFEED = "cryptofeed with its ZMQ backend"
 NO_JOURNAL = f"{OURS} without its journal"
-
-
-@contextlib.contextmanager
-def collector(port: int, data: Path, **environment: str) -> Iterator[int]:
-    """Run our collector of one market against the stream; yields its pid."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "coinspace", "orderbook-collector", "upbit"],
-        env={
-            **ENVIRONMENT,
-            "COINSPACE_DATA": str(data),
-            "COINSPACE_EXCHANGES__UPBIT__WEBSOCKET": f"ws://127.0.0.1:{port}/websocket/v1",
-            "COINSPACE_EXCHANGES__UPBIT__REST": f"http://127.0.0.1:{port}",
-            "COINSPACE_EXCHANGES__UPBIT__MARKETS": '["BTC/KRW"]',
-            "COINSPACE_BUS__HIGH_WATER_MARK": "1000000",
-            **environment,
-        },
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield process.pid
-    finally:
-        ended(process)
 
 
 async def read(endpoint: str, pid: int) -> float:
@@ -107,11 +85,10 @@ async def read(endpoint: str, pid: int) -> float:
 def ours(port: int, **environment: str) -> float:
     """Run our pipeline once; returns CPU ns per frame."""
     with tempfile.TemporaryDirectory(prefix="cs-") as folder:
-        data = Path(folder)
-        settings = load(os.devnull).model_copy(update={"data": data})
-        settings.model_post_init(None)
-        with collector(port, data, **environment) as pid:
-            return uvloop.run(read(settings.bus.endpoint(PROCESS), pid))
+        environment |= upbit_at(port, folder)
+        environment["COINSPACE_BUS__HIGH_WATER_MARK"] = "1000000"
+        with running([["coinspace", "orderbook-collector", "upbit"]], environment) as [process]:
+            return uvloop.run(read(bus_endpoint(folder, PROCESS), process.pid))
 
 
 @contextlib.contextmanager
@@ -165,14 +142,12 @@ def stage_limits(port: int, frame_size: int) -> float:
     """Return the sum of the steps' costs: receive, parse in C, libzmq in C."""
     receive = report_of("benchmarks.receivers", "raw uvloop protocol", str(port), str(frame_size))
     batch, parser, parse_all = frames(KIND), UpbitParser(), limits().parse_all
-    parse = compare({"parse": lambda: parse_all(parser, batch)}, events=len(batch), rounds=5).least(
-        "parse"
-    )
+    parse = compare({"": lambda: parse_all(parser, batch)}, events=len(batch), rounds=5).least("")
     send = other("libzmq", "ENDPOINT", str(PAYLOAD_SIZE))
     return float(receive["cpu_ns"]) + parse + send
 
 
-def measure(rounds: int, peers: str | None = None) -> Result:
+def measure(peers: str | None = None) -> Result:
     """Measure all pipelines. Args: peers: the Python of the environment with cryptofeed."""
     limits()
     sizes = [len(framed(frame)) for frame in frames(KIND)]
@@ -186,7 +161,7 @@ def measure(rounds: int, peers: str | None = None) -> Result:
         }
         if peers:
             candidates[CRYPTOFEED] = lambda: cryptofeed(port, peers)
-        timing = interleaved(candidates, min(rounds, ROUNDS))
+        timing = interleaved(candidates, ROUNDS)
     case = "socket → parse → book → bus → subscriber" + (", cryptofeed" if peers else "")
     result = Result("end to end", case, "CPU ns/frame", f"{INPUT}, Upbit SIMPLE, {size} B", timing)
     result.note = (
@@ -194,13 +169,11 @@ def measure(rounds: int, peers: str | None = None) -> Result:
         " anything down. The gates compare the same work, ours without its journal; the table and"
         " the figures below it are with it."
     )
-    result.ratio(DOCUMENTED)
     same = "neither with a journal"
     faster = timing.ratio(DOCUMENTED, NO_JOURNAL)
     result.check(f"× faster than {DOCUMENTED}, {same}", faster, gate=12)
     if peers:
         result.command = "make bench-peers"
-        result.ratio(CRYPTOFEED)
         faster = timing.ratio(CRYPTOFEED, NO_JOURNAL)
         result.check(f"× faster than {CRYPTOFEED}, {same}", faster, gate=45, goal=100)
     result.share(LIMIT)
@@ -210,7 +183,4 @@ def measure(rounds: int, peers: str | None = None) -> Result:
 
 
 if __name__ == "__main__":
-    python = sys.argv[1] if len(sys.argv) > 1 else None
-    best = measured(lambda rounds: measure(rounds, python))
-    print_result(best)
-    sys.exit(bool(best.failures))
+    checked(partial(measure, *sys.argv[1:]))

@@ -6,13 +6,13 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from coinspace.bench.measure import Timing
+from coinspace.config import load
 
 START_TIMEOUT_S = 30
 RUN_TIMEOUT_S = 40
@@ -43,9 +43,7 @@ def streaming(kind: str, *, rate: int = 0, sent: Path | None = None) -> Iterator
         process.stdout.close()
 
 
-def report_of(
-    module: str, *args: str, python: str = sys.executable, env: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def report_of(module: str, *args: str, python: str = sys.executable) -> dict[str, Any]:
     """Run `python -m module args` to its end; returns the JSON of its last line of output.
 
     Raises: RuntimeError with the end of its stderr when it failed.
@@ -54,7 +52,7 @@ def report_of(
         [python, "-m", module, *args],
         capture_output=True,
         timeout=RUN_TIMEOUT_S,
-        env={**ENVIRONMENT, **(env or {})},
+        env=ENVIRONMENT,
         check=False,
     )
     lines = done.stdout.splitlines()
@@ -65,15 +63,40 @@ def report_of(
     return report
 
 
-def interleaved(candidates: Mapping[str, Callable[[], float]], rounds: int) -> Timing:
-    """Run each candidate once a round, in rotating order; each returns its CPU ns per event."""
-    ns: dict[str, list[float]] = {name: [] for name in candidates}
-    order = list(candidates)
-    for _ in range(rounds):
-        for name in order:
-            ns[name].append(candidates[name]())
-        order.append(order.pop(0))
-    return Timing(ns, "process")
+@contextlib.contextmanager
+def running(
+    commands: Sequence[Sequence[str]], environment: Mapping[str, str]
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Run `python -m COMMAND` for each command until the end of the block."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env={**ENVIRONMENT, **environment},
+            stderr=subprocess.DEVNULL,
+        )
+        for command in commands
+    ]
+    try:
+        yield started
+    finally:
+        ended(*started)
+
+
+def upbit_at(port: int, folder: str) -> dict[str, str]:
+    """Return the variables of a platform that collects BTC/KRW of Upbit from a local stream."""
+    return {
+        "COINSPACE_DATA": folder,
+        "COINSPACE_EXCHANGES__UPBIT__WEBSOCKET": f"ws://127.0.0.1:{port}/websocket/v1",
+        "COINSPACE_EXCHANGES__UPBIT__REST": f"http://127.0.0.1:{port}",
+        "COINSPACE_EXCHANGES__UPBIT__MARKETS": '["BTC/KRW"]',
+    }
+
+
+def bus_endpoint(folder: str, process: str) -> str:
+    """Return where a process of a data folder publishes."""
+    settings = load(os.devnull).model_copy(update={"data": Path(folder)})
+    settings.model_post_init(None)
+    return settings.bus.endpoint(process)
 
 
 def cpu_ns(pid: int) -> int:

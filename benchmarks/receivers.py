@@ -11,7 +11,7 @@ import base64
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import cast
 
 import orjson
@@ -22,11 +22,10 @@ WINDOW_S = 0.7
 
 
 class Window:
-    """Counts frames; after the warm-up measures CPU and wall time of a window, then is done."""
+    """Counts frames; after the warm-up measures the CPU time of a window, then is done."""
 
     def __init__(self) -> None:
         self.frames = 0
-        self.bytes = 0
         self.done = asyncio.Event()
         self._start: tuple[int, int, int] | None = None
         self.result: dict[str, float] = {}
@@ -43,7 +42,6 @@ class Window:
             count = self.frames - frames
             self.result = {
                 "cpu_ns": (time.process_time_ns() - cpu) / count,
-                "wall_ns": (now - wall) / count,
                 "frames": count,
             }
             self.done.set()
@@ -131,6 +129,16 @@ async def picows_python(port: int, window: Window, _frame_size: int) -> None:
     transport.disconnect(False)
 
 
+async def counted(messages: AsyncIterable[object], window: Window) -> None:
+    """Count messages until the window is done, then end the process at once."""
+    async for _message in messages:
+        window.frames += 1
+        if not window.frames & 255:
+            window.check()
+            if window.done.is_set():
+                os._exit(_report(window))
+
+
 async def websockets(port: int, window: Window, _frame_size: int) -> None:
     """websockets as documented, compression off."""
     from websockets.asyncio.client import connect
@@ -138,12 +146,7 @@ async def websockets(port: int, window: Window, _frame_size: int) -> None:
     url = f"ws://127.0.0.1:{port}/"
     async with connect(url, compression=None, max_size=None, ping_interval=None) as socket:
         await socket.send("[]")
-        async for _message in socket:
-            window.frames += 1
-            if not window.frames & 255:
-                window.check()
-                if window.done.is_set():
-                    os._exit(_report(window))
+        await counted(socket, window)
 
 
 async def aiohttp(port: int, window: Window, _frame_size: int) -> None:
@@ -152,12 +155,7 @@ async def aiohttp(port: int, window: Window, _frame_size: int) -> None:
 
     async with ClientSession() as session, session.ws_connect(f"http://127.0.0.1:{port}/") as ws:
         await ws.send_str("[]")
-        async for _message in ws:
-            window.frames += 1
-            if not window.frames & 255:
-                window.check()
-                if window.done.is_set():
-                    os._exit(_report(window))
+        await counted(ws, window)
 
 
 CLIENTS: dict[str, Callable[[int, Window, int], Awaitable[None]]] = {

@@ -1,14 +1,14 @@
 """Write RESULTS.md and its chart from what was measured last.
 
 Input: build/bench/*.json, one file a case, written by `measure.Result.save`, the fault tests' too.
-Nothing is measured here.
-Only the reasons in obstacles.py are written manually.
+Nothing is measured here. Only the reasons in obstacles.py are written manually.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections import Counter, defaultdict
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 import orjson
 
 from benchmarks.chart import chart, costs
-from benchmarks.conditions import described
 from benchmarks.measure import FOLDER, SLACK, Check
 from benchmarks.obstacles import obstacle_of
 from coinspace.bench.measure import OURS
@@ -38,6 +37,27 @@ STAGES = (
     "faults",
     "fuzz",
 )
+HEAD = f"""# Results
+
+Written by `make report` from the last `make bench`, `make bench-peers`, `make faults` and
+`make fuzz`.
+
+{{conditions}}
+
+Candidates run interleaved in rotating order, on CPU time. A cost is the median over the rounds. A
+ratio is the median of the ratios of all rounds: how many times our cost. A gate must be reached: it
+allows {SLACK:.0%} for noise, or what stands beside it, and one repeat. A goal is what we aim at.
+
+![chart](chart.svg)
+
+## Gates and goals not reached
+
+{{missed}}
+
+## Every figure
+
+A bare step that does a part of our work is a limit, not a competitor.
+"""
 Row = dict[str, Any]
 
 
@@ -67,58 +87,28 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def verdict(check: Check) -> str:
-    if check.gate is None and check.goal is None:
-        return ""
-    if check.goal is not None and check.reaches(check.goal):
-        return "goal"
-    if check.gate is None:
-        return "below goal"
-    if check.reaches(check.gate):
-        return "gate"
-    return "gate, within noise" if check.passed else "**missed**"
-
-
-def bound(check: Check, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{'≥' if check.better == 'higher' else '≤'} {value:g}"
-
-
-def gate_of(check: Check) -> str:
-    """Return the gate, and a slack that is not the usual one."""
-    unusual = check.gate is not None and check.slack != SLACK
-    slack = f"noise {check.slack:.0%}" if check.slack else "exact"
-    return bound(check, check.gate) + (f" ({slack})" if unusual else "")
-
-
-def summary(rows: list[Row]) -> list[str]:
-    """Return the table of everything that has a gate or a goal."""
-    lines = [
-        "| stage | case | figure | measured | gate | goal | reached |",
-        "|---|---|---|---:|---:|---:|---|",
-    ]
-    for row in rows:
-        for check in checks_of(row):
-            if check.gate is None and check.goal is None:
-                continue
-            lines.append(
-                f"| {row['stage']} | {row['case']} | {check.what} | {number(check.value)} |"
-                f" {gate_of(check)} | {bound(check, check.goal)} | {verdict(check)} |"
-            )
-    return lines
-
-
 def short(check: Check) -> bool:
     """Return whether a figure misses its goal, or its gate if it has no goal."""
     return not check.reaches(check.goal) or not check.passed
+
+
+def aims(check: Check) -> str:
+    """Return a figure's gate and goal in brackets, and a slack that is not the usual one."""
+    sign = "≥" if check.better == "higher" else "≤"
+    found = []
+    if check.gate is not None:
+        slack = f", noise {check.slack:.0%}" if check.slack else ", exact"
+        found.append(f"gate {sign} {check.gate:g}{slack if check.slack != SLACK else ''}")
+    if check.goal not in (None, check.gate):
+        found.append(f"goal {sign} {check.goal:g}")
+    return f" ({', '.join(found)})" if found else ""
 
 
 def reason(row: Row, check: Check) -> str:
     """Return the reason for a missed goal, "" if none is written."""
     text = obstacle_of(row["stage"], row["case"], check.what)
     known = {one.what: one.value for one in checks_of(row)}
-    known |= {**row["figures"], **row.get("medians", {})}
+    known |= {**row["figures"], **costs(row)}
 
     def figure(found: re.Match[str]) -> str:
         value = known.get(found[1])
@@ -128,78 +118,106 @@ def reason(row: Row, check: Check) -> str:
 
 
 def obstacles(rows: list[Row]) -> list[str]:
-    """Return a line for each gate or goal that was not reached."""
-    lines = []
+    """Return a line for each reason with the figures that it explains."""
+    found: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         for check in filter(short, checks_of(row)):
-            wanted = "gate" if check.goal is None else "goal"
-            limit = bound(check, check.gate if check.goal is None else check.goal)
-            lines.append(
-                f"* {row['stage']}, {row['case']}, {check.what}: {number(check.value)}, {wanted}"
-                f" {limit}. {reason(row, check)}".rstrip()
-            )
+            state = "" if check.reaches(check.gate) else "gate missed within the noise: "
+            figure = f"{check.what} {number(check.value)}{aims(check)}"
+            figure = (state if check.passed else "**gate missed**: ") + figure
+            found[reason(row, check)].append(f"{row['stage']}, {row['case']}: {figure}.")
+    return [f"* {' '.join(explained)} {why}".rstrip() for why, explained in found.items()]
+
+
+def is_ratio(row: Row, what: str) -> bool:
+    """Return whether a check is the ratio that stands beside a candidate's cost."""
+    name = what.removeprefix("× faster than ")
+    return name != what and name in row.get("ratios", ()) and name not in row["same"]
+
+
+def beside(row: Row) -> list[str]:
+    """Return the cost of each other candidate, cheapest first, with its ratio and gate."""
+    found = []
+    ratios = row.get("ratios", {})
+    bounds = {one.what: aims(one) for one in checks_of(row) if is_ratio(row, one.what)}
+    for name, ns in sorted(costs(row).items(), key=itemgetter(1)):
+        if name != OURS:
+            limit = " (limit)" if name in row["limits"] else ""
+            same = f" of {row['same'][name]}" if name in row["same"] else ""
+            times = f": {number(ratios[name])} ×{same}" if name in ratios else ""
+            aim = bounds.get(f"× faster than {name}", "")
+            found.append(f"{name}{limit} {number(ns)}{times}{aim}")
+    return found
+
+
+def figures(row: Row) -> list[str]:
+    """Return the other checked figures with their gates and goals, then all further figures."""
+    checks = [check for check in checks_of(row) if not is_ratio(row, check.what)]
+    found = [f"{check.what} {number(check.value)}{aims(check)}" for check in checks]
+    for head, of_head in groupby(row["figures"].items(), key=lambda one: one[0].split(", ")[0]):
+        pairs = [(name, number(value)) for name, value in of_head]
+        if len(pairs) == 1:
+            found.append(" ".join(pairs[0]))
+        else:
+            parts = (f"{name.removeprefix(head + ', ')} {value}" for name, value in pairs)
+            found.append(f"{head}: {' · '.join(parts)}")
+    return found
+
+
+def notes(rows: list[Row]) -> list[str]:
+    """Return what was measured and the notes, each once with its cases."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        clock = f", {row['rounds']} rounds, CPU of the {row['clock']}" if row.get("rounds") else ""
+        found[f"{row['input']}{clock}, `{row['command']}`."].append(row["case"])
+        if row["note"]:
+            found[row["note"]].append(row["case"])
+    lines = []
+    for text, cases in found.items():
+        which = "most cases" if 2 * len(cases) > len(rows) else "; ".join(cases)
+        lines.append(f"* {'all' if len(cases) == len(rows) else which}: {text}")
     return lines
 
 
 def details(stage: str, rows: list[Row]) -> list[str]:
-    """Return a stage's table: each candidate with its cost, each figure, what was measured."""
-    lines = [f"### {stage}", "", f"| case | | | least | × {OURS} |", "|---|---|---:|---:|---:|"]
-    notes = []
+    """Return a stage's table, a row a case, and what was measured."""
+    lines = ["", f"### {stage}", ""]
+    if any(map(costs, rows)):
+        lines += [f"| case | {OURS} | beside it | figures |", "|---|---:|---|---|"]
+    else:
+        lines += ["| case | figures |", "|---|---|"]
     for row in rows:
-        ratios, same = row.get("ratios", {}), row.get("same", {})
-        known = {f"× faster than {name}" for name in ratios} | {
-            check.what
-            for check in checks_of(row)
-            if check.gate is not None or check.goal is not None
-        }
-        for name, ns in sorted(costs(row).items(), key=lambda item: item[1]):
-            mark = " (limit)" if name in row["limits"] else ""
-            times = number(ratios[name]) if name in ratios else ""
-            beside = f" ({same[name]})" if name in same else ""
-            lines.append(
-                f"| {row['case']} | {name}{mark} | {number(ns)} {row['unit']} |"
-                f" {number(row['ns'][name])} | {times}{beside} |"
-            )
-        plain = (one for one in checks_of(row) if one.gate is None and one.goal is None)
-        more = {check.what: check.value for check in plain if check.what not in known}
-        for name, value in {**row["figures"], **more}.items():
-            lines.append(f"| {row['case']} | {name} | {number(value)} | | |")
-        clock = f", {row['rounds']} rounds, {row['clock']} time" if row.get("rounds") else ""
-        notes.append(f"* {row['case']}: {row['input']}{clock}, `{row['command']}`. {row['note']}")
-    return [*lines, "", *(note.rstrip() for note in notes), ""]
+        cells = [row["case"]]
+        if any(map(costs, rows)):
+            own = f"{number(costs(row)[OURS])} {row['unit']}" if OURS in costs(row) else ""
+            cells += [own, "<br>".join(beside(row))]
+        cells.append("<br>".join(figures(row)))
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", *notes(rows)]
+
+
+def described(rows: list[Row]) -> list[str]:
+    """Return a line for each condition of most rows, then what differs in which stages."""
+    lines = []
+    for key in ("machine", "Python", "commit"):
+        usual = Counter(row["conditions"][key] for row in rows).most_common(1)[0][0]
+        lines.append(f"* {key}: {usual}")
+        others: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            others[row["stage"]] |= set(row["conditions"][key].split(", ")) - set(usual.split(", "))
+        for stage, found in others.items():
+            lines[-1] += f"; of {stage}: {', '.join(sorted(found))}" if found else ""
+    return lines
 
 
 def results(rows: list[Row]) -> str:
-    missed = obstacles(rows)
-    lines = [
-        "# Results",
-        "",
-        "Written by `make report` from the last `make bench`, `make bench-peers`, `make faults` and"
-        " `make fuzz`; not by hand.",
-        "",
-        *described(rows),
-        f"* measured between {min(r['date'] for r in rows)} and {max(r['date'] for r in rows)} UTC",
-        "",
-        "Candidates run interleaved in rotating order, on CPU time. Costs are medians over the"
-        " rounds and the least of them, ratios the median of the per-round ratios. Gates"
-        f" allow {SLACK:.0%} for noise, or what stands beside them, and one retry.",
-        "",
-        "![chart](chart.svg)",
-        "",
-        "## Gates and goals",
-        "",
-        *summary(rows),
-        "",
-        "## Gates and goals not reached, and what stands in the way",
-        "",
-        *(missed or ["None."]),
-        "",
-        "## Every figure",
-        "",
-    ]
+    first, last = min(row["date"] for row in rows), max(row["date"] for row in rows)
+    conditions = [*described(rows), f"* measured between {first} and {last} UTC"]
+    missed = obstacles(rows) or ["None."]
+    lines = [HEAD.format(conditions="\n".join(conditions), missed="\n".join(missed)).rstrip()]
     for stage, of_stage in groupby(rows, key=itemgetter("stage")):
         lines += details(stage, list(of_stage))
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -209,13 +227,13 @@ def main() -> int:
     print(f"wrote {RESULTS.name} and {CHART.name} from {len(rows)} cases")
     unexplained = 0
     for row in rows:
-        for check in checks_of(row):
+        for check in filter(short, checks_of(row)):
             place = f"{row['stage']}, {row['case']}"
             if not check.passed:
                 print(f"missed: {place}: {check}", file=sys.stderr)
-            if short(check) and not reason(row, check):
+            if not reason(row, check):
                 unexplained += 1
-                print(f"why? {place}, {check.what}: say it in obstacles.py", file=sys.stderr)
+                print(f"why? {place}, {check.what}: write it in obstacles.py", file=sys.stderr)
     return 1 if unexplained else 0
 
 

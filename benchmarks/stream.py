@@ -1,9 +1,9 @@
 """A WebSocket server that sends frames as fast as they are read, or paced: the source of every run.
 
 `python -m benchmarks.stream --kind upbit-book` prints one JSON line with its port. It answers any
-upgrade request, and sends once the client has sent anything (its subscription), or at once when the
-path asks for streams, as Binance's does. Times inside the frames are rewritten to now, so that a
-collector sees a live market. Paced frames carry their number as their time: see `PACED_BASE_MS`.
+upgrade request, and sends once the client has sent anything (its subscription). Times inside the
+frames are rewritten to now, so that a collector sees a live market. Paced frames carry their number
+as their time: see `PACED_BASE_MS`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import click
 import uvloop
 from picows import WSFrame, WSListener, WSTransport, WSUpgradeRequest, ws_create_server
 
-from benchmarks.frames import diffs, frames
-from coinspace.simulator.connection import BINARY, TEXT, encode_frame
+from benchmarks.frames import frames
+from coinspace.simulator.connection import BINARY, encode_frame
 
 TIME = re.compile(rb'"(?:timestamp|tms|E)":(\d{13})')
 HIGH_WATER = 1 << 20
@@ -45,16 +45,16 @@ def paced(rate: int) -> Iterator[int]:
         number += 1
 
 
-def framed(payload: bytes, *, binary: bool = True) -> bytes:
+def framed(payload: bytes) -> bytes:
     """Return a whole server frame, unmasked."""
-    return encode_frame(BINARY if binary else TEXT, payload)
+    return encode_frame(BINARY, payload)
 
 
 class Batch:
     """Framed frames in one buffer, with the positions of their times."""
 
-    def __init__(self, payloads: list[bytes], *, binary: bool = True) -> None:
-        made = [framed(payload, binary=binary) for payload in payloads]
+    def __init__(self, payloads: list[bytes]) -> None:
+        made = [framed(payload) for payload in payloads]
         self.data = bytearray(b"".join(made))
         self.times = [match.start(1) for match in TIME.finditer(self.data)]
         self.starts = [0]
@@ -77,11 +77,10 @@ class Batch:
 class Stream(WSListener):
     """One client's connection; the library answers its handshake and pings."""
 
-    def __init__(self, batch: Batch, rate: int, sent_ns: array[int], at_once: bool) -> None:
+    def __init__(self, batch: Batch, rate: int, sent_ns: array[int]) -> None:
         self.batch = batch
         self.rate = rate
         self.sent_ns = sent_ns
-        self.at_once = at_once
         self.started = False
         self.paused = False
         self.lost = False
@@ -90,8 +89,6 @@ class Stream(WSListener):
     def on_ws_connected(self, transport: WSTransport) -> None:
         self.transport: asyncio.Transport = transport.underlying_transport
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
-        if self.at_once:
-            self.start()
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         self.start()
@@ -148,12 +145,11 @@ class Stream(WSListener):
 
 async def serve(kind: str, rate: int) -> array[int]:
     """Serve until stdin is closed. Returns: the send times of paced frames, int64 ns."""
-    payloads = diffs() if kind == "binance-diff" else frames(kind)
-    batch = Batch(payloads, binary=not kind.startswith("binance"))
+    batch = Batch(frames(kind))
     sent_ns = array("q")
 
     def accept(request: WSUpgradeRequest) -> Stream:
-        return Stream(batch, rate, sent_ns, b"streams=" in request.path)
+        return Stream(batch, rate, sent_ns)
 
     server = await ws_create_server(accept, "127.0.0.1", 0)
     print(f'{{"ready":true,"port":{server.sockets[0].getsockname()[1]}}}', flush=True)

@@ -21,5 +21,4 @@ class Backoff:
         return wait_s
 
     def reset(self) -> None:
-        """Begin again with the first wait."""
         self.failures = 0

@@ -10,6 +10,9 @@ from collections.abc import Callable
 
 SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
+MINUTE_NS = 60 * SECOND_NS
+HOUR_NS = 60 * MINUTE_NS
+DAY_NS = 24 * HOUR_NS
 
 Clock = Callable[[], int]
 

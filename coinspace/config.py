@@ -29,18 +29,19 @@ from pydantic import (
 
 from coinspace.config_sources import (
     PREFIX,
+    STRICT,
     Environment,
     Names,
+    UserPath,
     merged,
     read_environment,
     read_file,
     spelled,
 )
 from coinspace.errors import ConfigError, MarketError
-from coinspace.exchanges import EXCHANGES, every
+from coinspace.exchanges import EXCHANGES, UNUSABLE, every
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, RATED_QUOTES, Market
-from coinspace.section import STRICT, UserPath
 
 COLLECTORS = ("orderbook-collector", "ticker-collector")
 WORKERS = (
@@ -77,68 +78,55 @@ def _venue(name: str) -> str:
     return f"{exchange.lower()}{colon}{market.upper()}"
 
 
+def _curve_key(key: str) -> str:
+    if key and (len(key) != CURVE_KEY_SIZE or not key.isascii()):
+        raise ValueError(f"expected a CURVE key of {CURVE_KEY_SIZE} Z85 characters")
+    return key
+
+
+Z85 = Annotated[str, AfterValidator(_curve_key)]
+
+
+def _duration(text: str) -> str:
+    if not RETENTION.fullmatch(text) and text.lower() not in KEEP_FOR_EVER:
+        raise ValueError('expected "12h", "7d", "2w", "3M" (months), "1y" or "off"')
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
+
+
 def default_exchanges() -> dict[str, ExchangeSettings]:
     """Return exchange -> the default section that its module defines."""
     return {one.NAME: one.SETTINGS.model_copy(deep=True) for one in every()}
 
 
 class Section(BaseModel):
-    """Base of all sections."""
-
     model_config = STRICT
 
 
 class BusSettings(Section):
     """The ZMQ bus: one PUB socket per publishing process, and a side socket for its journal."""
 
-    endpoints: Annotated[
-        dict[str, str],
-        Names(_process),
-        Field(description="process name -> tcp://host:port; ipc below data/run by default"),
-    ] = {}
-    replay_endpoints: Annotated[
-        dict[str, str],
-        Names(_process),
-        Field(description="process name -> tcp://host:port of its journal"),
-    ] = {}
-    high_water_mark: Annotated[
-        int, Field(ge=1, le=1_000_000, description="messages queued per peer before drops")
-    ] = 20_000
-    directory: Annotated[str, Field(description="folder of ipc sockets; empty = data/run")] = ""
-    curve_public_key: Annotated[
-        str,
-        Field(description="Z85 key of this host; with the secret key it turns on CURVE for tcp"),
-    ] = ""
-    curve_secret_key: Annotated[
-        SecretStr, Field(description="better in COINSPACE_BUS__CURVE_SECRET_KEY than in a file")
-    ] = SecretStr("")
-    curve_server_key: Annotated[str, Field(description="Z85 public key of the publishers")] = ""
-    curve_server_keys: Annotated[
-        dict[str, str],
-        Names(str.lower),
-        Field(description="tcp endpoint -> its public key, where it is not curve_server_key"),
-    ] = {}
-    curve_allowed: Annotated[
-        list[str], Field(description="Z85 public keys that may connect to this host's publishers")
-    ] = []
+    endpoints: Annotated[dict[str, str], Names(_process)] = {}
+    """process name -> tcp://host:port; ipc below data/run by default"""
+    replay_endpoints: Annotated[dict[str, str], Names(_process)] = {}
+    """process name -> tcp://host:port of its journal"""
+    high_water_mark: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    """messages queued per peer before drops"""
+    directory: str = ""
+    """folder of ipc sockets; empty = data/run"""
+    curve_public_key: Z85 = ""
+    """Z85 key of this host; with the secret key it turns on CURVE for tcp"""
+    curve_secret_key: SecretStr = SecretStr("")
+    """better in COINSPACE_BUS__CURVE_SECRET_KEY than in a file"""
+    curve_server_key: Z85 = ""
+    """Z85 public key of the publishers"""
+    curve_server_keys: Annotated[dict[str, Z85], Names(str.lower)] = {}
+    """tcp endpoint -> its public key, where it is not curve_server_key"""
+    curve_allowed: list[Z85] = []
+    """Z85 public keys that may connect to this host's publishers"""
     _sockets: Path = PrivateAttr(default=Path("run"))
-
-    @field_validator("curve_public_key", "curve_server_key")
-    @classmethod
-    def _curve_key(cls, key: str) -> str:
-        if key and (len(key) != CURVE_KEY_SIZE or not key.isascii()):
-            raise ValueError(f"expected a CURVE key of {CURVE_KEY_SIZE} Z85 characters")
-        return key
-
-    @field_validator("curve_allowed")
-    @classmethod
-    def _curve_keys(cls, keys: list[str]) -> list[str]:
-        return [cls._curve_key(key) for key in keys]
-
-    @field_validator("curve_server_keys")
-    @classmethod
-    def _curve_key_of_each(cls, keys: dict[str, str]) -> dict[str, str]:
-        return {endpoint: cls._curve_key(key) for endpoint, key in keys.items()}
 
     @model_validator(mode="after")
     def _curve_pair(self) -> BusSettings:
@@ -172,17 +160,14 @@ class JournalSettings(Section):
     """The journal behind each publisher."""
 
     enabled: bool = True
-    max_bytes: Annotated[int, Field(ge=1 << 20, description="bytes kept per publisher")] = 2 << 30
-    max_age_s: Annotated[int, Field(ge=1, description="seconds kept")] = 86_400
-    segment_bytes: Annotated[
-        int,
-        Field(
-            ge=1 << 16, le=1 << 30, description="size of a segment; two are reserved per publisher"
-        ),
-    ] = 1 << 24
-    min_free_bytes: Annotated[
-        int, Field(ge=0, description="journalling stops when the disk has less free space")
-    ] = 1 << 29
+    max_bytes: Annotated[int, Field(ge=1 << 20)] = 2 << 30
+    """bytes kept per publisher"""
+    max_age_s: Annotated[int, Field(ge=1)] = 86_400
+    """seconds kept"""
+    segment_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 1 << 24
+    """size of a segment; two are reserved per publisher"""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 1 << 29
+    """journalling stops when the disk has less free space"""
 
     @model_validator(mode="after")
     def _segments_fit(self) -> JournalSettings:
@@ -197,68 +182,37 @@ class JournalSettings(Section):
 class StorageSettings(Section):
     """QuestDB: empty addresses mean the private server that CoinSpace starts itself."""
 
-    ilp: Annotated[
-        str,
-        Field(description="ILP, 'http::addr=host:9000;', or 'tcp::addr=…;', which is lossy"),
-    ] = ""
-    sql: Annotated[str, Field(description="postgresql://user:password@host:8812/qdb")] = ""
-    readonly_sql: Annotated[
-        str, Field(description="the same for a user that may only read; empty = as sql")
-    ] = ""
-    http_port: Annotated[
-        int, Field(ge=0, le=65_535, description="of the private server, 0 = any free one")
-    ] = 0
+    ilp: str = ""
+    """ILP, 'http::addr=host:9000;', or 'tcp::addr=…;', which is lossy"""
+    sql: str = ""
+    """postgresql://user:password@host:8812/qdb"""
+    readonly_sql: str = ""
+    """the same for a user that may only read; empty = as sql"""
+    http_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """of the private server, 0 = any free one"""
     pg_port: Annotated[int, Field(ge=0, le=65_535)] = 0
-    ilp_port: Annotated[
-        int,
-        Field(ge=0, le=65_535, description="for ILP over TCP, which has no password; 0 = off"),
-    ] = 0
+    ilp_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """for ILP over TCP, which has no password; 0 = off"""
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     java_heap_mb: Annotated[int, Field(ge=128, le=65_536)] = 512
-    server_workers: Annotated[
-        int, Field(ge=1, le=64, description="threads in each of the private server's pools")
-    ] = 1
-    server_options: Annotated[
-        dict[str, str],
-        Names(str.upper),
-        Field(description="more settings of the private server, QDB_NAME = value"),
-    ] = {}
+    server_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """threads in each of the private server's pools"""
+    server_options: Annotated[dict[str, str], Names(str.upper)] = {}
+    """more settings of the private server, QDB_NAME = value"""
     batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    batch_ms: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=60_000,
-            description="age of a batch when it is sent; fewer commits load the server less",
-        ),
-    ] = 1000
+    batch_ms: Annotated[int, Field(ge=1, le=60_000)] = 1000
+    """age of a batch when it is sent; fewer commits load the server less"""
     request_timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 5000
-    memory_mb: Annotated[
-        int, Field(ge=1, le=65_536, description="rows kept while the database does not answer")
-    ] = 64
-    disk_low_mb: Annotated[
-        int, Field(ge=0, description="a problem is reported when the disk has less free space")
-    ] = 2048
-    depth: Annotated[int, Field(ge=1, le=5000, description="stored levels per side")] = 30
-    ttl: Annotated[
-        Literal["on", "off"],
-        Field(description="default retention; off for replayed history, which it would delete"),
-    ] = "on"
-    retention: Annotated[
-        dict[str, str],
-        Names(str.lower),
-        Field(description='table or view -> "12h", "7d", "2w", "3M", "1y" or "off" (for ever)'),
-    ] = {}
-
-    @field_validator("retention")
-    @classmethod
-    def _retention(cls, retention: dict[str, str]) -> dict[str, str]:
-        for name, text in retention.items():
-            if not RETENTION.fullmatch(text) and text.lower() not in KEEP_FOR_EVER:
-                raise ValueError(
-                    f'{name}: expected "12h", "7d", "2w", "3M" (months), "1y" or "off"'
-                )
-        return retention
+    memory_mb: Annotated[int, Field(ge=1, le=65_536)] = 64
+    """rows kept while the database does not answer"""
+    disk_low_mb: Annotated[int, Field(ge=0)] = 2048
+    """a problem is reported when the disk has less free space"""
+    depth: Annotated[int, Field(ge=1, le=5000)] = 30
+    """stored levels per side"""
+    ttl: Literal["on", "off"] = "on"
+    """default retention; off for replayed history, which it would delete"""
+    retention: Annotated[dict[str, Duration], Names(str.lower)] = {}
+    """table or view -> "12h", "7d", "2w", "3M", "1y" or "off" (for ever)"""
 
     @field_validator("server_options")
     @classmethod
@@ -278,53 +232,59 @@ class IndexParameters(Section):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
     mode: Literal["integral", "grid"] = "integral"
-    spacing: Annotated[float, Field(gt=0, description="grid step in base")] = 1.0
-    max_spread: Annotated[float, Field(gt=0, lt=1, description="D, as a fraction")] = 0.01
-    depth: Annotated[
-        Literal["coverage", "full"], Field(description="coverage: no deeper than every venue shows")
-    ] = "coverage"
-    decay: Annotated[float, Field(gt=0, description="lambda = 1 / (decay * utilised depth)")] = 0.3
-    decimals: Annotated[
-        int | None,
-        Field(ge=0, le=12, description="of the published value; unset: 8 significant digits"),
-    ] = None
+    spacing: Annotated[float, Field(gt=0)] = 1.0
+    """grid step in base"""
+    max_spread: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """D, as a fraction"""
+    depth: Literal["coverage", "full"] = "coverage"
+    """coverage: no deeper than every venue shows"""
+    decay: Annotated[float, Field(gt=0)] = 0.3
+    """lambda = 1 / (decay * utilised depth)"""
+    decimals: Annotated[int | None, Field(ge=0, le=12)] = None
+    """of the published value; unset: 8 significant digits"""
     min_venues: Annotated[int, Field(ge=1)] = 2
     regions: Literal["default", "off"] = "default"
-    max_deviation: Annotated[float, Field(gt=0, lt=1, description="P, as a fraction")] = 0.05
-    reentry: Annotated[float, Field(gt=0, le=1, description="share of P for re-entry")] = 0.5
-    lag_ms: Annotated[float, Field(gt=0, description="age at which a book is delayed")] = 10_000
-    frozen_s: Annotated[
-        float, Field(gt=0, description="a frozen book is unchanged for this long")
-    ] = 60
-    frozen_move: Annotated[float, Field(gt=0, description="while the others move more")] = 0.002
-    cap_band: Annotated[float, Field(ge=0, lt=1, description="sample of the size cap")] = 0.05
+    max_deviation: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """P, as a fraction"""
+    reentry: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """share of P for re-entry"""
+    lag_ms: Annotated[float, Field(gt=0)] = 10_000
+    """age at which a book is delayed"""
+    frozen_s: Annotated[float, Field(gt=0)] = 60
+    """a frozen book is unchanged for this long"""
+    frozen_move: Annotated[float, Field(gt=0)] = 0.002
+    """while the others move more"""
+    cap_band: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """sample of the size cap"""
     cap_min_per_side: Annotated[int, Field(ge=1)] = 50
     cap_trim: Annotated[float, Field(ge=0, le=0.49)] = 0.01
     cap_sigmas: Annotated[float, Field(ge=0)] = 5.0
-    clamp: Annotated[float, Field(gt=0, description="of venue mids in median_capped")] = 0.005
-    alarm: Annotated[float, Field(gt=0, description="median_capped against regional value")] = 0.001
+    clamp: Annotated[float, Field(gt=0)] = 0.005
+    """of venue mids in median_capped"""
+    alarm: Annotated[float, Field(gt=0)] = 0.001
+    """median_capped against regional value"""
     twap_s: Annotated[float, Field(gt=0)] = 60
     twap_coverage: Annotated[float, Field(gt=0, le=1)] = 0.9
-    failed_s: Annotated[float, Field(gt=0, description="nulls before the index has failed")] = 60
+    failed_s: Annotated[float, Field(gt=0)] = 60
+    """nulls before the index has failed"""
     fx_max_spread: Annotated[float, Field(gt=0, lt=1)] = 0.01
     fx_max_deviation: Annotated[float, Field(gt=0, lt=1)] = 0.01
     fx_hold_s: Annotated[float, Field(ge=0)] = 10
-    fx_jump: Annotated[float, Field(gt=0, description="against the window's median")] = 0.05
+    fx_jump: Annotated[float, Field(gt=0)] = 0.05
+    """against the window's median"""
     fx_window_s: Annotated[float, Field(gt=0)] = 300
-    fx_confirm: Annotated[float, Field(gt=0, description="both books agree within")] = 0.01
+    fx_confirm: Annotated[float, Field(gt=0)] = 0.01
+    """both books agree within"""
     fx_confirm_s: Annotated[float, Field(ge=0)] = 2
-    sizes: Annotated[list[float], Field(description="of liquidity-weighted prices, in base")] = [
+    sizes: list[float] = [
         1.0,
         10.0,
     ]
-    taker_fees: Annotated[
-        dict[str, Annotated[float, Field(ge=0, lt=1)]],
-        Names(str.lower),
-        Field(description="exchange -> fraction, for executable prices"),
-    ] = {}
-    usd_krw: Annotated[
-        float | None, Field(gt=0, description="reference rate for premium a and c")
-    ] = None
+    """of liquidity-weighted prices, in base"""
+    taker_fees: Annotated[dict[str, Annotated[float, Field(ge=0, lt=1)]], Names(str.lower)] = {}
+    """exchange -> fraction, for executable prices"""
+    usd_krw: Annotated[float | None, Field(gt=0)] = None
+    """reference rate for premium a and c"""
 
 
 def default_overrides() -> dict[str, dict[str, Any]]:
@@ -363,30 +323,20 @@ class IndexSettings(Section):
     """The index; see the methodology for the meaning of each parameter."""
 
     assets: list[str] = list(ASSETS)
-    constituents: Annotated[
-        list[str],
-        Field(description="which collected markets count: exchange:BASE/QUOTE, * for any"),
-    ] = list(CONSTITUENTS)
-    interval_ms: Annotated[
-        int,
-        Field(ge=0, le=60_000, description="0 = a tick at each update; waiting updates share one"),
-    ] = 200
+    constituents: list[str] = list(CONSTITUENTS)
+    """which collected markets count: exchange:BASE/QUOTE, * for any"""
+    interval_ms: Annotated[int, Field(ge=0, le=60_000)] = 200
+    """0 = a tick at each update; waiting updates share one"""
     grace_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
     parameters: IndexParameters = IndexParameters()
     overrides: Annotated[
-        dict[Annotated[str, AfterValidator(_asset)], _Changes],
-        Names(str.upper),
-        Field(description="asset -> parameters that differ"),
+        dict[Annotated[str, AfterValidator(_asset)], _Changes], Names(str.upper)
     ] = Field(default_factory=default_overrides)
-    next: Annotated[
-        _Changes,
-        Field(description="parameters of a candidate that runs beside the live one, {} = none"),
-    ] = {}
-    excluded: Annotated[
-        dict[str, str],
-        Names(_venue),
-        Field(description="excluded venue -> the operator's name and reason"),
-    ] = {}
+    """asset -> parameters that differ"""
+    next: _Changes = {}
+    """parameters of a candidate that runs beside the live one, {} = none"""
+    excluded: Annotated[dict[str, str], Names(_venue)] = {}
+    """excluded venue -> the operator's name and reason"""
 
     @field_validator("assets")
     @classmethod
@@ -458,51 +408,46 @@ def index_parameters(values: dict[str, Any], where: str) -> IndexParameters:
 class EndpointSettings(Section):
     """The HTTP API; rates are written as in "100/second", empty = no limit."""
 
-    host: Annotated[str, Field(description="any address but loopback needs API keys")] = "127.0.0.1"
+    host: str = "127.0.0.1"
+    """any address but loopback needs API keys"""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
-    hosts: Annotated[
-        list[str],
-        Field(description="names in Host besides loopback and own address; '*' = any, needs keys"),
-    ] = []
-    require_keys: Annotated[bool, Field(description="require a key on loopback too")] = False
-    keys: Annotated[str, Field(description="file of hashed keys; data/keys.json when empty")] = ""
-    rate_per_address: Annotated[str, Field(description="requests without a key")] = "50/second"
-    rate_per_key: Annotated[str, Field(description="requests with one key")] = "200/second"
-    limit_loopback: Annotated[bool, Field(description="rate limits for this machine too")] = False
-    trusted_proxies: Annotated[
-        list[str],
-        Field(description="addresses or networks whose X-Forwarded-For is trusted"),
-    ] = []
-    max_connections: Annotated[
-        int, Field(ge=1, le=1_000_000, description="open connections at most")
-    ] = 10_000
-    connections_per_address: Annotated[
-        int,
-        Field(ge=1, le=1_000_000, description="open connections per address or IPv6 /64 network"),
-    ] = 200
-    cors_origins: Annotated[
-        list[str], Field(description="origins that browsers may call from")
-    ] = []
-    max_streams: Annotated[int, Field(ge=1, le=100_000, description="open streams at most")] = 5000
-    stream_stall_s: Annotated[
-        float,
-        Field(gt=0, le=3600, description="a stream that reads nothing for this long is dropped"),
-    ] = 30.0
-    heartbeat_s: Annotated[float, Field(gt=0, le=300, description="seconds between heartbeats")] = (
-        5.0
-    )
-    resume_s: Annotated[float, Field(ge=0, le=600, description="how far back streams resume")] = (
-        30.0
-    )
-    stale_ms: Annotated[int, Field(ge=100, description="a value older than this is stale")] = 3000
+    hosts: list[str] = []
+    """names in Host besides loopback and own address; '*' = any, needs keys"""
+    require_keys: bool = False
+    """require a key on loopback too"""
+    keys: str = ""
+    """file of hashed keys; data/keys.json when empty"""
+    rate_per_address: str = "50/second"
+    """requests without a key"""
+    rate_per_key: str = "200/second"
+    """requests with one key"""
+    limit_loopback: bool = False
+    """rate limits for this machine too"""
+    trusted_proxies: list[str] = []
+    """addresses or networks whose X-Forwarded-For is trusted"""
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """open connections at most"""
+    connections_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    """open connections per address or IPv6 /64 network"""
+    cors_origins: list[str] = []
+    """origins that browsers may call from"""
+    max_streams: Annotated[int, Field(ge=1, le=100_000)] = 5000
+    """open streams at most"""
+    stream_stall_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """a stream that reads nothing for this long is dropped"""
+    heartbeat_s: Annotated[float, Field(gt=0, le=300)] = 5.0
+    """seconds between heartbeats"""
+    resume_s: Annotated[float, Field(ge=0, le=600)] = 30.0
+    """how far back streams resume"""
+    stale_ms: Annotated[int, Field(ge=100)] = 3000
+    """a value older than this is stale"""
     query_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
-    connections: Annotated[int, Field(ge=1, le=32, description="database connections")] = 4
-    downloads: Annotated[
-        int, Field(ge=1, le=1000, description="downloads of whole ranges at the same time")
-    ] = 4
-    download_timeout_s: Annotated[
-        float, Field(gt=0, le=86_400, description="time limit of a download")
-    ] = 600.0
+    connections: Annotated[int, Field(ge=1, le=32)] = 4
+    """database connections"""
+    downloads: Annotated[int, Field(ge=1, le=1000)] = 4
+    """downloads of whole ranges at the same time"""
+    download_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """time limit of a download"""
 
     @field_validator("host")
     @classmethod
@@ -520,47 +465,28 @@ class EndpointSettings(Section):
 class TuningSettings(Section):
     """What to give up for latency; all off by default. Patterns match process names."""
 
-    cpus: Annotated[
-        dict[str, list[int]],
-        Names(_process),
-        Field(description="pattern -> processors, as {'orderbook-collector-*' = [2]}"),
-    ] = {}
-    spin: Annotated[
-        list[str],
-        Field(description="patterns of processes that never sleep; each uses a whole processor"),
-    ] = []
-    nice: Annotated[
-        int, Field(ge=-20, le=19, description="added to every process; below 0 needs permission")
-    ] = 0
-    gc: Annotated[
-        Literal["on", "frozen", "off"],
-        Field(
-            description="frozen: objects of the start-up are not scanned; off: no cycle is freed"
-        ),
-    ] = "frozen"
-    receive_buffer: Annotated[
-        int, Field(ge=0, le=1 << 30, description="bytes per exchange socket; 0 = the system's")
-    ] = 0
-    busy_poll_us: Annotated[
-        int, Field(ge=0, le=1000, description="SO_BUSY_POLL of exchange sockets; 0 = off")
-    ] = 0
+    cpus: Annotated[dict[str, list[int]], Names(_process)] = {}
+    """pattern -> processors, as {'orderbook-collector-*' = [2]}"""
+    spin: list[str] = []
+    """patterns of processes that never sleep; each uses a whole processor"""
+    nice: Annotated[int, Field(ge=-20, le=19)] = 0
+    """added to every process; below 0 needs permission"""
+    gc: Literal["on", "frozen", "off"] = "frozen"
+    """frozen: objects of the start-up are not scanned; off: no cycle is freed"""
+    receive_buffer: Annotated[int, Field(ge=0, le=1 << 30)] = 0
+    """bytes per exchange socket; 0 = the system's"""
+    busy_poll_us: Annotated[int, Field(ge=0, le=1000)] = 0
+    """SO_BUSY_POLL of exchange sockets; 0 = off"""
 
 
 class SupervisorSettings(Section):
-    """Settings of `coinspace up`."""
-
-    hang_s: Annotated[
-        float,
-        Field(ge=5, le=3600, description="a process that is silent for this long is restarted"),
-    ] = 20.0
+    hang_s: Annotated[float, Field(ge=5, le=3600)] = 20.0
+    """a process that is silent for this long is restarted"""
 
 
 class Settings(Section):
-    """Everything that can be configured."""
-
-    data: Annotated[UserPath, Field(description="folder of everything stored locally")] = Path(
-        ".coinspace"
-    )
+    data: UserPath = Path(".coinspace")
+    """folder of everything stored locally"""
     exchanges: Annotated[dict[str, ExchangeSettings], Names(str.lower)] = Field(
         default_factory=default_exchanges
     )
@@ -643,7 +569,8 @@ def _settings(values: dict[str, Any], where: str, environment: Environment) -> S
     for name in exchanges if isinstance(exchanges, dict) else ():
         if name not in EXCHANGES:
             source = environment.origin(("exchanges", name)) or where
-            raise ConfigError(f"{source}: {_unknown('exchange', name, list(EXCHANGES))}")
+            problem = UNUSABLE.get(name) or _unknown("exchange", name, list(EXCHANGES))
+            raise ConfigError(f"{source}: {problem}")
     try:
         settings = Settings(**values)
     except ValidationError as error:
@@ -745,7 +672,7 @@ def _shown(place: tuple[Any, ...], value: Any) -> str:
     if not isinstance(value, str) or len(value) > _SHOWN_LENGTH:
         return f", was {hidden}"
     places = {str(part).lower() for part in place}
-    secret = bool(places & _SECRET_PLACES) or bool(re.search(r"://|=", value))
+    secret = bool(places & _SECRET_PLACES) or bool(re.search("://|[=@]", value))
     return f", was {hidden if secret else repr(value)}"
 
 

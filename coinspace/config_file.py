@@ -14,15 +14,8 @@ from pydantic import BaseModel
 from coinspace.config import SECRET_NAME, Settings, config_option, load
 from coinspace.errors import ConfigError
 from coinspace.preflight import check_start
+from coinspace.text import MASK, shown_address
 
-MASK = "***"
-# user:password@ of an address; a port is not a password; a password may contain any character
-_USER_INFO = re.compile(r"(://(?!\[)[^:/@\s]*:)(?!\d+(?:[/?#]|$)).*@")
-# name=value of an ILP address, of a URL's query,
-# or of a connection string: quoted, with blanks around "=", with ";;" for one ";"
-_NAMED = re.compile(
-    rf"((?:{SECRET_NAME}|keys?)[a-z_]*\s*=\s*)(?:'(?:[^'\\]|\\.)*'|(?:;;|[^;&\s])*)", re.IGNORECASE
-)
 # public keys, and the path of the key file
 _PUBLIC = ("curve_public_key", "curve_server_key", "curve_server_keys", "curve_allowed", "keys")
 
@@ -52,12 +45,10 @@ def _table(name: str, section: BaseModel) -> list[str]:
 
 def _line(key: str, value: Any, description: str | None) -> str:
     comment = f"  # {description}" if description else ""
-    # TOML has no null
-    return f"# {key}: unset{comment}" if value is None else f"#{key} = {_toml(value)}{comment}"
-
-
-def _toml(value: Any) -> str:
-    return str(tomlkit.item(_inline(value)).as_string())
+    if value is None:
+        # TOML has no null
+        return f"# {key}: unset{comment}"
+    return f"#{key} = {tomlkit.item(_inline(value)).as_string()}{comment}"
 
 
 def _inline(value: Any) -> Any:
@@ -98,22 +89,22 @@ def init(output: str, force: bool) -> None:
 @config.command()
 @config_option
 def show(config_path: str | None) -> None:
-    """Print the current settings as JSON; passwords are masked."""
+    """Print the current settings as JSON; logins, keys and tokens are masked."""
     settings = load(config_path).model_dump(mode="json")
     click.echo(json.dumps(masked(settings), indent=2, ensure_ascii=False))
 
 
 def masked(value: Any, name: str = "") -> Any:
-    """Return settings without their passwords, keys and tokens."""
+    """Return settings without their logins, keys and tokens."""
+    if name in _PUBLIC:
+        return value
     if isinstance(value, dict):
         return {key: masked(one, key) for key, one in value.items()}
     if isinstance(value, list):
         return [masked(one, name) for one in value]
     if not isinstance(value, str) or not value:
         return value
-    if re.search(SECRET_NAME, name, re.IGNORECASE) and name not in _PUBLIC:
-        return MASK
-    return _NAMED.sub(rf"\1{MASK}", _USER_INFO.sub(rf"\1{MASK}@", value))
+    return MASK if re.search(SECRET_NAME, name, re.IGNORECASE) else shown_address(value)
 
 
 @config.command()

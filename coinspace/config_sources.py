@@ -1,5 +1,7 @@
 """Where settings come from: the file and the environment, converted to one form and merged.
 
+What the sections share is here, too, since the exchanges' sections are below the configuration.
+
 Names may be written in upper or lower case. The names of a free table (asset, exchange or
 process -> value) are converted to the platform's spelling. Tables are merged key by key.
 """
@@ -15,13 +17,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr
 from pydantic.fields import FieldInfo
 
 from coinspace.errors import ConfigError
 
 PREFIX = "COINSPACE_"
+# for every section: unknown keys are refused
+STRICT = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True)
 NOTHING = ("", "none", "null")
+# of a configuration file; a device has no end
+MOST_BYTES = 1 << 20
+# names of a path; the last one may contain `__`
+MOST_NAMES = 8
+
+
+def _user_path(given: Any) -> Any:
+    # a path in a file is not expanded by a shell
+    if not isinstance(given, str):
+        return given
+    if not given.strip():
+        raise ValueError("expected a path, was an empty text")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise ValueError(f"expected a path without ~, as there is no such home: {given}") from None
+
+
+UserPath = Annotated[Path, BeforeValidator(_user_path)]
 
 
 @dataclass(frozen=True)
@@ -81,7 +104,11 @@ def _annotation(field: FieldInfo) -> Any:
 def read_file(path: Path) -> dict[str, Any] | None:
     """Return the tables of a file, None when there is no file. Raises: ConfigError."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"of at most {MOST_BYTES} bytes")
+        text = content.decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except UnicodeDecodeError as error:
@@ -104,13 +131,16 @@ def spelled(model: type[BaseModel], values: Any) -> Any:
     return _spelled(_Kind(model), values)
 
 
-def _spelled(kind: _Kind, value: Any) -> Any:
+def _spelled(
+    kind: _Kind, value: Any, read: Callable[[_Kind, Any], Any] = lambda kind, value: value
+) -> Any:
+    # read: converts what is not a table
     if not isinstance(value, dict) or not kind.has_names:
-        return value
+        return read(kind, value)
     found: dict[str, Any] = {}
     for given, one in value.items():
         name = kind.name(given)
-        found = merged(found, {name: _spelled(kind.below(name), one)})
+        found = merged(found, {name: _spelled(kind.below(name), one, read)})
     return found
 
 
@@ -151,7 +181,7 @@ def read_environment(model: type[BaseModel], environ: Mapping[str, str]) -> Envi
     values: dict[str, Any] = {}
     variables: dict[tuple[str, ...], str] = {}
     for variable, text in sorted(environ.items()):
-        path = variable[len(PREFIX) :].split("__")
+        path = variable[len(PREFIX) :].split("__", MOST_NAMES)
         found = _read(_Kind(model), path, text, variable)
         values = merged(values, found)
         variables[_path(found, len(path))] = variable
@@ -178,17 +208,11 @@ def _read(kind: _Kind, path: list[str], text: Any, variable: str) -> Any:
     if path:
         # no such name: the check of the settings reports it
         return {path[0].lower(): _read(kind, path[1:], text, variable)}
-    if kind.has_names:
-        table = _table(text, variable) if isinstance(text, str) else text
-        if not isinstance(table, dict):
-            return table
-        found: dict[str, Any] = {}
-        for given, value in table.items():
-            name = kind.name(given)
-            found = merged(found, {name: _read(kind.below(name), [], value, variable)})
-        return found
     if not isinstance(text, str):
         return text
+    if kind.has_names:
+        table = _table(text, variable)
+        return _spelled(kind, table, lambda below, value: _read(below, [], value, variable))
     if kind.is_list:
         return _list(text, variable)
     if kind.optional and text.strip().lower() in NOTHING:

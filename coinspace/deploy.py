@@ -24,8 +24,12 @@ from coinspace.supervisor import all_processes, start_groups
 
 TARGET = "coinspace.target"
 SECRETS = "/etc/coinspace/secrets.env"
-# a value of a unit file: systemd has its own rules for quotes, and `%` begins a specifier
-_UNSAFE = re.compile(r"[\s\"'\\%$]")
+# what each directive takes as it is: their rules for quotes, `%`, `$` and `:` differ
+_PLAIN = re.compile(r"[\w./@+,=~-]+")
+# an empty one would mean root
+_USER = re.compile(r"[A-Za-z_][\w.-]*|\d+", re.ASCII)
+# `PrivateTmp=` hides them from the processes
+HIDDEN = (Path("/tmp"), Path("/var/tmp"))
 VERIFY_TIMEOUT_S = 60
 
 TARGET_UNIT = """\
@@ -93,7 +97,6 @@ WantedBy={target}
 
 
 def unit_name(process: str) -> str:
-    """Return the unit of a process."""
     return f"coinspace-{process}.service"
 
 
@@ -120,12 +123,19 @@ def units(
 
     Raises: ConfigError for a user or a path that cannot stand in a unit file.
     """
-    for what, text in (("--user", user), ("--data", data), ("--config", config or "")):
-        if _UNSAFE.search(str(text)):
+    if not _USER.fullmatch(user):
+        raise ConfigError(f"--user {user!r}: expected the name or the number of a user")
+    paths = {"--data": data, "--config": config or data, "path of Python": COMMAND[0]}
+    for what, path in paths.items():
+        if not _PLAIN.fullmatch(str(path)):
             raise ConfigError(
-                f"{what} {str(text)!r}: expected no spaces, quotes, backslashes, $ or %,"
-                " which mean something else in a unit file"
+                f"{what} {str(path)!r}: expected letters, digits and _ . / @ + , = ~ - only, since"
+                " others, such as spaces and %, mean something else in a unit file"
             )
+    if ".." in data.parts or data == Path("/") or set(HIDDEN) & {data, *data.parents}:
+        raise ConfigError(
+            f"--data {str(data)!r}: expected a folder that outlives a start, not /tmp"
+        )
     # systemd makes a folder there with the right owner
     makes = data.parent == Path("/var/lib")
     directory = f"StateDirectory={data.name}\nStateDirectoryMode=0700\n" if makes else ""
@@ -157,9 +167,7 @@ def write(found: dict[str, str], folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in found.items():
-            part = folder / f".{name}.part"
-            part.write_text(text)
-            part.replace(folder / name)
+            (folder / name).write_text(text)
     except OSError as error:
         raise ConfigError(f"--output {folder}: expected a writable folder, {error}") from None
 
@@ -215,8 +223,11 @@ def systemd(
     """
     if not data.is_absolute():
         raise ConfigError(f"--data {str(data)!r}: expected an absolute path")
-    config = Path(config_path).absolute() if config_path else None
-    found = units(chosen(load(config_path), only), user=user, data=data, config=config)
+    settings = load(config_path)
+    # the processes get the file that was read here
+    read = Path(config_path or os.environ.get("COINSPACE_CONFIG") or "coinspace.toml").absolute()
+    config = read if read.is_file() else None
+    found = units(chosen(settings, only), user=user, data=data, config=config)
     write(found, output)
     for name in found:
         click.echo(output / name)

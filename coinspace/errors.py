@@ -35,32 +35,19 @@ class JournalError(BusError):
     """A journal segment is damaged or cannot be written."""
 
 
-class ExchangeError(CoinSpaceError):
-    """An error of one exchange.
-
-    Attributes: exchange, symbol (None = the whole connection).
-    """
-
-    def __init__(self, text: str, exchange: str, symbol: str | None = None) -> None:
-        super().__init__(text)
-        self.exchange = exchange
-        self.symbol = symbol
-
-
-class ConnectError(ExchangeError):
+class ConnectError(CoinSpaceError):
     """The exchange could not be reached or refused the connection."""
 
 
 class StorageError(CoinSpaceError):
     """The database refused rows or cannot be reached.
 
-    Attributes: table (None = the whole server), rows.
+    Attributes: table (None = the whole server).
     """
 
-    def __init__(self, text: str, table: str | None = None, rows: int = 0) -> None:
+    def __init__(self, text: str, table: str | None = None) -> None:
         super().__init__(text)
         self.table = table
-        self.rows = rows
 
 
 class DatabaseUnavailable(StorageError):

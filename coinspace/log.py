@@ -18,7 +18,7 @@ import structlog
 from coinspace.text import PrintableFormatter, printable_event
 
 # PIPE_BUF: a pipe that is ready for writing takes this many bytes without blocking
-PIPE_BYTES = 512 if sys.platform == "darwin" else 4096
+PIPE_BYTES = 4096
 
 
 class Output:
@@ -70,7 +70,6 @@ class Output:
                 self._stream.flush()
 
     def isatty(self) -> bool:
-        """Return whether the stream is a terminal."""
         with contextlib.suppress(OSError, ValueError):
             return self._stream is not None and self._stream.isatty()
         return False
@@ -80,7 +79,6 @@ output = Output(None)
 
 
 def lost_lines() -> int:
-    """Return how many log lines this process has lost."""
     return output.lost
 
 

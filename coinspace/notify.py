@@ -12,7 +12,6 @@ import contextlib
 import os
 import secrets
 import socket
-import tempfile
 from collections.abc import MutableMapping
 
 STATUS_LENGTH = 200
@@ -25,7 +24,9 @@ class Notifier:
     """
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
-        self._address = environment.pop("NOTIFY_SOCKET", "")
+        address = environment.pop("NOTIFY_SOCKET", "")
+        # `@` begins the name of an abstract socket of Linux, which has no file
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
         microseconds = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", "")
         # how often to send `WATCHDOG=1`, None = the supervisor does not wait for it
@@ -33,7 +34,7 @@ class Notifier:
         if microseconds.isdecimal() and int(microseconds) and pid in ("", str(os.getpid())):
             self.interval_s = int(microseconds) / 1e6 / 2
         self._socket: socket.socket | None = None
-        if self._address.startswith(("/", "@")):
+        if address.startswith(("/", "@")):
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
 
@@ -41,13 +42,9 @@ class Notifier:
         """Send states such as `READY=1`. Never raises, never waits."""
         if self._socket is None:
             return
-        address = self._address
-        if address.startswith("@"):
-            # Linux's abstract sockets have no file
-            address = "\0" + address[1:]
         text = "\n".join(state.replace("\n", " ") for state in states)
         with contextlib.suppress(OSError):
-            self._socket.sendto(text.encode(errors="replace"), address)
+            self._socket.sendto(text.encode(errors="replace"), self._address)
 
     def status(self, text: str) -> None:
         """Send one line for operators."""
@@ -70,30 +67,21 @@ class Listener:
     def __init__(self) -> None:
         self.heard = 0
         self.ready = False
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._loop = asyncio.get_running_loop()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
+        # an abstract socket of Linux: it has no file
+        self._name = f"coinspace-{os.getpid()}-{secrets.token_hex(8)}"
         try:
-            self._address = self._bind()
+            self._socket.bind(f"\0{self._name}")
             self._loop.add_reader(self._socket.fileno(), self._read)
         except BaseException:
             self._socket.close()
             raise
 
-    def _bind(self) -> str:
-        if os.uname().sysname == "Linux":
-            address = f"coinspace-{os.getpid()}-{secrets.token_hex(8)}"
-            self._socket.bind("\0" + address)
-            return "@" + address
-        self._folder = tempfile.TemporaryDirectory(prefix="coinspace-")
-        address = f"{self._folder.name}/notify"
-        self._socket.bind(address)
-        return address
-
     def environment(self, limit_s: float) -> dict[str, str]:
         """Return variables for the child. Args: limit_s: how long the child may be silent."""
-        return {"NOTIFY_SOCKET": self._address, "WATCHDOG_USEC": str(int(limit_s * 1e6))}
+        return {"NOTIFY_SOCKET": f"@{self._name}", "WATCHDOG_USEC": str(int(limit_s * 1e6))}
 
     def _read(self) -> None:
         while True:
@@ -105,8 +93,5 @@ class Listener:
             self.ready |= b"READY=1" in states
 
     def close(self) -> None:
-        """Stop listening."""
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
-        if self._folder is not None:
-            self._folder.cleanup()

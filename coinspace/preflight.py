@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
-from coinspace.config import PROCESSES, Settings, TuningSettings, default_overrides, nearest
+from coinspace import tuning
+from coinspace.config import Settings, default_overrides, nearest
 from coinspace.errors import ConfigError
+from coinspace.exchanges import UNUSABLE
 from coinspace.storage.questdb.address import configured
-from coinspace.tuning import missing_processors, unmatched
 
 
 def check_start(settings: Settings) -> None:
@@ -16,21 +16,14 @@ def check_start(settings: Settings) -> None:
 
     Raises: ConfigError with one line per problem.
     """
-    problems = [*_pins(settings.tuning), *_overrides(settings), *_database(settings)]
+    problems = [
+        *(f"{problem}; repair or remove it" for problem in UNUSABLE.values()),
+        *tuning.problems(settings.tuning),
+        *_overrides(settings),
+        *_database(settings),
+    ]
     if problems:
         raise ConfigError("\n".join(problems))
-
-
-def _pins(tuning: TuningSettings) -> Iterator[str]:
-    wrong = missing_processors(tuning)
-    if wrong:
-        yield (
-            f"tuning.cpus: expected processors 0 to {(os.cpu_count() or 1) - 1},"
-            f" was {', '.join(map(str, wrong))}"
-        )
-    for key, patterns in (("cpus", tuning.cpus), ("spin", tuning.spin)):
-        for one in unmatched(patterns):
-            yield f"tuning.{key}: no process is called {one!r}: {nearest(one, list(PROCESSES))}"
 
 
 def _overrides(settings: Settings) -> Iterator[str]:

@@ -11,8 +11,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import orjson
@@ -21,27 +20,16 @@ import uvloop
 
 from coinspace.clock import SECOND_NS, ClockSteps, monotonic_ns, now_ns
 from coinspace.config import Settings
-from coinspace.errors import ConfigError
-from coinspace.lock import lock_file
+from coinspace.health_file import HEALTH_INTERVAL_S, health_path
+from coinspace.lock import lock_name
 from coinspace.log import configure_logging, lost_lines
 from coinspace.notify import Notifier
 from coinspace.tasks import WORK, TaskEndedError, Tasks
 from coinspace.tuning import tune_garbage_collector, tune_loop, tune_process
 
-__all__ = [
-    "COMMAND",
-    "Process",
-    "configure_logging",
-    "health_path",
-    "read_health",
-    "run",
-    "stop_event",
-]
-
 # -P: a folder that somebody happens to stand in has no modules of ours
 COMMAND = (sys.executable, "-P", "-m", "coinspace")
 State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
-HEALTH_INTERVAL_S = 1.0
 # a process that still runs this long after a request to stop exits without clean-up; shorter than
 # the supervisor's limit, longer than a storage worker needs for its last rows
 STOP_LIMIT_S = 18.0
@@ -67,6 +55,7 @@ class Process:
     Attributes:
         counters: called once a second; its result goes into the health file.
         stopping: set by SIGTERM and SIGINT.
+        tasks: background tasks; when one fails, the process ends and is restarted.
         failure: what ended a background task, None while all run. The process then ends with exit
             code 1, so that the supervisor starts it again.
     """
@@ -97,21 +86,8 @@ class Process:
         # repeated work -> (seconds without a sign of life, limit)
         self._rounds: dict[str, tuple[float, int]] = {}
         self._logged: list[int] = []
-        self._counts = {
-            "health_failures": 0,
-            "counter_failures": 0,
-            "loop_errors": 0,
-            "task_restarts": 0,
-        }
-
-    def spawn(
-        self, name: str, work: Coroutine[Any, Any, Any], *, ends: bool = False
-    ) -> asyncio.Task[Any]:
-        """Start a background task. When it fails, the process ends and is restarted.
-
-        Args: ends: the task may return; without it, returning is a failure as well.
-        """
-        return self.tasks.spawn(name, work, ends=ends)
+        counted = ("health_failures", "counter_failures", "loop_errors", "task_restarts")
+        self._counts = dict.fromkeys(counted, 0)
 
     def failed(self, name: str, error: BaseException) -> None:
         """Record that a background task failed, and end the process."""
@@ -122,16 +98,15 @@ class Process:
         if first:
             self.failure = error
         self._end_soon()
-        self._log("error", "task failed", task=name, error=repr(error), exc_info=error)
+        self.log.error("task failed", task=name, error=repr(error), exc_info=error)
         if first and self.state != "stopping":
             self.state, self.reason = "degraded", f"{name} failed: {error!r}"
             self.notifier.status(self.reason)
             self.write_health()
 
     def restarting(self, name: str, error: BaseException) -> None:
-        """Record that a background task failed and will be restarted."""
         self._counts["task_restarts"] += 1
-        self._log("error", "task restarts", task=name, error=repr(error), exc_info=error)
+        self.log.error("task restarts", task=name, error=repr(error), exc_info=error)
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Handle an exception of a callback: the loop's exception handler."""
@@ -145,10 +120,9 @@ class Process:
         if len(self._logged) < ERRORS_LOGGED:
             self._logged.append(now)
             message = str(context.get("message"))[:300]
-            self._log("error", "callback failed", message=message, exc_info=error)
+            self.log.error("callback failed", message=message, exc_info=error)
 
     def ready(self) -> None:
-        """Report that the process works."""
         if not self._started:
             # most processes are degraded first, while they wait for another one
             self._started = True
@@ -199,8 +173,7 @@ class Process:
             self.on_stop()
 
     def _log_late(self) -> None:
-        self._log(
-            "error",
+        self.log.error(
             "stop took too long, exit without clean-up",
             seconds=STOP_LIMIT_S,
             tasks=self.tasks.names,
@@ -213,11 +186,6 @@ class Process:
         elif self.failure is None:
             self.state, self.reason = "stopped", None
         self.write_health()
-
-    def _log(self, level: str, event: str, **facts: Any) -> None:
-        # without `configure_logging` a logger writes to stdout, which may be closed
-        with contextlib.suppress(OSError, ValueError):
-            getattr(self.log, level)(event, **facts)
 
     def _change(self, state: State, reason: str | None) -> None:
         if self.state == "stopping" or self.failure is not None:
@@ -233,7 +201,7 @@ class Process:
         if not known and state in ("ready", "degraded"):
             self.notifier.send("READY=1")
         self.notifier.status(f"{state}: {reason}" if reason else state)
-        self._log("info", "state", state=state, reason=reason)
+        self.log.info("state", state=state, reason=reason)
         self.write_health()
 
     def write_health(self) -> None:
@@ -244,7 +212,7 @@ class Process:
             self._counts["health_failures"] += 1
             if not self._health_failing:
                 self._health_failing = True
-                self._log("error", "health file not written", error=repr(error))
+                self.log.error("health file not written", error=repr(error))
             # the folder may have been deleted
             with contextlib.suppress(OSError):
                 self._path.parent.mkdir(parents=True)
@@ -273,18 +241,16 @@ class Process:
         part.replace(self._path)
 
     def _all_counters(self) -> dict[str, int | float]:
-        own = {**self._counts, **self.clock.counters(), "log_lines_lost": lost_lines()}
+        counters: dict[str, int | float] = {}
         try:
             counters = self.counters()
+            self._counters_failing = False
         except Exception as error:
-            own["counter_failures"] = self._counts["counter_failures"] = (
-                self._counts["counter_failures"] + 1
-            )
+            self._counts["counter_failures"] += 1
             if not self._counters_failing:
                 self._counters_failing = True
-                self._log("error", "counters not read", error=repr(error), exc_info=error)
-            return own
-        self._counters_failing = False
+                self.log.error("counters not read", error=repr(error), exc_info=error)
+        own = {**self._counts, **self.clock.counters(), "log_lines_lost": lost_lines()}
         return {**counters, **own}
 
     def _judge(self, counters: dict[str, int | float]) -> tuple[State, str | None]:
@@ -304,7 +270,7 @@ class Process:
             self.notifier.beat()
             step_s = self.clock.look()
             if step_s:
-                self._log("warning", "host clock stepped", seconds=round(step_s, 3))
+                self.log.warning("host clock stepped", seconds=round(step_s, 3))
             now = monotonic_ns()
             if now - written_ns >= int(HEALTH_INTERVAL_S * SECOND_NS * 0.9):
                 written_ns = now
@@ -394,11 +360,6 @@ def _kind(reason: str | None) -> str | None:
     return None if reason is None else re.sub(r"\d+", "", reason)
 
 
-def health_path(settings: Settings, name: str) -> Path:
-    """Return where a process writes its health file."""
-    return settings.data / "run" / f"{name}.json"
-
-
 def exit_after(seconds: float, code: int, before: Callable[[], None] | None = None) -> None:
     """End the process after a time, even when a coroutine, a thread or the loop hangs."""
 
@@ -414,31 +375,15 @@ def exit_after(seconds: float, code: int, before: Callable[[], None] | None = No
     timer.start()
 
 
-def run(
-    name: str,
-    settings: Settings,
-    main: Callable[[Process], Awaitable[None]],
-    *,
-    level: str = "info",
-) -> None:
+def run(name: str, settings: Settings, main: Callable[[Process], Awaitable[None]]) -> None:
     """Run `main` on uvloop until it returns; SIGTERM and SIGINT set `process.stopping`.
 
     Raises: ConfigError when the data folder cannot be written, or when a process of this name
     runs on it already.
     """
-    configure_logging(level)
+    configure_logging()
     die_with_parent()
-    folder = settings.data / "run"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"no permission to write {folder}")
-        lock = lock_file(folder / f"{name}.lock", name)
-    except OSError as error:
-        raise ConfigError(
-            f"data folder {settings.data}: expected a writable folder, {error};"
-            " set `data` or COINSPACE_DATA"
-        ) from None
+    lock = lock_name(settings, name)
     try:
         tune_process(name, settings.tuning)
         code = uvloop.run(_run(name, settings, main))
@@ -463,7 +408,7 @@ async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitabl
     threading.excepthook = lambda failed: _thread_failed(process, loop, failed)
     tune_loop(name, settings.tuning, loop)
     process.on_stop = process.limit_stop
-    process.spawn("health", process.watch())
+    process.tasks.spawn("health", process.watch())
     error: BaseException | None = None
     try:
         await main(process)
@@ -490,26 +435,17 @@ def _thread_failed(
 
 
 def die_with_parent() -> None:
-    """End this process when its supervisor ends, even by SIGKILL (Linux).
+    """End this process when its supervisor ends, even by SIGKILL.
 
     The supervisor sets COINSPACE_PARENT to its pid. A process without it has no supervisor.
     """
     parent = os.environ.pop("COINSPACE_PARENT", None)
-    if parent is None or sys.platform != "linux":
+    if parent is None:
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     # the parent may have ended before the line above
     if os.getppid() != int(parent):
         raise SystemExit(f"supervisor {parent} is gone")
-
-
-def read_health(settings: Settings, name: str) -> dict[str, Any] | None:
-    """Return a process's last health file, None when it has none."""
-    try:
-        health: dict[str, Any] = orjson.loads(health_path(settings, name).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return health if isinstance(health, dict) else None
 
 
 def stop_event(duration_s: float | None) -> asyncio.Event:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import importlib
 import io
+import shutil
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import click
 import orjson
@@ -18,7 +21,7 @@ from coinspace.config import Settings, config_option, load
 from coinspace.endpoint.history import bulk
 from coinspace.endpoint.values import parse_instant
 from coinspace.errors import EndpointError
-from coinspace.text import cell
+from coinspace.listing import flattened, text_of
 
 FORMATS = ("table", "json", "csv", "arrow", "parquet")
 MEDIA = {"csv": bulk.CSV, "arrow": bulk.ARROW, "parquet": bulk.PARQUET}
@@ -31,6 +34,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "explain": ("/v1/indices/{}/explain", ("ts",)),
     "premium": ("/v1/premium/{}", ("size",)),
     "orderbook": ("/v1/orderbooks/{}", ("levels", "at", "within")),
+    "books": ("/v1/orderbooks/{}/history", ("start", "end", "limit", "levels")),
     "tickers": ("/v1/tickers", ("exchange", "market")),
     "trades": ("/v1/trades", ("exchange", "market", "start", "end", "limit")),
     "venues": ("/v1/venues", ()),
@@ -39,11 +43,24 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pipeline": ("/v1/pipeline", ()),
     "sql": ("{}", ("limit",)),
 }
-BULK = ("values", "ohlc", "trades", "sql")
+BULK = ("values", "ohlc", "trades", "books", "sql")
+# queries whose answer is a list of objects -> its name, and the client's class of one
+LISTS = {
+    "indices": "indices",
+    "tickers": "tickers",
+    "venues": "venues",
+    "gaps": "gaps",
+    "pipeline": "processes",
+}
+KINDS = {
+    "indices": "IndexValue",
+    "tickers": "Ticker",
+    "venues": "Venue",
+    "gaps": "Gap",
+    "pipeline": "ProcessHealth",
+}
 # queries that the database can answer; the others need a running endpoint
-STORED = ("values", "ohlc", "explain", "orderbook", "trades", "gaps", "methodology", "sql")
-SQL_ROWS = 1000
-TIMES = ("ts", "received", "exchange_time", "since", "closed", "effective")
+STORED = ("values", "ohlc", "explain", "orderbook", "books", "trades", "gaps", "methodology", "sql")
 
 
 def endpoint_url(settings: Settings) -> str:
@@ -71,7 +88,7 @@ def endpoint_url(settings: Settings) -> str:
 @click.option("--levels", type=int)
 @click.option("--within", type=float, help="also the depth within this percentage of the mid price")
 @click.option("--size", type=float, help="premium after fees when this size is traded")
-@click.option("--limit", type=click.IntRange(min=1), help="rows of a table or of JSON")
+@click.option("--limit", type=click.IntRange(min=1), help="rows")
 @click.option("--url", help="the endpoint; by default this machine's")
 @click.option("--key", envvar="COINSPACE_KEY", help="API key (better in $COINSPACE_KEY)")
 @config_option
@@ -94,29 +111,41 @@ def query(
     --database reads stored data without an endpoint.
     """
     route, parameters = _question(what, subject, database, given)
-    form = "json" if as_json else form or ("table" if output == "-" else _form_of(output))
-    if form in MEDIA and what not in BULK:
-        raise EndpointError(f"query {what}: expected table or json, was {form}")
+    ending = "table" if output == "-" else Path(output).suffix.removeprefix(".")
+    form = "json" if as_json else form or (ending if ending in FORMATS else "json")
+    if form in MEDIA and what not in (*BULK, *LISTS):
+        raise EndpointError(
+            f"query {what}: expected table or json, was {form}; a table comes of"
+            f" {', '.join((*BULK, *LISTS))}"
+        )
     if form in ("arrow", "parquet") and output == "-" and sys.stdout.isatty():
         raise EndpointError(f"{form} is binary: expected --output FILE or a pipe")
-    if form in MEDIA:
-        # these formats carry the whole range
-        parameters.pop("limit", None)
     settings = load(config_path)
-    if what == "sql":
-        parts = _sql(settings, route, form, parameters.get("limit", SQL_ROWS))
-    elif database:
+
+    def ask(given: dict[str, Any], media: str) -> Iterator[bytes]:
+        if not database:
+            return _ask(url or endpoint_url(settings), key, route, given, media)
         from coinspace.endpoint.history.local import answer
 
-        parts = _iterate(answer(settings, route, parameters, MEDIA.get(form, bulk.JSON)))
+        return _iterate(answer(settings, route, given, media))
+
+    if what in LISTS and form in MEDIA:
+        rows = _all_rows(LISTS[what], parameters, lambda given: ask(given, bulk.JSON))
+        _write(output, [encoded(what, rows, form)])
+        return
+    if what == "sql":
+        from coinspace.endpoint.history.local import select
+
+        parts = _iterate(select(settings, route, MEDIA.get(form), parameters.get("limit")))
     else:
-        parts = _ask(url or endpoint_url(settings), key, route, parameters, form)
+        parts = ask(parameters, MEDIA.get(form, bulk.JSON))
     if form in MEDIA:
         _write(output, parts)
         return
     body = orjson.loads(b"".join(parts))
     if form == "table":
-        _write(output, [render(body).encode()])
+        encoding = sys.stdout.encoding if output == "-" else "utf-8"
+        _write(output, [render(body, output).encode(encoding, "replace")])
     else:
         _write(output, [orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
 
@@ -161,12 +190,53 @@ def _check_stored(what: str, parameters: dict[str, Any]) -> None:
 
 
 def _ask(
-    url: str, key: str | None, route: str, parameters: dict[str, Any], form: str
+    url: str, key: str | None, route: str, parameters: dict[str, Any], media: str
 ) -> Iterator[bytes]:
     from coinspace.client import Client
 
     with Client(url, key=key) as client:
-        yield from client.chunks(route, accept=MEDIA.get(form, bulk.JSON), **parameters)
+        yield from client.chunks(route, accept=media, **parameters)
+
+
+def _all_rows(
+    name: str, parameters: dict[str, Any], ask: Callable[[dict[str, Any]], Iterator[bytes]]
+) -> list[dict[str, Any]]:
+    """Return the rows of all pages of a list, or of one page with `limit` rows."""
+    rows: list[dict[str, Any]] = []
+    given = parameters
+    while True:
+        body = orjson.loads(b"".join(ask(given)))
+        rows += body[name]
+        if "limit" in parameters or not body.get("next"):
+            return rows
+        given = {key: one[0] for key, one in parse_qs(urlsplit(body["next"]).query).items()}
+
+
+def encoded(what: str, rows: list[dict[str, Any]], form: str) -> bytes:
+    """Return rows of JSON objects as CSV, Arrow or Parquet; parts are columns `part.field`."""
+    if form == "csv":
+        flat = [flattened(row) for row in rows]
+        names = list(dict.fromkeys(name for row in flat for name in row))
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(names)
+        writer.writerows([_csv_cell(row.get(name)) for name in names] for row in flat)
+        return text.getvalue().encode()
+    from coinspace.client import Rows, answers
+
+    kind = getattr(answers, KINDS[what])
+    sink = io.BytesIO()
+    table = Rows(kind(row) for row in rows).to_arrow()
+    if form == "arrow":
+        with importlib.import_module("pyarrow.ipc").new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        importlib.import_module("pyarrow.parquet").write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    return orjson.dumps(value).decode() if isinstance(value, list | bool) else value
 
 
 def _iterate(parts: AsyncIterator[bytes]) -> Iterator[bytes]:
@@ -180,17 +250,6 @@ def _iterate(parts: AsyncIterator[bytes]) -> Iterator[bytes]:
 
 async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
     return await anext(parts, None)
-
-
-def _sql(settings: Settings, text: str, form: str, limit: int) -> Iterator[bytes]:
-    from coinspace.endpoint.history.local import select
-
-    return _iterate(select(settings, text, MEDIA.get(form), limit))
-
-
-def _form_of(output: str) -> str:
-    ending = Path(output).suffix.removeprefix(".")
-    return ending if ending in FORMATS else "json"
 
 
 def _write(output: str, parts: Iterable[bytes]) -> None:
@@ -211,41 +270,7 @@ def _write(output: str, parts: Iterable[bytes]) -> None:
     click.echo(f"wrote {output}", err=True)
 
 
-def render(body: dict[str, Any]) -> str:
-    """Return an answer as text: its single values, then a table for each list."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(file=(text := io.StringIO()), width=200 if not sys.stdout.isatty() else None)
-    lists = {name: one for name, one in body.items() if one and _is_rows(one)}
-    facts = {name: one for name, one in body.items() if not isinstance(one, list | dict)}
-    if facts:
-        shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        for name, one in facts.items():
-            shown.add_row(cell(name), cell(_cell(name, one)))
-        console.print(shown)
-    for name, one in body.items():
-        if one == []:
-            console.print(cell(f"{name}: none"))
-    for title, rows in lists.items():
-        names = [name for name in rows[0] if not isinstance(rows[0][name], list | dict)]
-        table = Table(title=cell(title), box=None, title_justify="left", padding=(0, 2, 0, 0))
-        for name in names:
-            table.add_column(cell(name), justify="left" if name in TIMES else "right")
-        for row in rows:
-            table.add_row(*(cell(_cell(name, row.get(name))) for name in names))
-        console.print(table)
-    return text.getvalue()
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and isinstance(value[0], dict)
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if name in TIMES and isinstance(value, int):
-        moment = datetime.fromtimestamp(value / 1000, UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def render(body: dict[str, Any], output: str = "-") -> str:
+    """Return an answer as text that fits the terminal; a pipe or file gets every column."""
+    fitted = output == "-" and sys.stdout.isatty()
+    return text_of(body, shutil.get_terminal_size().columns if fitted else None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import re
 import resource
@@ -29,14 +28,15 @@ from coinspace import preflight
 from coinspace.backoff import Backoff
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError
+from coinspace.lock import lock_name
 from coinspace.log import configure_logging
 from coinspace.notify import Listener, Notifier
 from coinspace.observe.doctor import OPEN_FILES, check_limits
-from coinspace.observe.health import Health, all_health, health_of
+from coinspace.observe.health import health_of
 from coinspace.observe.screen import StatusScreen
 from coinspace.process import COMMAND
 from coinspace.simulator.markets.offer import offer
-from coinspace.tasks import WORK, Tasks
+from coinspace.tasks import WORK, Tasks, within
 
 READY_TIMEOUT_S = 90.0  # QuestDB on a busy machine needs 10 s, its first download more
 STOP_TIMEOUT_S = 20.0  # a storage worker may wait for one last slow flush
@@ -50,7 +50,8 @@ HANG_TERM_S = 3.0  # a process that hangs gets SIGKILL this long after SIGTERM
 PUMP_S = 1.0  # a grandchild can keep the pipes of a dead child open
 FEWEST_FILES = 512  # the database starts with fewer, and then stores nothing
 STARTS = 3  # `up` gives up when a process has ended this often during the start
-SIMULATOR = "simulate"
+# commands that serve exchanges of their own instead of the real ones
+SIMULATOR, REPLAY = "simulate", "replay"
 BEAT_INTERVAL_S = 1.0
 # a log line that says why a process ended: CoinSpace's own, or the last one of a traceback
 _REASON = re.compile(r"coinspace: .+|[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*")
@@ -160,7 +161,6 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether the process runs."""
         return self._process is not None and self._process.returncode is None
 
     @property
@@ -185,44 +185,30 @@ class Child:
                 backoff.reset()
             wait_s = backoff.next()
             log.warning("process ended", process=self.name, code=code, restart_in_s=wait_s)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), wait_s)
+            await within(wait_s, self._stopping)
             self.restarts += 1
 
     async def _run_once(self) -> int:
         """Run the process until it ends. Returns: its exit code."""
-        async with self._spawning:
-            if self._stopping.is_set():
-                return 0
-            listener = self._listener = Listener() if self._watched else None
+        tasks = Tasks(self._helper_failed)
+        with contextlib.ExitStack() as opened:
+            async with self._spawning:
+                if self._stopping.is_set():
+                    return 0
+                if self._watched:
+                    self._listener = opened.enter_context(contextlib.closing(Listener()))
+                process = self._process = await self._spawn(self._listener)
+            opened.callback(self.log.close)
+            tasks.spawn("stdout", self._pump(process.stdout, first=True), ends=True)
+            tasks.spawn("stderr", self._pump(process.stderr), ends=True)
+            watch = tasks.spawn("watch", self._watch(process, self._listener), ends=True)
             try:
-                process = self._process = await self._spawn(listener)
-            except BaseException:
-                if listener is not None:
-                    listener.close()
-                raise
-        helpers = Tasks(self._helper_failed)
-        helpers.spawn("stdout", self._pump(process.stdout, first=True), ends=True)
-        helpers.spawn("stderr", self._pump(process.stderr), ends=True)
-        watch = Tasks(self._helper_failed)
-        if listener is not None:
-            watch.spawn("watch", self._watch(process, listener), ends=True)
-        try:
-            code = await process.wait()
-            await watch.cancel()
-            await helpers.finish(PUMP_S)
-            return code
-        finally:
-            try:
-                await watch.cancel()
-                await helpers.cancel()
+                code = await process.wait()
+                await tasks.end(watch)
+                await tasks.finish(PUMP_S)
+                return code
             finally:
-                self._close(listener)
-
-    def _close(self, listener: Listener | None) -> None:
-        if listener is not None:
-            listener.close()
-        self.log.close()
+                await tasks.cancel()
 
     async def _spawn(self, listener: Listener | None) -> asyncio.subprocess.Process:
         watched = listener.environment(self._hang_s) if listener is not None else {}
@@ -259,8 +245,10 @@ class Child:
                 self.first_line.set_result(line)
             self.log.write(line)
 
-    async def _watch(self, process: asyncio.subprocess.Process, listener: Listener) -> None:
+    async def _watch(self, process: asyncio.subprocess.Process, listener: Listener | None) -> None:
         """End the process when it gives no sign of life for too long."""
+        if listener is None:
+            return
         heard, silent_s, limit_s = 0, 0.0, FIRST_SIGN_S
         while silent_s < limit_s:
             # counted in rounds of this loop: no child looks silent while the supervisor is stopped
@@ -336,7 +324,6 @@ class Supervisor:
         log.error("task failed", task=name, error=repr(error), exc_info=error)
 
     def restarting(self, name: str, error: BaseException) -> None:
-        """Record that a task failed and will be restarted."""
         log.error("task restarts", task=name, error=repr(error), exc_info=error)
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -347,20 +334,25 @@ class Supervisor:
         else:
             log.error("callback failed", message=str(context.get("message")), exc_info=error)
 
-    async def start(self) -> None:
+    async def start(self, exchanges: list[str] | None = None) -> None:
         """Start everything in dependency order; a group must be ready before the next one starts.
 
+        Args: exchanges: the command that serves exchanges, None = the real ones.
         Raises: ConfigError naming the process that did not become ready, and why.
         """
+        if exchanges is not None:
+            report(f"starting the exchanges of `coinspace {exchanges[0]}` …")
+            self.environment |= await start_exchanges(self, exchanges)
         by_name = all_processes(self.settings)
-        for group in start_groups(list(by_name)):
+        for group in filter(None, start_groups(list(by_name))):
+            report(f"starting {', '.join(group)} …")
             children = [self.launch(name, by_name[name]) for name in group]
             for child in children:
                 await self._ready(child)
 
     def launch(self, name: str, arguments: list[str]) -> Child:
         """Start one process and keep it running."""
-        watched = name != SIMULATOR
+        watched = name not in (SIMULATOR, REPLAY)
         child = Child(name, arguments, self.settings, self.tasks, watched=watched)
         self.children.append(child)
         child.start(self.environment)
@@ -416,9 +408,6 @@ class Supervisor:
             notifier.beat()
             await asyncio.sleep(min(BEAT_INTERVAL_S, notifier.interval_s or BEAT_INTERVAL_S))
 
-    def healths(self) -> list[Health]:
-        return all_health(self.settings)
-
 
 def last_reason(path: Path, begin: int = 0) -> str:
     """Return the last line of a log, from `begin` on, that says why a process ended."""
@@ -444,54 +433,58 @@ def all_processes(settings: Settings) -> dict[str, list[str]]:
     return found
 
 
-def _kind(names: list[str], *kinds: str) -> list[str]:
-    return [name for name in names if name.startswith(kinds)]
+# beginnings of the names in each group; for the start: the store, then the readers of the bus, then
+# its writers; for the stop: along the flow
+_COLLECTORS = ("orderbook-collector", "ticker-collector")
+_STORAGE = ("orderbook-storage", "ticker-storage")
+_AGGREGATOR = ("orderbook-aggregator",)
+_INDEX = ("index-calculator",)
+_ENDPOINT = ("index-endpoint",)
+_START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, _COLLECTORS)
+_STOP = (_COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
 
 
 def start_groups(names: list[str]) -> list[list[str]]:
-    """Order processes for the start: the store, then readers of the bus, then its writers."""
-    return [
-        _kind(names, "questdb"),
-        _kind(names, "orderbook-storage", "ticker-storage"),
-        _kind(names, "index-calculator"),
-        _kind(names, "orderbook-aggregator"),
-        _kind(names, "index-endpoint"),
-        _kind(names, "orderbook-collector", "ticker-collector"),
-    ]
+    """Order processes for the start; a group starts together."""
+    return [[name for name in names if name.startswith(one)] for one in _START]
 
 
 def stop_groups(names: list[str]) -> list[list[str]]:
-    """Order processes for the stop: along the flow, the store and the simulated exchanges last."""
-    groups = [
-        _kind(names, "orderbook-collector", "ticker-collector"),
-        _kind(names, "orderbook-aggregator"),
-        _kind(names, "index-calculator"),
-        _kind(names, "orderbook-storage", "ticker-storage"),
-        _kind(names, "index-endpoint"),
-    ]
+    """Order processes for the stop; the store and the simulated exchanges come last."""
+    groups = [[name for name in names if name.startswith(one)] for one in _STOP]
     ordered = {name for group in groups for name in group}
     return [*groups, [name for name in names if name not in ordered]]
 
 
-async def start_simulator(supervisor: Supervisor, arguments: list[str]) -> dict[str, str]:
-    """Start the simulated exchanges; return the settings that point the collectors at them."""
-    child = supervisor.launch(SIMULATOR, [SIMULATOR, "--port", "0", *arguments])
+async def start_exchanges(supervisor: Supervisor, arguments: list[str]) -> dict[str, str]:
+    """Start simulated or replayed exchanges; return the settings that lead the collectors there.
+
+    Args: arguments: command and options.
+    """
+    command, *options = arguments
+    child = supervisor.launch(command, [command, "--port", "0", *options])
     try:
         line = await asyncio.wait_for(child.first_line, 30)
         ready = orjson.loads(line)
     except (TimeoutError, orjson.JSONDecodeError):
-        path = supervisor.settings.data / "logs" / "simulate.log"
+        path = supervisor.settings.data / "logs" / f"{command}.log"
         raise ConfigError(
-            "simulated exchanges: expected them to start:"
+            f"exchanges of `coinspace {command}`: expected them to start:"
             f" {last_reason(path, child.log_begin)} (see {path})"
         ) from None
-    # the collectors keep these addresses: a restarted simulator must use the same port
-    child.arguments = [SIMULATOR, "--port", str(ready["port"]), *arguments]
+    # the collectors keep these addresses: a restarted server must use the same port
+    child.arguments = [command, "--port", str(ready["port"]), *options]
     return {
         f"COINSPACE_EXCHANGES__{exchange.upper()}__{key.upper()}": url
         for exchange, urls in ready["exchanges"].items()
         for key, url in urls.items()
     }
+
+
+def report(text: str) -> None:
+    """Tell the person who started everything what happens."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def check_port(settings: Settings) -> None:
@@ -519,30 +512,10 @@ def check_port(settings: Settings) -> None:
         ) from None
 
 
-def claim(settings: Settings) -> IO[str]:
-    """Lock the data folder for this supervisor.
-
-    Raises: ConfigError when another supervisor runs on the folder, or it cannot be written.
-    """
-    folder = settings.data / "run"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "supervisor.lock").open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"data folder {settings.data}: expected a writable folder, {error};"
-            " set `data` or COINSPACE_DATA"
-        ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise ConfigError(
-            f"data folder {settings.data}: another `coinspace up` runs on it;"
-            " stop that one or set COINSPACE_DATA"
-        ) from None
+def claim(settings: Settings) -> int:
+    lock = lock_name(settings, "supervisor")
     # health files of an earlier run must not look like this run's
-    for stale in folder.glob("*.json"):
+    for stale in (settings.data / "run").glob("*.json"):
         stale.unlink()
     return lock
 
@@ -578,12 +551,17 @@ def raise_open_files() -> None:
         )
 
 
-async def supervise(settings: Settings, simulate: list[str] | None, seconds: float) -> int:
+async def supervise(
+    settings: Settings, environment: dict[str, str], exchanges: list[str] | None, seconds: float
+) -> int:
     """Run everything until SIGINT or SIGTERM, or for a number of seconds (0 = no limit).
 
+    Args:
+        environment: of the processes.
+        exchanges: the command that serves exchanges, None = the real ones.
     Returns: the exit code, 1 when the supervisor itself failed.
     """
-    supervisor, notifier = Supervisor(settings, {}), Notifier(os.environ)
+    supervisor, notifier = Supervisor(settings, environment), Notifier(os.environ)
     stopping, tasks = supervisor.stopping, supervisor.tasks
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(supervisor.on_loop_error)
@@ -592,7 +570,7 @@ async def supervise(settings: Settings, simulate: list[str] | None, seconds: flo
     if seconds:
         loop.call_later(seconds, stopping.set)
     try:
-        await _unless(stopping, _start(supervisor, simulate))
+        await _unless(stopping, supervisor.start(exchanges))
         if not stopping.is_set():
             notifier.send("READY=1")
             tasks.spawn("watchdog", supervisor.beat(notifier))
@@ -600,16 +578,9 @@ async def supervise(settings: Settings, simulate: list[str] | None, seconds: flo
             await stopping.wait()
     finally:
         notifier.send("STOPPING=1")
-        with contextlib.suppress(OSError, ValueError):
-            print("stopping …", file=sys.stderr)
+        report("stopping …")
         await supervisor.stop()
     return int(supervisor.failure is not None)
-
-
-async def _start(supervisor: Supervisor, simulate: list[str] | None) -> None:
-    if simulate is not None:
-        supervisor.environment |= await start_simulator(supervisor, simulate)
-    await supervisor.start()
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
@@ -628,28 +599,57 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> N
 
 @click.command()
 @config_option
+@click.argument("feeds", nargs=-1, type=click.Path(path_type=Path), metavar="[FEED]...")
 @click.option("--simulate", is_flag=True, help="use simulated exchanges instead of the real ones")
+@click.option("--replay", is_flag=True, help="use the recordings FEED… instead of real exchanges")
 @click.option("--seed", default=7, show_default=True, help="seed of the simulated exchanges")
 @click.option("--scenario", default=None, help="scenario of the simulated exchanges")
 @click.option("--seconds", default=0.0, help="stop after this time; 0 = run until Ctrl-C")
 def up(
-    config_path: str | None, simulate: bool, seed: int, scenario: str | None, seconds: float
+    feeds: tuple[Path, ...],
+    config_path: str | None,
+    simulate: bool,
+    replay: bool,
+    seed: int,
+    scenario: str | None,
+    seconds: float,
 ) -> None:
-    """Run everything: QuestDB, collectors, workers, aggregator, calculator, endpoint."""
+    """Run everything: QuestDB, collectors, workers, aggregator, calculator, endpoint.
+
+    With --simulate the simulated exchanges offer the configured markets. With --replay FEED… the
+    exchanges, markets and assets are those of the recordings, which start again at their end.
+    """
+    if bool(feeds) != replay:
+        raise click.UsageError("expected --replay and recordings together: --replay FEED…")
+    if simulate and replay:
+        raise click.UsageError("expected --simulate or --replay, was both")
     configure_logging()
     if config_path:
         os.environ["COINSPACE_CONFIG"] = str(Path(config_path).absolute())
     settings = load(config_path)
     check_start(settings)
     raise_open_files()
-    arguments = None
+    environment: dict[str, str] = {}
+    exchanges = None
+    if replay:
+        # imported here, since it needs the collectors
+        from coinspace.replayed import narrow
+
+        environment = narrow(settings, feeds)
+        paths = [str(path.absolute()) for path in feeds]
+        exchanges = [REPLAY, "--loop", "--no-limits", *paths]
     if simulate:
-        arguments = ["--seed", str(seed), *(["--scenario", scenario] if scenario else [])]
+        exchanges = [
+            SIMULATOR,
+            "--seed",
+            str(seed),
+            *(["--scenario", scenario] if scenario else []),
+        ]
         for exchange, markets in offer(settings).items():
-            arguments += [f"--market={exchange}:{market}" for market in markets]
+            exchanges += [f"--market={exchange}:{market}" for market in markets]
     lock = claim(settings)
     try:
-        if code := uvloop.run(supervise(settings, arguments, seconds)):
+        if code := uvloop.run(supervise(settings, environment, exchanges, seconds)):
             sys.exit(code)
     finally:
-        lock.close()
+        os.close(lock)

@@ -8,6 +8,7 @@ by `cancel`, `end` or `drop`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -131,7 +132,6 @@ class Tasks:
         return await self.cancel()
 
     def drop(self, task: asyncio.Task[Any]) -> None:
-        """Cancel one task without waiting for it."""
         if task in self._running:
             self._cancelled.add(task)
             task.cancel()
@@ -148,6 +148,13 @@ class Tasks:
             task.cancel()
         _, late = await asyncio.wait(tasks, timeout=timeout_s)
         return sorted(task.get_name() for task in late)
+
+
+async def within(seconds: float, event: asyncio.Event) -> bool:
+    """Wait for an event, at most some seconds. Returns: whether it is set."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 def report(loop: asyncio.AbstractEventLoop, name: str, error: BaseException) -> None:
@@ -185,7 +192,6 @@ class Repeat:
             self._timer = self._loop.call_later(self._interval_s, self._call)
 
     def stop(self) -> None:
-        """Stop calling the function."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()

@@ -8,6 +8,7 @@ direction, or a megabyte. Text that is stored or served as JSON is not changed.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,14 @@ LIMIT = 500
 # characters of one value or line in a log; tracebacks have many lines
 LOG_LIMIT = 2000
 TRACEBACK_LINES = 200
+MASK = "***"
+# names of a connection string whose values are places
+_PLACES = ("addr", "host", "hostaddr", "port", "dbname")
+# hosts and ports; "%" in a host could be an encoded "@"
+_HOSTS = re.compile(r"(?:(?:^|,)(?:\[[\w.:%]*\]|[^\s:%\[\],;=]*)(?::(?:\d*|\*))?)+")
+_ILP = re.compile(r"(\s*\w+::)(.*=.*)", re.DOTALL)
+# a value ends before the next name, unless it is quoted
+_PAIR = re.compile(r"([\w.-]+\s*=\s*)('(?:[^'\\]|\\.)*+'|.*?)(?=\s+[\w.-]+\s*=|\s*$)", re.DOTALL)
 
 
 def printable(value: object, limit: int = LIMIT) -> str:
@@ -30,6 +39,49 @@ def printable(value: object, limit: int = LIMIT) -> str:
     if not text.isprintable():
         text = "".join(one if one.isprintable() else _escaped(one) for one in text)
     return text + cut
+
+
+def shown_address(text: str) -> str:
+    """Return an address without what may be a login, a key or a token.
+
+    A URL keeps its scheme, hosts and path, a connection string its names and places. The path of a
+    file is not changed.
+    """
+    if text.startswith("/") and not text.startswith("//"):
+        return text
+    if ilp := _ILP.match(text):
+        # ";;" is one ";" of a value
+        parts = ilp[2].replace(";;", MASK).split(";")
+        return ilp[1] + ";".join(_shown_pair(*part.partition("=")) for part in parts)
+    if not _PAIR.match(text.lstrip()):
+        before, scheme, rest = text.partition("://")
+        if scheme and "@" not in before:
+            return before + scheme + _shown_url(rest)
+        if "@" in text:
+            return MASK + "@" + _shown_url(text.rpartition("@")[2])
+    return _PAIR.sub(lambda pair: _shown_pair(pair[1], "", pair[2]), text)
+
+
+def _shown_url(rest: str) -> str:
+    login, at, place = rest.rpartition("@")
+    if "?" in login or "#" in login:
+        # a password with one of these characters, or a query with "@"
+        return MASK
+    where, query = place, ""
+    if found := re.search(r"[?#]", place):
+        where, query = place[: found.start()], place[found.start() :]
+    hosts, slash, path = where.partition("/")
+    hosts = hosts if _HOSTS.fullmatch(hosts) else MASK
+    path = re.sub(r"[;=].*", MASK, path, flags=re.DOTALL)
+    query = re.sub(r"([?&;#](?:[^=&;#]*=)?)[^&;#]+", rf"\1{MASK}", query)
+    return f"{at and MASK}{at}{hosts}{slash}{path}{query}"
+
+
+def _shown_pair(name: str, mark: str, value: str) -> str:
+    if not mark and "=" not in name:
+        return name and MASK
+    place = name.strip(" =\t").lower() in _PLACES and _HOSTS.fullmatch(value)
+    return f"{name}{mark}{value if place else MASK}"
 
 
 def cell(value: object, style: str = "") -> Text:

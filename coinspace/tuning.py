@@ -11,13 +11,12 @@ import contextlib
 import gc
 import os
 import socket
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 import structlog
 
-from coinspace.config import PROCESSES, TuningSettings
+from coinspace.config import PROCESSES, TuningSettings, nearest
 from coinspace.errors import ConfigError
 
 # asm-generic/socket.h; not in Python's socket module
@@ -32,32 +31,24 @@ def cpus_of(name: str, settings: TuningSettings) -> list[int]:
     return []
 
 
-def _pin(cpus: list[int]) -> None:
-    # the kernel silently ignores some of the processors that do not exist
-    with contextlib.suppress(OSError, OverflowError, ValueError):
-        os.sched_setaffinity(0, cpus)
-        if os.sched_getaffinity(0) == set(cpus):
-            return
-    raise ConfigError(
-        f"tuning.cpus: expected processors that this process may use, was {cpus}; this machine has"
-        f" 0 to {(os.cpu_count() or 1) - 1}"
-    )
-
-
 def spins(name: str, settings: TuningSettings) -> bool:
     """Return whether a process's loop never sleeps."""
     return any(fnmatchcase(name, pattern) for pattern in settings.spin)
 
 
-def missing_processors(tuning: TuningSettings) -> list[int]:
-    """Return the configured processors that this machine does not have."""
+def problems(tuning: TuningSettings) -> Iterator[str]:
+    """Yield the processors that this machine does not have and the patterns without a process."""
     here = os.cpu_count() or 1
-    return sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
-
-
-def unmatched(patterns: Iterable[str]) -> list[str]:
-    """Return the patterns that match no process."""
-    return [one for one in patterns if not any(fnmatchcase(name, one) for name in PROCESSES)]
+    wrong = sorted({cpu for cpus in tuning.cpus.values() for cpu in cpus if not 0 <= cpu < here})
+    if wrong:
+        yield (
+            f"tuning.cpus: expected processors 0 to {here - 1}, was {', '.join(map(str, wrong))}"
+        )
+    for key, patterns in (("cpus", tuning.cpus), ("spin", tuning.spin)):
+        for one in patterns:
+            if not any(fnmatchcase(name, one) for name in PROCESSES):
+                hint = nearest(one, list(PROCESSES))
+                yield f"tuning.{key}: no process is called {one!r}: {hint}"
 
 
 def tune_process(name: str, settings: TuningSettings) -> None:
@@ -69,8 +60,15 @@ def tune_process(name: str, settings: TuningSettings) -> None:
     """
     log = structlog.get_logger(name)
     cpus = cpus_of(name, settings)
-    if cpus and sys.platform == "linux":
-        _pin(cpus)
+    if cpus:
+        # the kernel silently ignores some of the processors that do not exist
+        with contextlib.suppress(OSError, OverflowError, ValueError):
+            os.sched_setaffinity(0, cpus)
+        if os.sched_getaffinity(0) != set(cpus):
+            raise ConfigError(
+                "tuning.cpus: expected processors that this process may use, was"
+                f" {cpus}; this machine has 0 to {(os.cpu_count() or 1) - 1}"
+            )
     if settings.nice:
         try:
             os.nice(settings.nice)
@@ -110,7 +108,7 @@ def tune_socket(sock: socket.socket, settings: TuningSettings) -> None:
     log = structlog.get_logger("socket")
     if settings.receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, settings.receive_buffer)
-    if settings.busy_poll_us and sys.platform == "linux":
+    if settings.busy_poll_us:
         try:
             sock.setsockopt(socket.SOL_SOCKET, SO_BUSY_POLL, settings.busy_poll_us)
         except OSError as error:

@@ -23,7 +23,6 @@ class Used(Generic[Time]):
             self.total -= self.entries.popleft()[1]
 
     def add(self, now: Time, amount: int = 1) -> int:
-        """Add an amount and return the total of the window."""
         self.entries.append((now, amount))
         self.total += amount
         self.forget(now)

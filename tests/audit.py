@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[1] / "requirements"
-LOCKS = ("install.txt", "tools.txt")
 FOUND, UNKNOWN = 1, 2
 
 
@@ -42,8 +41,7 @@ def verdict(dependencies: list[dict[str, Any]]) -> tuple[int, list[str]]:
 def main() -> int:
     """Run pip-audit, the first argument, over the lock files."""
     codes = set()
-    for name in LOCKS:
-        path = FOLDER / name
+    for path in sorted(FOLDER.glob("*.txt")):
         command = [sys.argv[1], "--disable-pip", "--require-hashes", "--format", "json"]
         command += ["--progress-spinner", "off", "--requirement", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -55,7 +53,7 @@ def main() -> int:
             dependencies = []
         code, lines = verdict(dependencies)
         codes.add(code)
-        print(*(f"requirements/{name}: {line}" for line in lines), sep="\n")
+        print(*(f"requirements/{path.name}: {line}" for line in lines), sep="\n")
     return FOUND if FOUND in codes else max(codes)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,13 +11,19 @@ import structlog
 import uvloop
 
 from coinspace.config import Settings, StorageSettings
-from coinspace.storage.questdb.server import ManagedServer, read_log_tail
+from coinspace.storage.questdb.server import ManagedServer
+from tests.waiting import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# on a shared machine a slow example does not show slow code
-hypothesis.settings.register_profile("no deadline", deadline=None)
-hypothesis.settings.load_profile("no deadline")
+# every run tries the same examples, and on a busy machine a slow one does not show slow code;
+# --hypothesis-profile explore tries others
+_BUSY = hypothesis.settings(
+    deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], database=None
+)
+hypothesis.settings.register_profile("explore", _BUSY)
+hypothesis.settings.register_profile("same", _BUSY, derandomize=True)
+hypothesis.settings.load_profile("same")
 
 
 def pytest_asyncio_loop_factories(
@@ -45,20 +50,22 @@ def questdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     `settings.model_copy(update={"data": …})` with `storage.ilp` and `storage.sql` of
     `address(questdb)` gives a data folder of your own on the same server.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        ilp_port = probe.getsockname()[1]
     storage = StorageSettings(
         ttl="off",
-        ilp_port=ilp_port,
+        # a nearly full disk of this machine fails no test
+        disk_low_mb=1,
+        ilp_port=free_port(),
         # lets a test suspend a table
         server_options={"QDB_DEV_MODE_ENABLED": "true"},
     )
     settings = Settings(data=tmp_path_factory.mktemp("questdb"), storage=storage)
     server = ManagedServer(settings)
-    server.start()
+    server.spawn()
+    server.wait_ready()
     yield settings
-    assert server.poll() is None, f"QuestDB died during the tests: {read_log_tail(server.root)}"
+    logs = sorted((server.root / "log").glob("questdb-*.log*"))
+    last = logs[-1].read_text(errors="replace").splitlines()[-5:] if logs else []
+    assert server.poll() is None, f"QuestDB died during the tests: {last}"
     assert server.stop() == 0
 
 

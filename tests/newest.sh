@@ -49,18 +49,15 @@ rm -df "$NEWEST/feeds"
 find "$SOURCE" -type f ! -name '*.so' ! -path "$SOURCE/build/*" -delete
 git ls-files -z | xargs -0 cp -p --parents -t "$SOURCE"
 cp -rp --parents coinspace/endpoint/dashboard/dist "$SOURCE"
-# pins without hashes: not every package of the tools has a wheel for it
-sed -n '/==/{s/ *\\$//;p}' requirements/tools.txt > "$SOURCE/pins.txt"
 
 inside true || instead "nothing can be mounted here"
 PIP="/venv/bin/python -m pip --quiet --disable-pip-version-check"
 # shellcheck disable=SC2086
 {
     { [ -e "$NEWEST/venv" ] || inside python3 -m venv /venv; } &&
-        inside $PIP install 'pip>=25.1' &&
-        inside $PIP install --only-binary :all: --constraint pins.txt --group build --group test &&
+        inside $PIP install --only-binary :all: --require-hashes -r requirements/tools.txt &&
         inside env COINSPACE_BUILD=debug PYTHONWARNINGS=ignore $PIP install --no-build-isolation \
-            --constraint pins.txt --editable .
+            --no-index --editable .
 } || instead "a package has no wheel for $(inside python3 --version)"
 inside /venv/bin/python --version
 inside /venv/bin/python -m pytest "$@"

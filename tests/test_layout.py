@@ -23,17 +23,20 @@ BASE = {
     "config",
     "constituents",
     "exchanges",
+    "health_file",
+    "listing",
     "options",
     "process",
     "text",
     "tuning",
     "tasks",
+    "lock",
     "log",
     "notify",
     "window",
 }
 # folders that the configuration itself needs
-BELOW = {"_ext", "config_sources", "errors", "market", "section"}
+BELOW = {"_ext", "config_sources", "errors", "market", "text"}
 MIDDLE = {"method", "bus", "recording"}
 # what each folder may import besides BASE and itself
 ALLOWED = {

@@ -11,17 +11,17 @@ rm -rf "$FOLDER"
 mkdir -p "$FOLDER"
 PYTHONWARNINGS=ignore "$1" -c 'import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])' \
     "$FOLDER" > "$FOLDER/log.txt" 2>&1 || { cat "$FOLDER/log.txt"; exit 1; }
-# the versions that everything else is tested with
-sed -n '/==/{s/ *\\$//;p}' requirements/install.txt > "$FOLDER/pins.txt"
-
 for python in "$@"; do
     name=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
     "$python" -m venv "$FOLDER/$name"
     clean=$FOLDER/$name/bin/python
+    # the locked versions, which the wheel then finds
     # shellcheck disable=SC2086
-    "$clean" $PIP wheel --no-deps --wheel-dir "$FOLDER/$name" "$FOLDER"/coinspace-*.tar.gz
-    # shellcheck disable=SC2086
-    "$clean" $PIP install --only-binary :all: --constraint "$FOLDER/pins.txt" "$FOLDER/$name"/coinspace-*.whl
+    {
+        "$clean" $PIP install --only-binary :all: --require-hashes -r requirements/install.txt
+        "$clean" $PIP wheel --no-build-isolation --no-deps --wheel-dir "$FOLDER/$name" "$FOLDER"/coinspace-*.tar.gz
+        "$clean" $PIP install --no-index "$FOLDER/$name"/coinspace-*.whl
+    }
     # not where the sources are
     cd "$FOLDER"
     echo "$name: $("$FOLDER/$name/bin/coinspace" --version)"

@@ -48,34 +48,33 @@ def peer(depth: int, read: Read | None = None) -> Callable[[], None]:
 
 
 def beside(
-    rounds: int,
     case: str,
+    gate: float,
     own: Callable[[OrderBook], object] | None = None,
     theirs: Read | None = None,
-    gate: float | None = None,
 ) -> Result:
     """Measure 24 levels into a deep book, each side reading it in its way."""
     depth = DEPTHS[-1]
     passes = {OURS: ours(depth, own), PEER: peer(depth, theirs)}
-    timing = compare(passes, events=UPDATES, rounds=rounds)
+    timing = compare(passes, events=UPDATES)
     result = Result(STAGE, f"24 levels into {depth:,}, {case}", "ns/update", INPUT, timing)
     result.command = COMMAND
     result.ratio(PEER, gate=gate)
     return result
 
 
-def update(rounds: int) -> Result:
+def update() -> Result:
     """Nothing is read."""
-    return beside(rounds, "cryptofeed", gate=2.5)
+    return beside("cryptofeed", 2.5)
 
 
-def update_with_list(rounds: int) -> Result:
+def update_with_list() -> Result:
     """All levels are read, in order."""
 
     def read(book: PeerBook) -> object:
         return book.bids.to_list(), book.asks.to_list()
 
-    return beside(rounds, "whole book read, cryptofeed", OrderBook.levels, read, gate=20.0)
+    return beside("whole book read, cryptofeed", 20.0, OrderBook.levels, read)
 
 
 MEASURES = (update, update_with_list)

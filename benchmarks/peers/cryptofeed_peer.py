@@ -47,18 +47,17 @@ class Arrays:
 
 def upbit(callback: Callback = nothing) -> Upbit:
     """Return the feed of Upbit's books and trades, with nothing connected."""
-    return Upbit(
-        symbols=["BTC-KRW"],
-        channels=[L2_BOOK, TRADES],
-        callbacks={L2_BOOK: callback, TRADES: callback},
-        config={"log": {"disabled": True}},
-    )
+    return _feed(Upbit, "BTC-KRW", callback)
 
 
 def binance(callback: Callback = nothing) -> Binance:
     """Return the feed of Binance's books and trades, with nothing connected."""
-    return Binance(
-        symbols=["BTC-USDT"],
+    return _feed(Binance, "BTC-USDT", callback)
+
+
+def _feed(exchange: Any, symbol: str, callback: Callback) -> Any:
+    return exchange(
+        symbols=[symbol],
         channels=[L2_BOOK, TRADES],
         callbacks={L2_BOOK: callback, TRADES: callback},
         config={"log": {"disabled": True}},

@@ -36,7 +36,7 @@ def text(batch: list[bytes]) -> list[str]:
     return [frame.decode() for frame in batch]
 
 
-def upbit_simple(rounds: int) -> Result:
+def upbit_simple() -> Result:
     """Upbit's SIMPLE order book, which cryptofeed asks for."""
     batch = frames("upbit-book-simple")
     parser, arrays = UpbitParser(), cryptofeed_peer.Arrays()
@@ -57,7 +57,6 @@ def upbit_simple(rounds: int) -> Result:
             "orjson.loads": each(orjson.loads, batch),
         },
         events=len(batch),
-        rounds=rounds,
     )
     # the peer's work must be the same work
     assert np.array_equal(arrays.bids, parser.bids)
@@ -69,14 +68,11 @@ def upbit_simple(rounds: int) -> Result:
         " copies them into arrays of numpy, as the callback beside it does."
     )
     result.ratio("cryptofeed → numpy", gate=100, goal=150)
-    result.ratio("cryptofeed")
     result.same["cryptofeed → numpy"] = TAKEN
-    value = timing.ratio("cryptofeed → numpy", TAKEN)
-    result.check("× faster than cryptofeed → numpy, both in arrays of numpy", value)
     return result
 
 
-def upbit_book(rounds: int) -> Result:
+def upbit_book() -> Result:
     """Upbit's DEFAULT order book, which ccxt asks for."""
     batch = frames("upbit-book")
     handler, socket = ccxt_peer.upbit(batch)
@@ -87,17 +83,15 @@ def upbit_book(rounds: int) -> Result:
             "orjson.loads": each(orjson.loads, batch),
         },
         events=len(batch),
-        rounds=rounds,
     )
     assert socket.updates > 0
     result = Result(STAGE, "Upbit book, ccxt pro", "ns/frame", INPUT, timing, command=COMMAND)
-    result.ratio("ccxt pro")
     return result
 
 
-def binance_diff(rounds: int) -> Result:
+def binance_diff() -> Result:
     """Binance depth updates of 48 levels; all keep their books."""
-    batch = diffs(drift=0)
+    batch = diffs()
     own_book, own_run = collected(batch)
     feed = cryptofeed_peer.binance()
     ccxt_run, socket = ccxt_peer.binance_diffs(batch)
@@ -111,7 +105,6 @@ def binance_diff(rounds: int) -> Result:
             "nautilus_trader": nautilus_run,
         },
         events=len(batch),
-        rounds=rounds,
     )
     # the same work: the same books
     (bids, _), (asks, _) = own_book.levels()
@@ -125,9 +118,6 @@ def binance_diff(rounds: int) -> Result:
         f" libraries' handlers do. {PARSER} only reads the frame, theirs keep their books:"
         " gates of parsers beside handlers are on that figure."
     )
-    result.ratio("cryptofeed")
-    result.ratio("ccxt pro")
-    result.ratio("nautilus_trader")
     for peer, gate in (("cryptofeed", 95), ("ccxt pro", 80)):
         value = timing.ratio(peer, PARSER)
         what = f"× faster than {peer} (parse; theirs with book)"
@@ -135,7 +125,7 @@ def binance_diff(rounds: int) -> Result:
     return result
 
 
-def trades(rounds: int) -> Result:
+def trades() -> Result:
     """Trades of Upbit and Binance through cryptofeed."""
     upbit = frames("upbit-trade-simple")
     timing = compare(
@@ -145,7 +135,6 @@ def trades(rounds: int) -> Result:
             "orjson.loads": each(orjson.loads, upbit),
         },
         events=len(upbit),
-        rounds=rounds,
     )
     result = Result(STAGE, "Upbit SIMPLE trade, cryptofeed", "ns/frame", INPUT, timing)
     result.command = COMMAND
@@ -153,7 +142,7 @@ def trades(rounds: int) -> Result:
     return result
 
 
-def binance_trades(rounds: int) -> Result:
+def binance_trades() -> Result:
     """Binance trades through ccxt pro; cryptofeed reads aggregated trades instead."""
     batch = frames("binance-trade")
     ccxt_run, socket = ccxt_peer.binance_trades(batch)
@@ -173,12 +162,10 @@ def binance_trades(rounds: int) -> Result:
             "orjson.loads": each(orjson.loads, batch),
         },
         events=len(batch),
-        rounds=rounds,
     )
     assert socket.updates > 0
     result = Result(STAGE, "Binance trade, peers", "ns/frame", INPUT, timing, command=COMMAND)
     result.ratio("cryptofeed, aggregated trades", gate=12)
-    result.ratio("ccxt pro")
     return result
 
 

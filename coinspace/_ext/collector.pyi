@@ -4,10 +4,6 @@ from coinspace._ext.sink import Sink
 
 PAST_NS: Final[int]
 FUTURE_NS: Final[int]
-TOO_NEW_ROW: Final[int]
-CLOCK_ERROR_NS: Final[int]
-CLOCK_STEP_NS: Final[int]
-PATIENCE_NS: Final[int]
 
 class MarketEntry:
     primary: int

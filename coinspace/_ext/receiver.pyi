@@ -1,23 +1,8 @@
 from collections.abc import Callable, Iterable
-from typing import final
 
 from coinspace._ext.message import Message
 
 CHANNEL_LIMIT: int
-
-@final
-class Part: ...
-
-@final
-class Channel:
-    @property
-    def topic(self) -> bytes: ...
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def first(self) -> int: ...
-    @property
-    def last(self) -> int: ...
 
 class Receiver:
     def __init__(

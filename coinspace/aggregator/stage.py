@@ -31,6 +31,10 @@ COLLECTOR = "orderbook-collector-"
 # interval 0: at 2,000 updates/s five minutes have 600,000 rates; to sort them takes 54 µs a tick,
 # and to write them down takes 80 ms a second
 FX_APART_NS = 100 * MILLISECOND_NS
+COUNTS = (
+    "messages unknown_markets late ticks coalesced clock_steps ticks_repeated clock_ahead"
+    " waiting_overflow levels_dropped"
+)
 # limit of messages that wait for their tick, per second of interval: ten times a busy day's
 WAITING_LIMIT = 20_000
 
@@ -96,18 +100,7 @@ class OrderbookAggregator:
         self._due: dict[str, None] = {}
         self._due_ns = 0
         self.last_ts_ns = 0
-        self.counts = {
-            "messages": 0,
-            "unknown_markets": 0,
-            "late": 0,
-            "ticks": 0,
-            "coalesced": 0,
-            "clock_steps": 0,
-            "ticks_repeated": 0,
-            "clock_ahead": 0,
-            "waiting_overflow": 0,
-            "levels_dropped": 0,
-        }
+        self.counts = dict.fromkeys(COUNTS.split(), 0)
 
     def _make_venues(self, settings: Settings) -> None:
         for exchange in settings.exchanges:
@@ -148,19 +141,11 @@ class OrderbookAggregator:
         return [one for one in venues if one not in self._absent]
 
     def _venue(self, exchange: str, market: Market, assets: tuple[str, ...]) -> Venue:
-        venue = Venue(exchange, market)
-        venue.publisher = f"{COLLECTOR}{exchange}"
-        venue.assets = assets
+        venue = Venue(exchange, market, publisher=f"{COLLECTOR}{exchange}", assets=assets)
         venue.excluded = venue.name in self._settings.index.excluded
         self.venues[exchange, str(market)] = self._named[venue.name] = venue
         self._routes[f"orderbook.{exchange}.{market}.".encode()] = venue
         return venue
-
-    def exclude(self, name: str, excluded: bool) -> None:
-        """Exclude a venue, or include it again, for an operator."""
-        venue = self._named.get(name)
-        if venue is not None:
-            venue.excluded = excluded
 
     def on_message(self, message: Message) -> None:
         """Take a message; it applies at the first tick at or after its receipt."""
@@ -272,12 +257,9 @@ class OrderbookAggregator:
             if self._on_aggregate is not None:
                 self._on_aggregate(aggregate)
             if self._sink is not None:
-                self._publish(aggregate)
+                self._publish(self._sink, aggregate)
 
-    def _publish(self, aggregate: Aggregate) -> None:
-        sink = self._sink
-        if sink is None:
-            return
+    def _publish(self, sink: Sink, aggregate: Aggregate) -> None:
         topic = self._topics.get(aggregate.asset)
         if topic is None:
             topic = sink.topic(f"aggregate.{aggregate.asset}.".encode())
@@ -356,7 +338,6 @@ class OrderbookAggregator:
         return {"ts_ns": self.last_ts_ns, "fx": self.fx.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore the state of an earlier process."""
         self.fx.restore(dict(state.get("fx", {})))
 
     def counters(self) -> dict[str, int | float]:

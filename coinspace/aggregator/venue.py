@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -49,13 +50,16 @@ class Input(NamedTuple):
     reason: str | None
 
 
+@dataclass(slots=True, eq=False)
 class Venue:
     """One market of one exchange as an index constituent.
 
     Attributes:
+        state: from its collector; an unknown state counts as resyncing.
+        name: exchange:BASE/QUOTE.
         book: its last book. received_ns: last proof of life, repeats included.
         changed_ns: last change of the book.
-        state: from its collector; an unknown state counts as resyncing.
+        publisher, epoch, sequence: of its last book.
         heard_ns: arrival of its collector's last heartbeat, 0 = none: then only the age of the
             book counts.
         clock_wrong: by that heartbeat, the collector's clock differs too much from that of ticks.
@@ -65,46 +69,29 @@ class Venue:
         recalled: reason from a stored record that replaces its judgement, see `recall`.
     """
 
-    __slots__ = (
-        "assets",
-        "book",
-        "changed_ns",
-        "clock_wrong",
-        "epoch",
-        "exchange",
-        "excluded",
-        "heard_ns",
-        "market",
-        "market_name",
-        "name",
-        "publisher",
-        "recalled",
-        "received_ns",
-        "region",
-        "sequence",
-        "state",
-        "stepped",
-    )
+    exchange: str
+    market: Market
+    state: str = "disconnected"
+    name: str = field(init=False)
+    market_name: str = field(init=False)
+    region: str = field(init=False)
+    book: VenueBook = field(default_factory=VenueBook)
+    received_ns: int = 0
+    changed_ns: int = 0
+    publisher: str = ""
+    epoch: int = 0
+    sequence: int = 0
+    heard_ns: int = 0
+    clock_wrong: bool = False
+    stepped: bool = False
+    assets: tuple[str, ...] = ()
+    excluded: bool = False
+    recalled: str | None = None
 
-    def __init__(self, exchange: str, market: Market, *, state: str = "disconnected") -> None:
-        self.exchange = exchange
-        self.market = market
-        self.market_name = str(market)
-        self.name = f"{exchange}:{market}"
-        self.region = region_of(exchange, market.quote)
-        self.book = VenueBook()
-        self.state = state
-        self.excluded = False
-        self.heard_ns = 0
-        self.clock_wrong = False
-        self.stepped = False
-        self.assets: tuple[str, ...] = ()
-        self.recalled: str | None = None
-        self.received_ns = 0
-        self.changed_ns = 0
-        self.publisher = ""
-        self.epoch = 0
-        self.sequence = 0
+    def __post_init__(self) -> None:
+        self.market_name = str(self.market)
+        self.name = f"{self.exchange}:{self.market}"
+        self.region = region_of(self.exchange, self.market.quote)
 
     def on_book(self, bids: NDArray[Any], asks: NDArray[Any], received_ns: int) -> None:
         """Replace the book: float64[2, n] each, row 0 prices, row 1 sizes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import click
 import orjson
@@ -12,7 +11,7 @@ from coinspace.aggregator.stage import COLLECTOR, OrderbookAggregator
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, ClockSteps, monotonic_ns, now_ns
-from coinspace.config import Settings, config_option, load
+from coinspace.config import config_option, load
 from coinspace.process import Process, run
 
 NAME = "orderbook-aggregator"
@@ -25,8 +24,7 @@ class Worker:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        settings = process.settings
-        self._settings = settings
+        settings = self._settings = process.settings
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
         self.stage = OrderbookAggregator(settings, self.publisher, coalesce=True, clock=now_ns)
         # a collector without markets never runs; to retry its socket 50 times a second costs time
@@ -42,7 +40,8 @@ class Worker:
             on_drained=self.stage.flush,
             bus=settings.bus,
         )
-        self._path = state_path(settings)
+        # the FX rate's memory
+        self._path = settings.data / "run" / f"{NAME}.state"
         self._saved_ns = 0
         self._behind = 0
         # number of failed writes of the state in a row
@@ -50,7 +49,6 @@ class Worker:
         self._steps = ClockSteps()
 
     def counters(self) -> dict[str, int | float]:
-        """Return the counters of stage and bus."""
         return {
             **self.subscriber.counters(),
             **self.publisher.counters(),
@@ -64,7 +62,7 @@ class Worker:
         self._restore()
         self.subscriber.start(loop)
         self.publisher.start_heartbeats(loop)
-        ticks = self._process.spawn("ticks", self._ticks())
+        ticks = self._process.tasks.spawn("ticks", self._ticks())
         try:
             await self._process.stopping.wait()
         finally:
@@ -102,14 +100,10 @@ class Worker:
             if monotonic_ns() - self._saved_ns >= STATE_INTERVAL_NS:
                 self._saved_ns = monotonic_ns()
                 self._save()
-                self._judge()
-
-    def _judge(self) -> None:
-        counters = self.stage.counters()
-        if counters["venues_usable"]:
-            self._process.ready()
-        else:
-            self._process.degraded("no venue has a usable book")
+                if self.stage.counters()["venues_usable"]:
+                    self._process.ready()
+                else:
+                    self._process.degraded("no venue has a usable book")
 
     def _restore(self) -> None:
         try:
@@ -131,11 +125,6 @@ class Worker:
                 self._process.log.error("state not written", error=str(error))
         else:
             self._unsaved = 0
-
-
-def state_path(settings: Settings) -> Path:
-    """Return the file of the FX rate's memory."""
-    return settings.data / "run" / f"{NAME}.state"
 
 
 async def main(process: Process) -> None:

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from coinspace import __version__
 from coinspace.bench.measure import compare
-from coinspace.bench.runs import STAGES, Run, check_writable, prepare, sources
+from coinspace.bench.runs import STAGES, Run, check_writable, feeds_option, prepare, sources
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
-from coinspace.process import configure_logging
+from coinspace.log import configure_logging
 
 ROUNDS = 7
 # a round shorter than this measures the clock
@@ -50,13 +50,7 @@ def measure(prepared: Run, rounds: int = ROUNDS) -> Measured:
 
 @click.group(invoke_without_command=True)
 @click.option("--stage", "stages", multiple=True, type=click.Choice(list(STAGES)))
-@click.option(
-    "--feed",
-    "feeds",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="recording to run on, several are possible; default: 10 s of simulated exchanges",
-)
+@feeds_option
 @click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--json", "output", type=click.Path(path_type=Path), help="file to write, - = stdout")
 @config_option

@@ -1,17 +1,14 @@
 """`coinspace profile STAGE`: run one stage alone on a feed and show where its time goes.
 
-Three passes, so that none disturbs another: one without a profiler for the rate; one under py-spy,
-which samples Python and compiled frames; one under cProfile, which counts calls of Python
-functions.
+One pass runs without a profiler, for the rate; the next one under py-spy, which samples Python and
+compiled frames.
 """
 
 from __future__ import annotations
 
 import contextlib
-import cProfile
 import ctypes
 import os
-import pstats
 import re
 import shutil
 import subprocess
@@ -21,17 +18,16 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import click
 import orjson
 
 from coinspace.bench.measure import compare
-from coinspace.bench.runs import STAGES, Run, check_writable, prepare, sources
+from coinspace.bench.runs import STAGES, Run, check_writable, feeds_option, prepare, sources
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
+from coinspace.log import configure_logging
 from coinspace.options import Finite
-from coinspace.process import configure_logging
 
 SAMPLED_S = 4.0
 SAMPLES_PER_S = 500
@@ -90,45 +86,23 @@ def sampled(prepared: Run, seconds: float, kind: str, path: Path) -> None:
         raise CoinSpaceError(f"py-spy: expected samples, {lines[0] if lines else 'found none'}")
 
 
-def stacks_of(folded: str) -> Counter[tuple[str, ...]]:
-    """Read py-spy's raw format: `outer;inner count` by line. Returns: stacks inside `repeat`.
+def hottest_of(folded: str) -> Counter[str]:
+    """Return the samples of each innermost function, `name (file)`, without those of start-up.
 
-    A frame is the function and its file's name; frames of start-up are left out.
+    Args: folded: py-spy's raw format, `outer;inner count` by line.
     """
-    found: Counter[tuple[str, ...]] = Counter()
+    found: Counter[str] = Counter()
     for line in folded.splitlines():
         text, _, count = line.rpartition(" ")
         frames = text.split(";")
-        start = next((n for n, frame in enumerate(frames) if frame.startswith(OUTERMOST)), None)
-        if start is not None and count.isdigit() and frames[start + 1 :]:
-            inner = tuple(_PLACE.sub(r" (\2)", frame) for frame in frames[start + 1 :])
-            found[inner] += int(count)
+        if count.isdigit() and any(frame.startswith(OUTERMOST) for frame in frames[:-1]):
+            found[_PLACE.sub(r" (\2)", frames[-1])] += int(count)
     return found
-
-
-def python_functions(prepared: Run) -> list[dict[str, Any]]:
-    """Return the Python functions of one pass, longest own time first."""
-    profiler = cProfile.Profile()
-    profiler.enable()
-    prepared.run()
-    profiler.disable()
-    found = []
-    entries: dict[Any, Any] = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
-    for (file, line, name), (_, calls, own, whole, _) in entries.items():
-        place = f"{Path(file).name}:{line} {name}" if line else name
-        found.append({"function": place, "calls": calls, "own_s": own, "whole_s": whole})
-    return sorted(found, key=lambda one: -one["own_s"])
 
 
 @click.command()
 @click.argument("stage", type=click.Choice(list(STAGES)))
-@click.option(
-    "--feed",
-    "feeds",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="recording to run on; default: 10 s of simulated exchanges",
-)
+@feeds_option
 @click.option("--seconds", default=SAMPLED_S, show_default=True, type=Finite(1, 600))
 @click.option(
     "--flame",
@@ -165,18 +139,14 @@ def profile(
         with tempfile.TemporaryDirectory(prefix="coinspace-") as folder:
             raw = Path(folder) / "stacks.txt"
             sampled(prepared, seconds, "raw", raw)
-            stacks = stacks_of(raw.read_text())
+            hottest = hottest_of(raw.read_text())
             if flame is not None and flame.suffix in FORMATS:
                 sampled(prepared, seconds, FORMATS[flame.suffix], flame)
             elif flame is not None:
                 shutil.copyfile(raw, flame)
-        functions = python_functions(prepared)[:top]
     finally:
         prepared.close()
-    samples = stacks.total()
-    hottest: Counter[str] = Counter()
-    for stack, count in stacks.items():
-        hottest[stack[-1]] += count
+    samples = hottest.total()
     if as_json:
         body = {
             "stage": stage,
@@ -187,7 +157,6 @@ def profile(
             "per_second": 1e9 / ns,
             "samples": samples,
             "hottest": [{"function": k, "samples": n} for k, n in hottest.most_common(top)],
-            "python": functions,
         }
         click.echo(orjson.dumps(body))
         return
@@ -199,6 +168,3 @@ def profile(
     click.echo(f"\nhottest functions ({samples} samples, {SAMPLES_PER_S} a second):")
     for name, count in hottest.most_common(top):
         click.echo(f"  {100 * count / samples:5.1f} %  {name}")
-    click.echo("\nPython functions by their own time (cProfile, which slows them):")
-    for one in functions:
-        click.echo(f"  {one['own_s'] * 1e3:9.2f} ms  {one['calls']:9,}  {one['function']}")

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
+
 from coinspace._ext.collector import Collector
 from coinspace._ext.message import ORDERBOOK, STATE, Message
 from coinspace._ext.sink import ListSink
@@ -26,12 +28,12 @@ from coinspace.clock import now_ns
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.tools.offline import Replay
 from coinspace.config import Settings
-from coinspace.errors import CoinSpaceError, MarketError
+from coinspace.errors import CoinSpaceError
 from coinspace.exchanges import exchange as exchange_named
+from coinspace.exchanges.exchange import Exchange
 from coinspace.index.calculator import IndexCalculator
-from coinspace.market import market_of_dashed
 from coinspace.recording.format import FeedReader, Record
-from coinspace.storage.rows import Venue, store_orderbook
+from coinspace.storage.rows import Venue, store
 from coinspace.storage.sender import Sender
 from coinspace.text import printable
 
@@ -41,7 +43,14 @@ SIMULATED_S = 10.0
 CHUNK = 200
 # only the first frames of a longer feed are used, so that a pass stays short
 FRAME_LIMIT = 50_000
-BUFFER_LIMIT = 8 << 20
+
+feeds_option = click.option(
+    "--feed",
+    "feeds",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="recording to run on, several are possible; default: 10 s of simulated exchanges",
+)
 
 
 @dataclass(slots=True)
@@ -81,9 +90,9 @@ def read_source(path: Path) -> Source:
             records.append(record)
             if len(records) >= FRAME_LIMIT:
                 break
-        exchange = reader.exchange
-    source = Source(exchange, path.name, records)
-    parser = exchange_named(exchange).parser(1000)
+    source = Source(reader.exchange, path.name, records)
+    exchange = exchange_named(reader.exchange)
+    parser = exchange.parser(1000)
     symbols: dict[str, None] = {}
     frames = source.frames
     for frame in frames:
@@ -96,23 +105,19 @@ def read_source(path: Path) -> Source:
             raise CoinSpaceError(f"{refused}: there is nothing to measure")
         print(f"coinspace: {printable(refused)}", file=sys.stderr)
     for symbol in symbols:
-        market = market_of(symbol)
+        market = market_of(exchange, symbol)
         if market is not None:
             source.entries.append((symbol, market))
     return source
 
 
-def market_of(symbol: str) -> str | None:
-    """Return the market of an exchange's symbol, None when its spelling is not known."""
-    if "-" in symbol:
-        try:
-            return str(market_of_dashed(symbol))
-        except MarketError:
-            return None
-    for quote in ("USDT", "USDC", "BTC", "ETH", "BNB"):
-        if symbol.endswith(quote) and len(symbol) > len(quote):
-            return f"{symbol.removesuffix(quote)}/{quote}"
-    return None
+def market_of(exchange: Exchange, symbol: str) -> str | None:
+    """Return a symbol's market, split at a known quote where the symbol itself does not show it."""
+    market = exchange.market_of(symbol)
+    if market is not None:
+        return str(market)
+    quotes = (one for one in exchange.QUOTES if symbol.endswith(one) and symbol != one)
+    return next((f"{symbol.removesuffix(one)}/{one}" for one in quotes), None)
 
 
 def simulated(folder: Path, seed: int = SIMULATED_SEED, seconds: float = SIMULATED_S) -> list[Path]:
@@ -332,7 +337,7 @@ def encode(found: list[Source], settings: Settings) -> Run:
 
     def run() -> None:
         for message in books:
-            store_orderbook(sender, venues[message.topic], message, 30)
+            store(sender, venues[message.topic], message, 30)
 
     return Run("encode", _named(found), "row", len(books), run)
 

@@ -3,7 +3,6 @@
 In flow order:
 
     topics          names: KIND.EXCHANGE.MARKET. with a closing dot, so that prefixes do not overlap
-    sink            where stages publish to; `ListSink` keeps the messages without a socket
     publisher       one PUB socket per process: never blocks, counts drops, sends heartbeats
     journal         a publisher writes each message to its journal first, in bounded segments
     subscriber      one SUB socket for several publishers: finds gaps and lost tails

@@ -9,7 +9,8 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import zmq
 
@@ -80,10 +81,10 @@ def close_socket(socket: Socket, linger_ms: int = 0) -> None:
         context.term()
 
 
-def admit(socket: Socket, keys: Iterable[str]) -> bytes:
+def admit(socket: Socket, keys: Iterable[str]) -> Callable[[], None]:
     """Let only clients with one of these public keys connect to a socket; call before `bind`.
 
-    Returns: the ZAP domain, for `dismiss`.
+    Returns: a function that forgets the keys, for the time after the socket is closed.
     """
     shared = _shared
     with shared.lock:
@@ -91,12 +92,6 @@ def admit(socket: Socket, keys: Iterable[str]) -> bytes:
             shared.guard = Guard(socket.context)
         domain = b"coinspace-%d" % next(shared.domains)
         shared.guard.allow(domain, keys)
+        forget = partial(shared.guard.forget, domain)
     socket.zap_domain = domain
-    return domain
-
-
-def dismiss(domain: bytes) -> None:
-    """Forget the keys of a closed socket."""
-    with _shared.lock:
-        if _shared.guard is not None:
-            _shared.guard.forget(domain)
+    return forget

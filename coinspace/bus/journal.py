@@ -10,22 +10,20 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-import time
 from pathlib import Path
 
 import structlog
 
 from coinspace._ext.journal import PART_SUFFIX, JournalWriter, Segment
 from coinspace.bus.segments import segment_path, segment_paths
-from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
+from coinspace.clock import HOUR_NS, MINUTE_NS, SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import JournalSettings, Settings
 from coinspace.errors import JournalError
+from coinspace.lock import lock_file
 
 KEEPER_INTERVAL_S = 0.5
-LOCK_TRIES = 5
-LOCK_PAUSE_S = 0.01
-LOG_INTERVAL_NS = 60 * SECOND_NS
-SHORT_INTERVAL_NS = 3600 * SECOND_NS
+LOG_INTERVAL_NS = MINUTE_NS
+SHORT_INTERVAL_NS = HOUR_NS
 
 log = structlog.get_logger("journal")
 
@@ -73,7 +71,13 @@ class Journal:
         self._offset_ns = now_ns() - monotonic_ns()
         self._wake = threading.Event()
         self._closing = False
-        self._lock = self._lock_folder()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_file(folder / "lock", f"journal folder {folder}", JournalError)
+        except OSError as error:
+            raise JournalError(
+                f"journal folder {folder}: expected a writable folder, {error}"
+            ) from None
         for part in folder.glob(f"*{PART_SUFFIX}"):
             # a writer died while it made this file
             part.unlink(missing_ok=True)
@@ -102,27 +106,6 @@ class Journal:
         for segment in (*self.writer.full, *self.writer.finish()):
             self._close_segment(segment)
         os.close(self._lock)
-
-    def _lock_folder(self) -> int:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        except OSError as error:
-            raise JournalError(
-                f"journal folder {self.folder}: expected a writable folder, {error}"
-            ) from None
-        for _ in range(LOCK_TRIES):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # a reader in `is_written` keeps the lock for some µs
-                time.sleep(LOCK_PAUSE_S)
-            else:
-                return lock
-        os.close(lock)
-        raise JournalError(
-            f"journal folder {self.folder}: expected no other writer, found one; stop it"
-        )
 
     def _keep(self) -> None:
         while not self._closing:

@@ -6,15 +6,13 @@ import contextlib
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import zmq
 
-from coinspace._ext.message import Message
-from coinspace._ext.segment import messages
 from coinspace.bus.context import Socket, close_socket, open_socket
+from coinspace.bus.segments import Chunk, Ranges
 from coinspace.bus.sockets import MESSAGE_SIZE_LIMIT, connect
 from coinspace.config import BusSettings
 from coinspace.errors import JournalError
@@ -23,38 +21,6 @@ TIMEOUT_S = 5.0
 # pages of one list: enough for all epochs of a journal
 PAGES_LIMIT = 64
 SEQUENCE_END = 1 << 63
-
-
-@dataclass(slots=True)
-class Contents:
-    """The contents of a journal.
-
-    Attributes:
-        process, epoch: of the publisher that answered; `ranges` has its earlier epochs too.
-        problem: why the publisher writes no journal now; None = no problem.
-        ranges: half-open ranges of sequences by epoch and topic.
-    """
-
-    process: str
-    epoch: int
-    problem: str | None
-    ranges: dict[int, dict[bytes, list[tuple[int, int]]]]
-
-
-@dataclass(slots=True)
-class Fetched:
-    """One chunk of an answer, oldest first.
-
-    Attributes:
-        missing: half-open ranges before `next` that the journal no longer has.
-        next: first sequence of the next chunk.
-        done: whether this chunk completes the range.
-    """
-
-    messages: list[Message]
-    missing: list[tuple[int, int]]
-    next: int
-    done: bool
 
 
 class JournalClient:
@@ -72,25 +38,33 @@ class JournalClient:
         self._numbers = itertools.count(1)
         self._socket: Socket | None = None
 
-    def list(self) -> Contents:
-        """Return the contents of the journal."""
-        facts, _ = self._ask({"op": "list"})
-        contents = _contents(self.endpoint, facts)
+    def ranges(self) -> Ranges:
+        """Return the half-open ranges of sequences by epoch and topic."""
+        found: Ranges = {}
         for _ in range(PAGES_LIMIT):
-            if not facts.get("more") or not contents.ranges:
+            facts, _ = self._ask({"op": "list", "before": min(found, default=None)})
+            with _valid_answer(self.endpoint):
+                for epoch, topics in facts["held"].items():
+                    found[int(epoch)] = {
+                        topic.encode(): [(int(first), int(end)) for first, end in ranges]
+                        for topic, ranges in topics.items()
+                        if ranges
+                    }
+            if not facts.get("more") or not found:
                 break
-            facts, _ = self._ask({"op": "list", "before": min(contents.ranges)})
-            contents.ranges.update(_contents(self.endpoint, facts).ranges)
-        return contents
+        return found
 
-    def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Fetched:
+    def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Chunk:
         """Return the oldest chunk, about 1 MiB, of sequences [first, end); None = to the last."""
         facts, records = self._ask(
             {"op": "fetch", "topic": topic.decode(), "epoch": epoch, "first": first, "end": end}
         )
-        found = messages(records)
+        with _valid_answer(self.endpoint):
+            missing = [(int(start), int(last)) for start, last in facts["missing"]]
+            count, following = int(facts.get("count", 0)), int(facts["next"])
+            chunk = Chunk(records, count, following, missing, bool(facts["done"]))
         stop = SEQUENCE_END if end is None else end
-        for message in found:
+        for message in chunk.messages:
             if (message.topic, message.epoch) != (topic, epoch) or not (
                 first <= message.sequence < stop
             ):
@@ -98,27 +72,22 @@ class JournalClient:
                     f"{self.endpoint}: expected {topic!r} epoch {epoch} from {first} to {stop},"
                     f" was {message!r:.100}"
                 )
-        with _valid_answer(self.endpoint):
-            missing = [(int(start), int(last)) for start, last in facts["missing"]]
-            following, done = int(facts["next"]), bool(facts["done"])
         if any(not first <= start < last <= stop for start, last in missing):
             raise JournalError(
                 f"{self.endpoint}: expected missing ranges from {first} to {stop}, found others"
             )
-        return Fetched(found, missing, following, done)
+        return chunk
 
-    def fetch_all(
-        self, topic: bytes, epoch: int, first: int, end: int | None = None
-    ) -> Iterator[Fetched]:
-        """Yield the range chunk by chunk; each chunk is requested when the caller needs it."""
+    def fetch_all(self, topic: bytes, epoch: int, first: int) -> Iterator[Chunk]:
+        """Yield all from `first` on; each chunk is requested when the caller needs it."""
         while True:
-            fetched = self.fetch(topic, epoch, first, end)
-            yield fetched
-            if fetched.done:
+            chunk = self.fetch(topic, epoch, first)
+            yield chunk
+            if chunk.done:
                 return
-            if fetched.next <= first:
+            if chunk.next <= first:
                 raise JournalError(f"{self.endpoint}: expected a chunk after {first}, was none")
-            first = fetched.next
+            first = chunk.next
 
     def close(self) -> None:
         """Close the socket; a pending answer is dropped."""
@@ -159,22 +128,3 @@ def _valid_answer(endpoint: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise JournalError(f"{endpoint}: expected facts of a journal, {error!r:.200}") from None
-
-
-def _contents(endpoint: str, facts: dict[str, Any]) -> Contents:
-    with _valid_answer(endpoint):
-        ranges = {
-            int(epoch): {
-                topic.encode(): [(int(first), int(end)) for first, end in found]
-                for topic, found in topics.items()
-                if found
-            }
-            for epoch, topics in facts["held"].items()
-        }
-        problem = facts["problem"]
-        return Contents(
-            str(facts["process"]),
-            int(facts["epoch"]),
-            None if problem is None else str(problem)[:300],
-            ranges,
-        )

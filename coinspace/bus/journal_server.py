@@ -24,7 +24,7 @@ import zmq
 
 from coinspace.bus.context import open_socket
 from coinspace.bus.journal import Journal
-from coinspace.bus.segments import CHUNK_BYTES, JournalReader
+from coinspace.bus.segments import JournalReader
 from coinspace.bus.sockets import bind
 from coinspace.bus.topics import parse
 from coinspace.clock import SECOND_NS, monotonic_ns
@@ -70,13 +70,11 @@ class ReplayServer:
         # identity of a client -> time of its last answer, the oldest first
         self._clients: dict[bytes, int] = {}
         self._bound = bind(self._socket, bus.replay_endpoint(process), bus)
-        self.endpoint = self._bound.endpoint
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="journal replay", daemon=True)
         self._thread.start()
 
     def counters(self) -> dict[str, int]:
-        """Return requests answered and refused."""
         return {"journal_requests": self.requests, "journal_refused": self.refused}
 
     def close(self) -> None:
@@ -133,7 +131,6 @@ class ReplayServer:
     def _answer(self, request: Any) -> tuple[dict[str, Any], bytes]:
         if not isinstance(request, dict):
             raise JournalError(f"request: expected an object, was {type(request).__name__}")
-        self._reader.refresh()
         if request.get("op") == "list":
             before = request.get("before")
             return self._list(None if before is None else _integer(request, "before")), b""
@@ -147,7 +144,6 @@ class ReplayServer:
             _integer(request, "epoch"),
             _integer(request, "first"),
             None if end is None else _integer(request, "end"),
-            CHUNK_BYTES,
         )
         facts = {"next": chunk.next, "missing": chunk.missing, "done": chunk.done}
         return facts | {"count": chunk.n_records}, chunk.records

@@ -15,7 +15,6 @@ from coinspace.bus.context import open_socket
 from coinspace.bus.journal import Journal, journal_folder
 from coinspace.bus.journal_server import ReplayServer
 from coinspace.bus.sockets import Bound, bind
-from coinspace.clock import Clock
 from coinspace.config import BusSettings, Settings
 from coinspace.tasks import Repeat
 
@@ -52,7 +51,6 @@ class Publisher(ZmqSink):
         *,
         journal: Journal | None = None,
         endpoint: str | None = None,
-        clock: Clock | None = None,
     ) -> None:
         """Bind `endpoint`, by default bus.endpoint(process); `close` closes the journal too.
 
@@ -67,12 +65,8 @@ class Publisher(ZmqSink):
         self._bound: Bound | None = None
         try:
             self._bound = bind(self._socket, endpoint or bus.endpoint(process), bus)
-            super().__init__(
-                epoch_ns,
-                self._socket.underlying,
-                journal=journal.writer if journal else None,
-                clock=clock,
-            )
+            writer = journal.writer if journal else None
+            super().__init__(epoch_ns, self._socket.underlying, journal=writer)
             if journal is not None:
                 self._replay = ReplayServer(process, journal, bus)
         except BaseException:
@@ -97,11 +91,12 @@ class Publisher(ZmqSink):
         self, loop: asyncio.AbstractEventLoop, states: States | None = None
     ) -> None:
         """Publish a heartbeat now and every second until `close`."""
-
-        def beat() -> None:
-            self.heartbeat(states() if states else None)
-
-        self._beats = Repeat(loop, "bus heartbeat", HEARTBEAT_INTERVAL_S, beat)
+        self._beats = Repeat(
+            loop,
+            "bus heartbeat",
+            HEARTBEAT_INTERVAL_S,
+            lambda: self.heartbeat(states() if states else None),
+        )
 
     def counters(self) -> dict[str, int]:
         """Return counts of published and dropped messages, and the journal's counters."""
@@ -116,11 +111,6 @@ class Publisher(ZmqSink):
     def problem(self) -> str | None:
         """Why messages are not journalled now; None = no problem."""
         return self.journal.problem if self.journal else None
-
-    @property
-    def replay_endpoint(self) -> str:
-        """Endpoint of the journal server, "" without a journal."""
-        return self._replay.endpoint if self._replay else ""
 
     def close(self) -> None:
         """Send queued messages for at most 0.5 s and release the endpoint. Idempotent."""

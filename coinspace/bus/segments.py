@@ -6,6 +6,8 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +36,9 @@ FOR_EVER_NS = (1 << 63) - 1
 # the newest segments, which cover minutes to hours
 RATE_SEGMENTS = 16
 
+# half-open ranges of sequences by epoch and topic
+Ranges = dict[int, dict[bytes, list[tuple[int, int]]]]
+
 log = structlog.get_logger("segments")
 
 
@@ -49,11 +54,12 @@ class Run(NamedTuple):
     ended_ns: int
 
 
-class Chunk(NamedTuple):
-    """A part of an answer: records, and the missing ranges before `next`.
+@dataclass
+class Chunk:
+    """A part of an answer, oldest first: records, and the missing ranges before `next`.
 
     Attributes:
-        records: bytes of the journal; `messages(records)` reads them.
+        records: bytes of the journal.
         n_records: number of records.
         next: first sequence of the next chunk.
         missing: half-open ranges of sequences that the journal does not have.
@@ -65,6 +71,11 @@ class Chunk(NamedTuple):
     next: int
     missing: list[tuple[int, int]]
     done: bool
+
+    @cached_property
+    def messages(self) -> list[Message]:
+        """The messages of the records. Raises: MessageError."""
+        return messages(self.records)
 
 
 def segment_path(folder: Path, epoch: int, number: int) -> Path:
@@ -161,7 +172,6 @@ class SegmentFile:
 
     @property
     def runs(self) -> list[Run]:
-        """The runs in the segment."""
         if self._runs is None:
             self._runs = [Run(*run) for run in self.index.runs]
         return self._runs
@@ -203,11 +213,10 @@ class JournalReader:
                 self.damaged[path] = str(error)
         return [self._files[path] for path in paths if path in self._files]
 
-    def ranges(self) -> dict[int, dict[bytes, list[tuple[int, int]]]]:
+    def ranges(self) -> Ranges:
         """Return the half-open ranges of sequences by epoch and topic."""
-        found: dict[int, dict[bytes, list[tuple[int, int]]]] = {}
-        for path in sorted(self._files):
-            file = self._files[path]
+        found: Ranges = {}
+        for file in self.refresh():
             for run in file.runs:
                 ranges = found.setdefault(file.epoch, {}).setdefault(run.topic, [])
                 if ranges and ranges[-1][1] == run.first:
@@ -217,7 +226,12 @@ class JournalReader:
         return found
 
     def fetch(
-        self, topic: bytes, epoch: int, first: int, end: int | None, limit: int = CHUNK_BYTES
+        self,
+        topic: bytes,
+        epoch: int,
+        first: int,
+        end: int | None = None,
+        limit: int = CHUNK_BYTES,
     ) -> Chunk:
         """Return the oldest records of [first, end), about `limit` bytes; None = to the last.
 
@@ -226,8 +240,7 @@ class JournalReader:
         parts: list[bytes] = []
         missing: list[tuple[int, int]] = []
         count, room, want = 0, limit, first
-        for path in sorted(self._files):
-            file = self._files[path]
+        for file in self.refresh():
             if file.epoch != epoch:
                 continue
             for run in file.runs:

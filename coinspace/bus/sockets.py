@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
 
-from coinspace.bus.context import Socket, admit, close_socket, dismiss
+from coinspace.bus.context import Socket, admit, close_socket
 from coinspace.config import BusSettings
 from coinspace.errors import BusError
+from coinspace.lock import lock_file
 
 # libzmq disconnects a peer that sends larger messages; 16 MiB is 32 times the deepest book
 MESSAGE_SIZE_LIMIT = 1 << 24
@@ -31,27 +32,17 @@ class Bound:
         self.endpoint = endpoint
         self._socket = socket
         self._lock: int | None = None
-        self._domain: bytes | None = None
+        self._forget_keys: Callable[[], None] = lambda: None
 
     def lock(self) -> None:
         """Lock the ipc path: libzmq would take over a path that another process has bound."""
         path = Path(self.endpoint.removeprefix("ipc://"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        # the kernel releases the lock when the process ends for any reason
-        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise BusError(
-                f"{self.endpoint}: expected no other process here, found one; stop that process"
-                " or choose another data folder"
-            ) from None
-        self._lock = lock
+        self._lock = lock_file(path.with_name(f"{path.name}.lock"), self.endpoint, BusError)
 
     def guard(self, bus: BusSettings) -> None:
         """Accept only clients that have one of the allowed public keys."""
-        self._domain = admit(self._socket, bus.curve_allowed)
+        self._forget_keys = admit(self._socket, bus.curve_allowed)
         self._socket.curve_server = True
         self._socket.curve_publickey = bus.curve_public_key.encode()
         self._socket.curve_secretkey = bus.curve_secret_key.get_secret_value().encode()
@@ -61,9 +52,7 @@ class Bound:
         if not self._socket.closed and self.endpoint.startswith("tcp://"):
             self._unbind()
         close_socket(self._socket, linger_ms)
-        if self._domain is not None:
-            dismiss(self._domain)
-            self._domain = None
+        self._forget_keys()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

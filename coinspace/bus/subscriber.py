@@ -63,9 +63,10 @@ class Subscriber:
             self._socket.underlying,
             topics,
             on_message,
-            on_loss=on_gap or _ignore_gap,
-            on_malformed=self._report_malformed,
-            on_error=self._report_error,
+            # the receiver counts gaps
+            on_loss=on_gap or (lambda *gap: None),
+            on_malformed=lambda reason: self._report("malformed message", reason=reason),
+            on_error=lambda error: self._report("callback failed", error=error),
             conflate=conflate,
             on_drained=on_drained,
         )
@@ -95,7 +96,6 @@ class Subscriber:
         return self._receiver.received - before
 
     def counters(self) -> dict[str, int]:
-        """Return counts of received and missing messages."""
         receiver = self._receiver
         return {
             "received": receiver.received,
@@ -137,19 +137,8 @@ class Subscriber:
         if self._again is None:
             self._drain()
 
-    def _report_malformed(self, reason: str) -> None:
-        self._report("malformed message", reason=reason)
-
-    def _report_error(self, error: Exception) -> None:
-        self._report("callback failed", error=error)
-
     def _report(self, event: str, *, reason: str = "", error: Exception | None = None) -> None:
         now = now_ns()
         if now - self._logged.get(event, 0) >= LOG_INTERVAL_NS:
             self._logged[event] = now
             log.error(event, reason=reason or repr(error), exc_info=error)
-
-
-def _ignore_gap(topic: bytes, epoch: int, expected: int, found: int) -> None:
-    # the receiver counts gaps
-    pass

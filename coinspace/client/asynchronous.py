@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from datetime import datetime
-from typing import Any, NoReturn, Self, TypedDict, Unpack
-from urllib.parse import quote, urlsplit
+from typing import Any, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
+from urllib.parse import parse_qs, quote, urlsplit
 
 import aiohttp
 import orjson
 
+from coinspace.client import ranges
+from coinspace.client.answers import (
+    Answer,
+    Book,
+    ConsolidatedBook,
+    Explanation,
+    Gap,
+    IndexValue,
+    Methodology,
+    PremiumValue,
+    ProcessHealth,
+    Readiness,
+    Rows,
+    Ticker,
+    Venue,
+)
 from coinspace.client.errors import ApiError, BadAnswer, ConnectionLost, InvalidArgument
 from coinspace.client.events import Event, EventParser
-from coinspace.client.table import ARROW, Table
+from coinspace.client.progress import Progress, progress_bar
+from coinspace.client.ranges import Time, milliseconds
+from coinspace.client.table import ARROW, Books, Table
+from coinspace.text import shown_address
+
+A = TypeVar("A", bound=Answer)
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-Time = datetime | int | str
-
 TIMEOUT_S = 30.0
 # the server sends a heartbeat every 5 s by default
 SILENCE_S = 15.0
@@ -30,15 +48,10 @@ ANSWER_BYTES = 1 << 30
 PROBLEM_BYTES = 64 * 1024
 
 
-def time_text(value: Time | None) -> str | None:
-    """Write a time as the API reads it. Raises: InvalidArgument for a datetime without a zone."""
-    if value is None:
-        return None
-    if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise InvalidArgument(f"time: expected a datetime with a zone, was {value!r}")
-        return value.isoformat()
-    return str(value)
+# length of a candle, ms
+INTERVALS_MS = {"1s": 1000, "1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
+# most rows of a page
+PAGE_ROWS = 1000
 
 
 class Channels(TypedDict, total=False):
@@ -67,9 +80,13 @@ class AsyncClient:
         self._headers = {"Authorization": f"Bearer {_checked_key(key)}"} if key else {}
         self._timeout = aiohttp.ClientTimeout(total=None, connect=timeout_s, sock_read=timeout_s)
         self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.url}>"
 
     async def __aenter__(self) -> Self:
-        self._opened()
+        await self._opened()
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -79,11 +96,20 @@ class AsyncClient:
         """Close every connection."""
         if self._session is not None:
             await self._session.close()
-            self._session = None
+            self._session = self._loop = None
 
-    def _opened(self) -> aiohttp.ClientSession:
+    async def _opened(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            if not self._loop.is_closed():
+                raise InvalidArgument(
+                    "client: expected the event loop of its first use, was another; make an"
+                    " AsyncClient in each, or use Client"
+                )
+            # asyncio.run was called again, as by a cell of a notebook
+            await self.close()
         if self._session is None:
-            self._session = aiohttp.ClientSession(headers=self._headers)
+            self._session, self._loop = aiohttp.ClientSession(headers=self._headers), loop
         return self._session
 
     async def get(
@@ -110,8 +136,9 @@ class AsyncClient:
         """
         given = {k: str(v) for k, v in (parameters or {}).items() if v is not None}
         headers = {"Accept": accept} if accept else {}
+        begun = False
         try:
-            async with self._opened().get(
+            async with (await self._opened()).get(
                 self.url + path,
                 params=given,
                 headers=headers,
@@ -119,10 +146,11 @@ class AsyncClient:
                 allow_redirects=False,
             ) as answer:
                 await _check(answer, path, accept)
+                begun = True
                 async for part in answer.content.iter_any():
                     yield part
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ConnectionLost(self._lost(path, error)) from error
+            raise ConnectionLost(self._lost(path, error), begun=begun) from error
 
     async def json(self, path: str, **parameters: Any) -> Any:
         """Return the decoded JSON of any route. Raises: ApiError, ConnectionLost, BadAnswer."""
@@ -132,25 +160,151 @@ class AsyncClient:
         except orjson.JSONDecodeError:
             raise BadAnswer(f"GET {path}: expected JSON, was {body[:60]!r}") from None
 
-    async def index(self, asset: str) -> dict[str, Any]:
-        """Return the newest value of an index."""
-        found: dict[str, Any] = await self.json(f"/v1/indices/{quote(asset, safe='')}")
-        return found
+    async def _answer(self, kind: type[A], path: str, /, **parameters: Any) -> A:
+        found = await self.json(path, **parameters)
+        if not isinstance(found, dict):
+            raise BadAnswer(f"GET {path}: expected a JSON object, was {str(found)[:60]}")
+        return kind(found)
 
-    async def indices(self) -> list[dict[str, Any]]:
-        """Return the newest value of every index."""
-        answer = await self.json("/v1/indices")
+    async def _rows(self, kind: type[A], path: str, name: str, /, **parameters: Any) -> Rows[A]:
+        answer = await self.json(path, **parameters)
         try:
-            found: list[dict[str, Any]] = answer["indices"]
-        except (KeyError, TypeError):
-            raise BadAnswer(f"GET /v1/indices: expected indices, was {str(answer)[:60]}") from None
-        return found
+            return Rows(kind(one) for one in answer[name])
+        except (KeyError, TypeError, ValueError):
+            raise BadAnswer(f"GET {path}: expected {name}, was {str(answer)[:60]}") from None
 
-    async def values(self, asset: str, start: Time | None = None, end: Time | None = None) -> Table:
+    async def index(self, asset: str) -> IndexValue:
+        """Return the newest value of an index."""
+        return await self._answer(IndexValue, f"/v1/indices/{_part(asset)}")
+
+    async def indices(self) -> Rows[IndexValue]:
+        """Return the newest value of every index."""
+        return await self._rows(IndexValue, "/v1/indices", "indices")
+
+    async def premium(self, asset: str, *, size: float | None = None) -> PremiumValue:
+        """Return the kimchi premium now. Args: size: what a trade of it leaves of the premium."""
+        return await self._answer(PremiumValue, f"/v1/premium/{_part(asset)}", size=size)
+
+    async def explain(self, asset: str, ts: Time | None = None) -> Explanation:
+        """Return one tick in full: the newest, or the one at or just before `ts`."""
+        at = None if ts is None else milliseconds(ts, "ts")
+        return await self._answer(Explanation, f"/v1/indices/{_part(asset)}/explain", ts=at)
+
+    @overload
+    async def orderbook(
+        self, asset: str, /, *, levels: int | None = None, within: float | None = None
+    ) -> ConsolidatedBook: ...
+
+    @overload
+    async def orderbook(
+        self,
+        exchange: str,
+        market: str,
+        /,
+        *,
+        levels: int | None = None,
+        at: Time | None = None,
+    ) -> Book: ...
+
+    async def orderbook(
+        self,
+        name: str,
+        market: str | None = None,
+        /,
+        *,
+        levels: int | None = None,
+        within: float | None = None,
+        at: Time | None = None,
+    ) -> ConsolidatedBook | Book:
+        """Return a book now: the merged one of an asset, or one exchange's of a market.
+
+        Args:
+            within: also the depth within this percentage of the mid price, of a merged book.
+            at: an instant of the past, of one exchange's book.
+        """
+        if market is None:
+            if at is not None:
+                raise InvalidArgument(
+                    f'at: expected an exchange and a market with it, such as ("upbit", "BTC/KRW"),'
+                    f" was {name!r} alone; merged books are not stored"
+                )
+            path = f"/v1/orderbooks/{_part(name)}"
+            return await self._answer(ConsolidatedBook, path, levels=levels, within=within)
+        if within is not None:
+            raise InvalidArgument("within: expected an asset alone with it, was a market")
+        instant = None if at is None else milliseconds(at, "at")
+        return await self._answer(Book, _venue_path(name, market), levels=levels, at=instant)
+
+    async def tickers(self, exchange: str | None = None, market: str | None = None) -> Rows[Ticker]:
+        """Return the newest ticker of every market, or of those chosen."""
+        return await self._rows(Ticker, "/v1/tickers", "tickers", exchange=exchange, market=market)
+
+    async def venues(self) -> Rows[Venue]:
+        """Return every venue: state and reason, age, share in the index."""
+        return await self._rows(Venue, "/v1/venues", "venues")
+
+    async def gaps(
+        self,
+        exchange: str | None = None,
+        market: str | None = None,
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        kind: str | None = None,
+        status: str | None = None,
+    ) -> Rows[Gap]:
+        """Return the losses and outages of [start, end), newest first; by default of the last day.
+
+        Args: kind: orderbook, ticker, trade, state or venue; status: open, filled, lost or dead.
+        """
+        given: dict[str, Any] = {
+            "exchange": exchange,
+            "market": market,
+            "kind": kind,
+            "status": status,
+            "start": None if start is None else milliseconds(start, "start"),
+            "end": None if end is None else milliseconds(end, "end"),
+            "limit": PAGE_ROWS,
+        }
+        found: Rows[Gap] = Rows()
+        while True:
+            page = await self._answer(Answer, "/v1/gaps", **given)
+            found += [Gap(one) for one in page.get("gaps", ())]
+            if not page.get("cursor"):
+                return found
+            # the bounds that the first page chose
+            query = parse_qs(urlsplit(str(page["next"])).query)
+            given |= {name: query[name][0] for name in ("start", "end", "cursor") if name in query}
+
+    async def methodology(self) -> Methodology:
+        """Return how the indices are computed, and every announced definition."""
+        return await self._answer(Methodology, "/v1/methodology")
+
+    async def pipeline(self) -> Rows[ProcessHealth]:
+        """Return the state and counters of every process (for operators, where keys are needed)."""
+        return await self._rows(ProcessHealth, "/v1/pipeline", "processes")
+
+    async def ready(self) -> Readiness:
+        """Return whether live values are served and stored, and the reasons when they are not."""
+        try:
+            return await self._answer(Readiness, "/readyz")
+        except ApiError as error:
+            if error.kind != "not-ready":
+                raise
+            return Readiness(error.problem)
+
+    async def values(
+        self,
+        asset: str,
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        progress: Progress = None,
+    ) -> Table:
         """Return every value of [start, end); the last minute without a start."""
-        return await self._table(
-            f"/v1/indices/{quote(asset, safe='')}/values", start=start, end=end
-        )
+        path = f"/v1/indices/{_part(asset)}/values"
+        found = await self._range(path, start, end, progress)
+        return Table(*found, name=f"values of {asset}")
 
     async def ohlc(
         self,
@@ -158,10 +312,14 @@ class AsyncClient:
         interval: str = "1m",
         start: Time | None = None,
         end: Time | None = None,
+        *,
+        progress: Progress = None,
     ) -> Table:
         """Return the candles of [start, end); intervals without values have nulls."""
-        path = f"/v1/indices/{quote(asset, safe='')}/ohlc"
-        return await self._table(path, start=start, end=end, interval=interval)
+        path = f"/v1/indices/{_part(asset)}/ohlc"
+        step = INTERVALS_MS.get(interval, 1)
+        found = await self._range(path, start, end, progress, step, interval=interval)
+        return Table(*found, name=f"{interval} candles of {asset}")
 
     async def trades(
         self,
@@ -169,17 +327,61 @@ class AsyncClient:
         market: str | None = None,
         start: Time | None = None,
         end: Time | None = None,
+        *,
+        progress: Progress = None,
     ) -> Table:
-        """Return the trades of [start, end)."""
-        return await self._table(
-            "/v1/trades", start=start, end=end, exchange=exchange, market=market
+        """Return the stored trades of [start, end); the newest ones without a range."""
+        found = await self._range(
+            "/v1/trades", start, end, progress, exchange=exchange, market=market
         )
+        chosen = " ".join(filter(None, (exchange, market))) or "all markets"
+        return Table(*found, name=f"trades of {chosen}")
 
-    async def _table(
-        self, path: str, *, start: Time | None, end: Time | None, **more: Any
-    ) -> Table:
-        given = {"start": time_text(start), "end": time_text(end), **more}
-        return Table(await self.get(path, given, accept=ARROW))
+    async def orderbooks(
+        self,
+        exchange: str,
+        market: str,
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        levels: int | None = None,
+        progress: Progress = None,
+    ) -> Books:
+        """Return the stored books of [start, end); the last minute without a start.
+
+        `bids` and `asks` are [[prices], [sizes]], best first; `.levels()` has a row per level.
+        """
+        path = f"{_venue_path(exchange, market)}/history"
+        found = await self._range(path, start, end, progress, levels=levels)
+        return Books(*found, name=f"books of {exchange} {market}")
+
+    async def _range(
+        self,
+        path: str,
+        start: Time | None,
+        end: Time | None,
+        progress: Progress,
+        step: int = 1,
+        **more: Any,
+    ) -> list[bytes]:
+        """Return a range as Arrow streams, fetched in parts. Args: step: of its rows, ms."""
+        last = None if end is None else milliseconds(end, "end")
+        if start is None:
+            return [await self.get(path, {"end": last, **more}, accept=ARROW)]
+        first = milliseconds(start, "start") // step * step
+        if last is None:
+            # by the server's clock
+            last = int((await self._answer(Answer, "/v1/venues")).get("ts") or 0)
+        if first >= last:
+            # the server says what is wrong with the range
+            given = {"start": first, "end": None if end is None else last, **more}
+            return [await self.get(path, given, accept=ARROW)]
+
+        async def fetch(begin: int, until: int) -> bytes:
+            return await self.get(path, {"start": begin, "end": until, **more}, accept=ARROW)
+
+        with progress_bar(path, progress) as done:
+            return [part async for part in ranges.parts(fetch, first, last, step, done)]
 
     async def stream(
         self, *, reconnect: bool = True, **chosen: Unpack[Channels]
@@ -218,7 +420,10 @@ class AsyncClient:
             attempts = min(attempts + 1, 8)
 
     def _lost(self, path: str, error: Exception) -> str:
-        reason = str(error)[:300] or "no answer in time"
+        if isinstance(error, aiohttp.ClientConnectorError):
+            reason = f"no connection, {error.strerror or error}"
+        else:
+            reason = str(error)[:300] or "no answer in time"
         return f"GET {self.url}{path}: {reason}; is an endpoint running there (`coinspace up`)?"
 
     async def _events(
@@ -226,7 +431,7 @@ class AsyncClient:
     ) -> AsyncIterator[Event]:
         headers = {"Last-Event-ID": last_id} if last_id else {}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_S)
-        async with self._opened().get(
+        async with (await self._opened()).get(
             f"{self.url}/v1/stream",
             params=given,
             headers=headers,
@@ -265,6 +470,17 @@ def _refuse(answer: aiohttp.ClientResponse, path: str, body: bytes) -> NoReturn:
     raise ApiError(answer.status, problem, answer.headers.get("Retry-After"), f"GET {path}")
 
 
+def _part(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _venue_path(exchange: str, market: str) -> str:
+    base, slash, quoted = market.partition("/")
+    if not slash:
+        raise InvalidArgument(f"market: expected BASE/QUOTE such as BTC/KRW, was {market[:40]!r}")
+    return f"/v1/orderbooks/{_part(exchange)}/{_part(base)}/{_part(quoted)}"
+
+
 def _checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
@@ -272,7 +488,7 @@ def _checked_url(url: str) -> str:
     except ValueError:
         valid = False
     if not valid or parts.query or parts.fragment or "@" in parts.netloc:
-        raise InvalidArgument(f"url: expected http://HOST:PORT, was {url[:200]!r}")
+        raise InvalidArgument(f"url: expected http://HOST:PORT, was {shown_address(url)[:200]!r}")
     return url.rstrip("/")
 
 

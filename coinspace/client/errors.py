@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from coinspace import __version__
 from coinspace.errors import CoinSpaceError
 
 # what a caller can do about a refusal, for problems whose text does not say it
 REMEDIES = {
     401: "pass key=…, which `coinspace keys new NAME` makes",
-    404: "`/docs` lists all routes",
+    403: "pass the key of an operator, which `coinspace keys new NAME --role operator` makes",
     421: "use a name that the server knows, or add this one to its endpoint.hosts",
 }
+OLDER = (
+    f"this client has version {__version__}: the endpoint may be older (update it), or not"
+    " CoinSpace's; its /docs lists what it has"
+)
 RETRY_LIMIT_S = 3600
 
 
@@ -41,8 +46,15 @@ class ApiError(CoinSpaceError):
             text += f" (parameter {self.parameter})"
         if self.retry_after_s is not None:
             return f"{text}; try again in {self.retry_after_s} s"
-        remedy = REMEDIES.get(self.status)
+        remedy = OLDER if self._unknown else REMEDIES.get(self.status)
         return f"{text}; {remedy}" if remedy else text
+
+    @property
+    def _unknown(self) -> bool:
+        # a route or a parameter that this endpoint does not have
+        if self.status == 404:
+            return self.kind in ("", "unknown-route")
+        return self.status == 400 and "no such parameter" in self.detail
 
 
 def _seconds(text: str | None) -> int | None:
@@ -52,7 +64,14 @@ def _seconds(text: str | None) -> int | None:
 
 
 class ConnectionLost(CoinSpaceError):
-    """The API cannot be reached."""
+    """The API cannot be reached.
+
+    Attributes: begun: the answer had begun.
+    """
+
+    def __init__(self, text: str, *, begun: bool = False) -> None:
+        super().__init__(text)
+        self.begun = begun
 
 
 class BadAnswer(CoinSpaceError):

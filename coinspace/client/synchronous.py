@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from typing import Any, Self, TypeVar, Unpack
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
-from coinspace.client.asynchronous import DEFAULT_URL, TIMEOUT_S, AsyncClient, Channels, Time
+from coinspace.client.answers import Book, ConsolidatedBook
+from coinspace.client.asynchronous import DEFAULT_URL, TIMEOUT_S, AsyncClient, Channels
 from coinspace.client.errors import InvalidArgument
 from coinspace.client.events import Event
-from coinspace.client.table import Table
+from coinspace.client.ranges import Time
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _waiting(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Client, P], T]:
+    """Return the method of Client that waits for that of AsyncClient."""
+
+    def call(self: Client, /, *args: P.args, **given: P.kwargs) -> T:
+        return self._run(method(self._client, *args, **given))
+
+    functools.update_wrapper(call, method)
+    return call
 
 
 class Client:
@@ -34,6 +49,9 @@ class Client:
         thread.start()
         # also when the client is garbage-collected, and at the end of the program
         self._end = weakref.finalize(self, _end, self._client, self._loop, thread)
+
+    def __repr__(self) -> str:
+        return f"<Client {self._client.url}>"
 
     def __enter__(self) -> Self:
         return self
@@ -63,37 +81,41 @@ class Client:
         """Return the decoded JSON of any route."""
         return self._run(self._client.json(path, **parameters))
 
-    def index(self, asset: str) -> dict[str, Any]:
-        """Return the newest value of an index."""
-        return self._run(self._client.index(asset))
+    index = _waiting(AsyncClient.index)
+    indices = _waiting(AsyncClient.indices)
+    premium = _waiting(AsyncClient.premium)
+    explain = _waiting(AsyncClient.explain)
+    tickers = _waiting(AsyncClient.tickers)
+    venues = _waiting(AsyncClient.venues)
+    gaps = _waiting(AsyncClient.gaps)
+    methodology = _waiting(AsyncClient.methodology)
+    pipeline = _waiting(AsyncClient.pipeline)
+    ready = _waiting(AsyncClient.ready)
+    values = _waiting(AsyncClient.values)
+    ohlc = _waiting(AsyncClient.ohlc)
+    trades = _waiting(AsyncClient.trades)
+    orderbooks = _waiting(AsyncClient.orderbooks)
 
-    def indices(self) -> list[dict[str, Any]]:
-        """Return the newest value of every index."""
-        return self._run(self._client.indices())
+    @overload
+    def orderbook(
+        self, asset: str, /, *, levels: int | None = None, within: float | None = None
+    ) -> ConsolidatedBook: ...
 
-    def values(self, asset: str, start: Time | None = None, end: Time | None = None) -> Table:
-        """Return every value of [start, end); the last minute without a start."""
-        return self._run(self._client.values(asset, start, end))
-
-    def ohlc(
+    @overload
+    def orderbook(
         self,
-        asset: str,
-        interval: str = "1m",
-        start: Time | None = None,
-        end: Time | None = None,
-    ) -> Table:
-        """Return the candles of [start, end); intervals without values have nulls."""
-        return self._run(self._client.ohlc(asset, interval, start, end))
+        exchange: str,
+        market: str,
+        /,
+        *,
+        levels: int | None = None,
+        at: Time | None = None,
+    ) -> Book: ...
 
-    def trades(
-        self,
-        exchange: str | None = None,
-        market: str | None = None,
-        start: Time | None = None,
-        end: Time | None = None,
-    ) -> Table:
-        """Return the trades of [start, end)."""
-        return self._run(self._client.trades(exchange, market, start, end))
+    def orderbook(self, *names: str, **given: Any) -> ConsolidatedBook | Book:
+        """Return a book now: the merged one of an asset, or one exchange's of a market."""
+        found: ConsolidatedBook | Book = self._run(self._client.orderbook(*names, **given))
+        return found
 
     def stream(self, *, reconnect: bool = True, **chosen: Unpack[Channels]) -> Iterator[Event]:
         """Yield live events, reconnecting and resuming."""

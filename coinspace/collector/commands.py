@@ -22,9 +22,10 @@ from coinspace.errors import CoinSpaceError, ConfigError, ConnectError, FeedErro
 from coinspace.exchanges import EXCHANGES, every
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Channel, Exchange
+from coinspace.log import configure_logging
 from coinspace.market import Market, as_named
 from coinspace.options import EXCHANGE, SECONDS, markets_by_exchange
-from coinspace.process import configure_logging, stop_event
+from coinspace.process import stop_event
 from coinspace.recording.format import FeedReader
 from coinspace.recording.progress import elapsing, reading
 from coinspace.text import printable
@@ -138,7 +139,7 @@ def markets(exchange: str, as_json: bool, config_path: str | None) -> None:
     """List the markets of an exchange."""
     listings = asyncio.run(listed(exchange, load(config_path).exchanges[exchange]))
     if not listings:
-        raise ConnectError(f"market list of {exchange}: expected markets, was empty", exchange)
+        raise ConnectError(f"market list of {exchange}: expected markets, was empty")
     for line in market_lines(listings, as_json):
         click.echo(line)
 

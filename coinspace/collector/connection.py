@@ -43,6 +43,7 @@ from coinspace.collector.stage import Stage
 from coinspace.config import TuningSettings
 from coinspace.exchanges.exchange import Exchange, Refusal, Subscription, plain
 from coinspace.recording.recorder import Recorder
+from coinspace.text import shown_address
 from coinspace.tuning import tune_socket
 
 # for a whole dial: resolving, TCP, TLS and handshake
@@ -558,7 +559,7 @@ class Connection:
         if (failed := self._failure_log.take(now)) is not None:
             self.log.warning(
                 "connection failed",
-                url=self.subscription.url[:80],
+                url=shown_address(self.subscription.url.partition("?")[0]),
                 **failed,
                 retry_in_s=round(self.dialer.wait_ns(now) / SECOND_NS, 1),
             )

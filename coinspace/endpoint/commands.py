@@ -8,8 +8,7 @@ import click
 import orjson
 
 from coinspace.config import config_option, load
-from coinspace.endpoint.http import keys as api_keys
-from coinspace.endpoint.http.keys import Keys, Role
+from coinspace.endpoint.http.keys import Role, keys_of
 from coinspace.text import printable
 
 
@@ -18,17 +17,13 @@ def keys() -> None:
     """Manage API keys."""
 
 
-def _keys(config_path: str | None) -> Keys:
-    return Keys(api_keys.path(load(config_path)))
-
-
 @keys.command()
 @click.argument("name")
 @click.option("--role", type=click.Choice(get_args(Role)), default="reader", show_default=True)
 @config_option
 def new(name: str, role: Role, config_path: str | None) -> None:
     """Make a key and print it; only its hash is kept, so that it cannot be shown again."""
-    click.echo(_keys(config_path).new(name, role))
+    click.echo(keys_of(load(config_path)).new(name, role))
 
 
 @keys.command("list")
@@ -36,7 +31,7 @@ def new(name: str, role: Role, config_path: str | None) -> None:
 @config_option
 def list_keys(as_json: bool, config_path: str | None) -> None:
     """List keys: id, role, state, name."""
-    found = _keys(config_path).all()
+    found = keys_of(load(config_path)).all()
     if as_json:
         rows = [
             {"id": k.id, "name": k.name, "role": k.role, "created": k.created, "revoked": k.revoked}
@@ -58,5 +53,5 @@ def list_keys(as_json: bool, config_path: str | None) -> None:
 @config_option
 def revoke(identity: str, config_path: str | None) -> None:
     """Revoke a key; a running endpoint refuses it within a second."""
-    key = _keys(config_path).revoke(identity)
+    key = keys_of(load(config_path)).revoke(identity)
     click.echo(f"revoked {key.id} ({printable(key.name)})")

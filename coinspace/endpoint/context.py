@@ -11,7 +11,6 @@ from coinspace.constituents import collected, named
 from coinspace.endpoint.history.bulk import Downloads
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.hub import Hub
-from coinspace.endpoint.live.nulls import Nulls
 from coinspace.endpoint.live.state import Live
 from coinspace.market import as_named, exchange_as_named
 from coinspace.storage.read.pool import Database
@@ -21,9 +20,9 @@ from coinspace.storage.read.pool import Database
 class Context:
     """Settings and live objects of one endpoint.
 
-    Attributes: dashboard (folder of the built page), nulls (indices without a value), downloads
-    (whole ranges being sent), settled ((asset, interval) -> time until which candles are known to
-    be stored, ns; never decreases), states (channel -> first event's time of making and data).
+    Attributes: dashboard (folder of the built page), downloads (whole ranges being sent), settled
+    ((asset, interval) -> time until which candles are known to be stored, ns; never decreases),
+    states (channel -> first event's time of making and data).
     """
 
     settings: Settings
@@ -37,9 +36,8 @@ class Context:
     states: dict[str, tuple[float, bytes | None]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        chosen, index = self.settings.endpoint, self.settings.index
+        chosen = self.settings.endpoint
         self.downloads = Downloads(chosen.downloads, chosen.download_timeout_s)
-        self.nulls = Nulls(lambda asset: index.parameters_of(asset).failed_s)
 
     def now_ms(self) -> int:
         """Wall-clock time in ms."""

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from coinspace.endpoint.live.age import StaleReason
 from coinspace.endpoint.shown import shows
-from coinspace.endpoint.values import AgeMs, DecimalText, EpochMs, Number
+from coinspace.endpoint.values import AgeMs, DecimalText, EpochMs, Number, Side
 from coinspace.method.record import (
     ExecutableRecord,
     IndexRecord,
@@ -21,7 +21,9 @@ from coinspace.method.record import (
     VenueRecord,
 )
 
-Status = Literal["ok", "degraded", "null"]
+# of a record without a value. In tables it is "null", which pandas reads as a missing cell of CSV.
+NO_VALUE: Literal["no_value"] = "no_value"
+Status = Literal["ok", "degraded", "no_value"]
 
 
 @shows(VenueRecord)
@@ -43,7 +45,7 @@ class Regional(Struct, kw_only=True):
     """
 
     value: Number
-    status: str
+    status: Status
 
 
 @shows(ExecutableRecord)
@@ -81,6 +83,7 @@ class IndexValue(Struct, kw_only=True):
     asset: str
     ts: EpochMs
     currency: str
+    status: Status
     kr: Regional | None
     gl: Regional | None
     premium: Premium | None
@@ -107,7 +110,7 @@ class IndexPoint(Struct):
     """One stored value."""
 
     ts: EpochMs
-    status: str
+    status: Status
     reason: str | None
     value: Number
     kr: Number
@@ -240,7 +243,7 @@ class PremiumValue(Struct, kw_only=True):
     age_ms: AgeMs
     stale: bool
     stale_reason: StaleReason | None
-    status: str
+    status: Status
     reason: str | None
     kr: Regional | None
     gl: Regional | None
@@ -293,7 +296,7 @@ class ConsolidatedBook(Struct, kw_only=True):
     age_ms: AgeMs
     stale: bool
     stale_reason: StaleReason | None
-    status: str
+    status: Status
     currency: str
     fx: Number
     bids: list[Level]
@@ -314,8 +317,29 @@ class Book(Struct, kw_only=True):
     stale: bool
     stale_reason: StaleReason | None
     status: str
-    bids: list[tuple[DecimalText, DecimalText]]
-    asks: list[tuple[DecimalText, DecimalText]]
+    bids: Side
+    asks: Side
+
+
+class StoredBook(Struct):
+    """One exchange's book as stored: the levels of `storage.depth` at most, best first."""
+
+    ts: EpochMs
+    exchange_time: EpochMs | None
+    exchange: str
+    market: str
+    bids: Side
+    asks: Side
+
+
+class BookPage(Struct, kw_only=True):
+    """Stored books, oldest first; `next` is the address of the next page."""
+
+    start: EpochMs
+    end: EpochMs
+    orderbooks: list[StoredBook]
+    cursor: str | None
+    next: str | None
 
 
 class Ticker(Struct, kw_only=True):

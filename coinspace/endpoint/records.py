@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from coinspace.endpoint.models import (
+    NO_VALUE,
     Constituent,
     ExecutablePremium,
     IndexValue,
     Liquidity,
     Premium,
     Regional,
+    Status,
 )
 from coinspace.endpoint.shown import show
 from coinspace.endpoint.values import decimal, decimals, price, ratio
@@ -23,6 +26,14 @@ CURRENCY = "USDT"
 # columns of stored rows: a region's value, rounded as the index's own, and computed prices
 REGIONAL = ("kr", "gl")
 CONVERTED = ("value_krw", "best_bid", "best_ask", "fx")
+
+
+def status(stored: str | None) -> Status:
+    """Convert the status of a record, None = the row has none."""
+    match stored:
+        case "ok" | "degraded":
+            return stored
+    return NO_VALUE
 
 
 def venue_parts(venue: str) -> tuple[str, str]:
@@ -49,13 +60,14 @@ def constituents(table: Mapping[str, VenueRecord]) -> list[Constituent]:
     return [constituent(venue, facts) for venue, facts in sorted(table.items())]
 
 
-def _digits(name: str, decimals_shown: int | None) -> Callable[[float], float] | None:
-    """Return the function that rounds a stored column as in the live record, None = none does."""
-    if name in REGIONAL:
-        return lambda value: rounded(value, decimals_shown)
-    if name in CONVERTED:
-        return significant
-    return (lambda value: round(value, RATIO_PLACES)) if name == "premium" else None
+@cache
+def _digits(decimals_shown: int | None) -> dict[str, Callable[[float], float]]:
+    """Return column -> the function that rounds its stored numbers as in the live record."""
+    return {
+        **dict.fromkeys(REGIONAL, lambda value: rounded(value, decimals_shown)),
+        **dict.fromkeys(CONVERTED, significant),
+        "premium": lambda value: round(value, RATIO_PLACES),
+    }
 
 
 def column(
@@ -65,7 +77,7 @@ def column(
     values = (row[name] for row in rows)
     if name in CONVERTED:
         return [price(one) for one in values]
-    convert = _digits(name, decimals_shown)
+    convert = _digits(decimals_shown).get(name)
     if convert is None:
         return decimals(values)
     return decimals(None if value is None else convert(value) for value in values)
@@ -76,12 +88,13 @@ def served(row: Mapping[str, Any], decimals_shown: int | None) -> dict[str, Any]
 
     Args: decimals_shown: of the asset's published value.
     """
-    return {
-        name: value
-        if value is None or (convert := _digits(name, decimals_shown)) is None
-        else convert(value)
-        for name, value in row.items()
-    }
+    found = dict(row)
+    for name, convert in _digits(decimals_shown).items():
+        if row.get(name) is not None:
+            found[name] = convert(row[name])
+    if "status" in row:
+        found["status"] = status(row["status"])
+    return found
 
 
 def regional(region: Valuation | None) -> Regional | None:
@@ -89,7 +102,7 @@ def regional(region: Valuation | None) -> Regional | None:
     if region is None:
         return None
     value = decimal(region.value)
-    return show(Regional, region, value=value, status="null" if value is None else "ok")
+    return show(Regional, region, value=value, status=NO_VALUE if value is None else "ok")
 
 
 def premium(record: IndexRecord) -> Premium | None:
@@ -114,6 +127,7 @@ def index_value(record: IndexRecord) -> IndexValue:
         record,
         asset=record.asset,
         ts=int(record.ts_ms),
+        status=status(record.status),
         currency=CURRENCY,
         kr=regional(regions.get("KR")),
         gl=regional(regions.get("GL")),

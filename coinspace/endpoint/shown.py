@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import msgspec
@@ -43,27 +44,26 @@ def shows(record: type[Struct]) -> Callable[[type[T]], type[T]]:
 
     def extend(model: type[T]) -> type[T]:
         own = {one.name: one.type for one in msgspec.structs.fields(model)}
-        names = list(own)
-        known = {one.served for one in facts(record)}
+        shown = {
+            one.served: one
+            for one in facts(record)
+            if one.served and (one.served in own or one.kind in _KINDS)
+        }
+        order = list(shown)
+        for before, name in pairwise(["", *own]):
+            if name not in shown:
+                order.insert(order.index(before) + 1 if before else 0, name)
         fields: list[tuple[str, Any]] = []
-        values = [f"{name}={name}" for name in names]
-
-        def declare(name: str) -> None:
-            fields.append((name, own[name]))
-            for after in names[names.index(name) + 1 :]:
-                if after in known:
-                    break
-                fields.append((after, own[after]))
-
-        if names and names[0] not in known:
-            declare(names[0])
-        for one in facts(record):
-            if one.served in own:
-                declare(one.served)
-            elif one.served and one.kind in _KINDS:
-                kind, value = _KINDS[one.kind]
-                fields.append((one.served, kind | None if one.optional else kind))
-                values.append(f"{one.served}={value.format(f'record.{one.attribute}')}")
+        values = []
+        for name in order:
+            if name in own:
+                fields.append((name, own[name]))
+                values.append(f"{name}={name}")
+                continue
+            one = shown[name]
+            kind, value = _KINDS[one.kind]
+            fields.append((name, kind | None if one.optional else kind))
+            values.append(f"{name}={value.format(f'record.{one.attribute}')}")
         made = msgspec.defstruct(
             model.__name__,
             fields,
@@ -72,7 +72,7 @@ def shows(record: type[Struct]) -> Callable[[type[T]], type[T]]:
             kw_only=True,
         )
         # compiled, as the methods of dataclasses are: a loop would cost as much as the texts
-        source = f"lambda {', '.join(['record', *names])}: made({', '.join(values)})"
+        source = f"lambda {', '.join(['record', *own])}: made({', '.join(values)})"
         _MAKERS[made] = eval(source, {"made": made, **_CALLED})
         return made  # type: ignore[return-value]
 

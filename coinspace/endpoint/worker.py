@@ -15,10 +15,9 @@ from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.http import keys as api_keys
 from coinspace.endpoint.http.app import build
 from coinspace.endpoint.http.gate import keys_needed
-from coinspace.endpoint.http.keys import Keys
+from coinspace.endpoint.http.keys import keys_of
 from coinspace.endpoint.http.server import HttpServer
 from coinspace.endpoint.live.feeder import Feeder
 from coinspace.endpoint.live.hub import Hub
@@ -46,7 +45,7 @@ def check_keys(settings: Settings) -> None:
 
     Raises: EndpointError when the settings need a key and no key is valid.
     """
-    keys = Keys(api_keys.path(settings))
+    keys = keys_of(settings)
     if keys_needed(settings.endpoint) and not len(keys):
         raise EndpointError(
             f"endpoint.host {settings.endpoint.host}: expected an API key, {keys.file} has no valid"
@@ -68,7 +67,6 @@ class Endpoint:
         self.settings = settings
         self.tasks = Tasks(on_failure, on_restart)
         chosen = settings.endpoint
-        self.keys = Keys(api_keys.path(settings))
         self.live = Live(settings=settings)
         self.hub = Hub(
             max_streams=chosen.max_streams,
@@ -82,7 +80,7 @@ class Endpoint:
             timeout_s=chosen.query_timeout_s,
         )
         self.context = Context(settings, self.live, self.hub, self.database, now_ns, dashboard)
-        self.gate, self.app, self.api = build(self.context, self.keys)
+        self.gate, self.app = build(self.context)
         check_keys(settings)
         self.server = HttpServer(self.gate, chosen)
         self.subscriber: Any = None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
-from coinspace.config_sources import Names
+from coinspace.config_sources import STRICT, Names, UserPath
 from coinspace.errors import MarketError
 from coinspace.market import Market
-from coinspace.section import STRICT, UserPath
 
 
 class ExchangeSettings(BaseModel):
@@ -58,6 +58,23 @@ class ExchangeSettings(BaseModel):
     ca_file: Annotated[
         UserPath | None, Field(description="PEM file of the only certificate authorities to trust")
     ] = None
+
+    @field_validator("websocket", "rest")
+    @classmethod
+    def _address(cls, text: str, info: ValidationInfo) -> str:
+        # libraries would show a malformed address, and with it a login, in their errors
+        schemes = ("ws", "wss") if info.field_name == "websocket" else ("http", "https")
+        try:
+            parts = urlsplit(text)
+            good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or parts.fragment or "@" in parts.path + parts.query or not text.isprintable():
+            raise ValueError(
+                f"expected {schemes[0]}:// or {schemes[1]}:// and a host, no fragment, and"
+                " in a password %2F for a slash and %40 for an at sign"
+            )
+        return text
 
     @field_validator("snapshot_depth")
     @classmethod

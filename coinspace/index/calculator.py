@@ -35,7 +35,7 @@ from coinspace.method.siblings import (
     Average,
     average_price,
     confidence,
-    executable_premium,
+    executable,
     median_capped,
     premium,
 )
@@ -142,17 +142,23 @@ class Index:
             average.update(first_ns, None)
         self._failed(first_ns, None)
         self.last_ts_ns = last_ns
-        assert self.null_since_ns is not None
-        return Outage(
-            self.asset,
-            first_ns,
-            last_ns,
-            step_ns,
-            tuple(sorted(self.filter.flags)),
+        return self.outage(
+            (first_ns, last_ns, step_ns),
+            sorted(self.filter.flags),
             self.filter.split,
-            self.null_since_ns + self.failed_after_ns,
-            self.hash,
+            self.null_since_ns,
         )
+
+    def outage(
+        self, ticks: tuple[int, int, int], flagged: list[str], split: bool, null_ns: int | None
+    ) -> Outage:
+        """Return an outage.
+
+        Args: ticks: first, last and their distance. flagged, split: the method's memory before.
+            null_ns: since when the index has no value, None = since the first tick.
+        """
+        failed_ns = (null_ns or ticks[0]) + self.failed_after_ns
+        return Outage(self.asset, *ticks, tuple(flagged), split, failed_ns, self.hash)
 
     def explain(self) -> dict[str, Any]:
         """Return the composite's curve of the last tick, level by level; empty without a curve."""
@@ -252,25 +258,14 @@ class Index:
     def _executable(
         self, aggregate: Aggregate, regions: Mapping[str, Valuation]
     ) -> list[ExecutableRecord]:
-        # the premium that remains after both legs are traded at market and fees are paid
-        rate, fees = aggregate.fx.rate, self.parameters.taker_fees
+        rate = aggregate.fx.rate
         if rate is None or any(one.value_raw is None for one in regions.values()):
             return []
-        rows = []
-        for size in self.parameters.sizes:
-            prices = {
-                (region, side): average_price(curve, side, size, self._names, fees)
-                for region, curve in self._region_curves.items()
-                for side in (BIDS, ASKS)
-            }
-            rows.append(
-                ExecutableRecord(
-                    size,
-                    executable_premium(prices["KR", BIDS], prices["GL", ASKS], rate),
-                    executable_premium(prices["KR", ASKS], prices["GL", BIDS], rate),
-                )
-            )
-        return rows
+        fees = self.parameters.taker_fees
+        return [
+            executable(size, self._region_curves, self._names, fees, rate)
+            for size in self.parameters.sizes
+        ]
 
 
 class IndexCalculator:

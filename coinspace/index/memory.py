@@ -1,4 +1,7 @@
-"""The method's memory, read back from stored records at a restart and before recomputing."""
+"""The method's memory, read back from stored records at a restart and before recomputing.
+
+Every function raises StorageError when the database cannot answer.
+"""
 
 from __future__ import annotations
 
@@ -43,17 +46,8 @@ class Memory:
 
     def outage(self, index: Index, first_ns: int, last_ns: int, step_ns: int) -> Outage:
         """Return the outage of ticks after this one; the memory does not change in it."""
-        null_since_ns = self.null_since_ns or first_ns
-        return Outage(
-            index.asset,
-            first_ns,
-            last_ns,
-            step_ns,
-            tuple(self.flagged),
-            self.split,
-            null_since_ns + index.failed_after_ns,
-            index.hash,
-        )
+        ticks = first_ns, last_ns, step_ns
+        return index.outage(ticks, self.flagged, self.split, self.null_since_ns)
 
     def give(self, index: Index) -> None:
         """Put the memory into an index."""
@@ -76,7 +70,6 @@ def remember(
     Args:
         before_ns: use the last tick before this time.
         candidate: read index_next, and only records of the same parameters.
-    Raises: StorageError when the database cannot answer.
     """
     ticks = stored.Ticks(
         connection,
@@ -98,7 +91,6 @@ def read_memory(
 
     Args: before_ns: use the last tick before this time.
     Returns: None where no tick is stored.
-    Raises: StorageError when the database cannot answer.
     """
     return _read(stored.Ticks(connection, asset), window_ns, before_ns)
 
@@ -118,8 +110,6 @@ def read_ahead(connection: Connection, asset: str, after_ns: int) -> list[tuple[
     """Return spans of published ticks after an instant: first and last tick of each minute.
 
     A minute has no gaps between its ticks, unless the clock was set in that minute.
-
-    Raises: StorageError when the database cannot answer.
     """
     spans = stored.minutes_after(connection, asset, after_ns, NOT_COMPUTED, AHEAD_MINUTES)
     if len(spans) == AHEAD_MINUTES:
@@ -132,8 +122,6 @@ def read_resets(connection: Connection) -> list[tuple[int, int]]:
     """Return the spans of ticks whose records an operator has declared void.
 
     Each span begins at the operator's action: a clock that was ahead made the later records.
-
-    Raises: StorageError when the database cannot answer.
     """
     found = targets(connection, CLOCK_RESET)
     return [(at_ns, int(target)) for at_ns, target in found if target.isdigit()]
@@ -146,7 +134,6 @@ def read_references(
 
     Returns: venue -> time of its book's last change, and the mids of all venues at the first tick
         at which the venue counted with that book. Mids in their own currency are not stored.
-    Raises: StorageError when the database cannot answer.
     """
     # a venue with any other reason is not compared with others
     judged = (FROZEN, DEVIATING)
@@ -172,7 +159,6 @@ def read_fx_memory(
     """Return the FX memory before a tick: accepted rates of the window, flags, references.
 
     Args: asset: any index; all share the rate.
-    Raises: StorageError when the database cannot answer.
     """
     rows = stored.rates(connection, asset, before_ns - window_ns, before_ns)
     if not rows:

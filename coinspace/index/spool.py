@@ -24,11 +24,8 @@ import orjson
 
 from coinspace.storage.deadletter import sync_folder
 from coinspace.storage.records import Row
-from coinspace.storage.tables import INDEX_TICK
 from coinspace.storage.transport import TimestampNanos
 
-# lines that contain a record of every asset
-LOOK_AHEAD = 500
 # limit of records in memory while the disk takes nothing: an hour of records
 MEMORY_BYTES = 64 << 20
 
@@ -128,18 +125,6 @@ class Spool:
             self.sync_failures += 1
         else:
             self.syncs += 1
-
-    def firsts(self) -> dict[str, int]:
-        """Return asset -> its first tick in the file, ns."""
-        found: dict[str, int] = {}
-        if self._file is None:
-            return found
-        with self.path.open("rb") as lines:
-            for line in islice(lines, LOOK_AHEAD):
-                for row in _rows(line) or ():
-                    if row.table == INDEX_TICK.name:
-                        found.setdefault(row.symbols["asset"] or "", row.at_ns)
-        return found
 
     def drain(self, give: Callable[[Row], bool], limit: int) -> int:
         """Give the rows of at most `limit` records, oldest first.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import click
 
@@ -33,6 +33,7 @@ from coinspace.method.aggregate import Aggregate, decode
 from coinspace.method.record import IndexRecord, encode
 from coinspace.process import COMMAND, Process, run
 from coinspace.storage import schema
+from coinspace.storage.gaps import LOST
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read.memory import holes
 from coinspace.storage.read.query import wait_applied
@@ -118,8 +119,6 @@ class Worker:
         self._steps_unstored = 0
         # asset -> the last published tick that comes a second time
         self._repeats: dict[str, int] = {}
-        # whether missed ticks before the spooled records are known
-        self._looked = False
         # whether the outages that an earlier process left open are known
         self._resumed = False
         # whether gaps have been searched since a record may last have been lost
@@ -235,34 +234,18 @@ class Worker:
             return outages
         with schema.connect(address(self._settings)) as connection:
             wait_applied(connection, INDEX_TICK.name)
-            # a day with a link of the chain gets no more records
+            # a day with a link of the chain gets no more records; an earlier process may have lost
+            # some of any later day, which were in its memory before those that it spooled
             closed_ns = max((one.day_ns + DAY_NS for one in stored_links(connection)), default=0)
             for asset in self._settings.index.assets:
                 index = self.calculator.index(asset)
                 last = read_memory(connection, asset, 0, self._first_ns[asset])
-                since_ns = min(until_ns - DAY_NS, last.ts_ns if last else until_ns)
+                since_ns = min(until_ns - DAY_NS, last.ts_ns if last else until_ns, closed_ns)
                 for first_ns, last_ns in holes(connection, asset, step_ns, since_ns, until_ns):
                     free_ns = max(first_ns, -(-closed_ns // step_ns) * step_ns)
                     if free_ns <= last_ns:
                         memory = read_memory(connection, asset, 0, first_ns) or Memory(first_ns)
                         outages.append(memory.outage(index, free_ns, last_ns, step_ns))
-        return outages
-
-    def _missed_before(self, firsts: Mapping[str, int]) -> list[Outage]:
-        step_ns = self._settings.index.interval_ms * MILLISECOND_NS
-        outages = []
-        with schema.connect(address(self._settings)) as connection:
-            wait_applied(connection, INDEX_TICK.name)
-            for asset, first_ns in firsts.items():
-                memory = read_memory(connection, asset, 0, first_ns)
-                if memory is None or not step_ns or memory.ts_ns + step_ns >= first_ns:
-                    continue
-                missed_ns = memory.ts_ns // step_ns * step_ns + step_ns
-                outages.append(
-                    memory.outage(
-                        self.calculator.index(asset), missed_ns, first_ns - step_ns, step_ns
-                    )
-                )
         return outages
 
     def _left_open(self) -> list[Entry]:
@@ -277,17 +260,10 @@ class Worker:
         self.backlog.cut(now_ns())
 
     def _prepare(self) -> None:
-        storage = self._settings.storage
-        schema.create(address(self._settings), ttl=storage.ttl == "on", retention=storage.retention)
+        schema.create(address(self._settings), self._settings.storage)
 
     async def _unspool(self) -> None:
-        # records of an earlier process are stored before new ones and before the memory is read;
-        # records that were in its memory are missing between the database and the file
-        if self.spool.pending and not self._looked:
-            firsts = self.spool.firsts()
-            for outage in await asyncio.to_thread(self._missed_before, firsts):
-                self._make_up(outage)
-            self._looked = True
+        # records of an earlier process are stored before new ones and before the memory is read
         while (self.spool.pending or self.sender.pending) and not self._process.stopping.is_set():
             if self.sender.trouble:
                 raise StorageError(self.sender.trouble, INDEX_TICK.name)
@@ -412,12 +388,7 @@ class Worker:
 
     def _on_message(self, message: Message) -> None:
         try:
-            aggregate = decode(
-                message.payload,
-                publisher=AGGREGATOR,
-                epoch=message.epoch,
-                sequence=message.sequence,
-            )
+            aggregate = decode(message.payload, epoch=message.epoch, sequence=message.sequence)
         except MessageError as error:
             self.counts["malformed_aggregates"] += 1
             self._process.log.warning("aggregate not read", error=str(error))
@@ -455,20 +426,10 @@ class Worker:
         span = self.calculator.index(asset).published.span(at_ns)
         last_ns = self._repeats[asset] = at_ns if span is None else span[1]
         step_ns = self._settings.index.interval_ms * MILLISECOND_NS or 1
-        self._store(
-            Row(
-                "gap",
-                now_ns(),
-                {"kind": "index", "publisher": NAME, "market": asset, "status": "lost"},
-                {
-                    "reason": "clock_stepped: these instants have a record from before",
-                    "epoch": self._process.started_ns,
-                    "first": at_ns,
-                    "last": last_ns,
-                    "count": (last_ns - at_ns) // step_ns + 1,
-                },
-            )
-        )
+        outage = Outage(asset, at_ns, last_ns, step_ns)
+        reason = "clock_stepped: these instants have a record from before"
+        repeats = Entry(outage, now_ns(), self._process.started_ns, at_ns, reason=reason)
+        self._store(repeats.row(NAME, LOST))
 
     def _on_step(self, last_ns: int, next_ns: int) -> None:
         self._repeats.clear()

@@ -114,7 +114,6 @@ class Aggregate:
     ladders: dict[str, Ladder]
     usd_krw: float | None = None
     fx_venues: list[VenueFacts] = field(default_factory=list)
-    publisher: str = ""
     epoch: int = 0
     sequence: int = 0
 
@@ -147,9 +146,7 @@ def encode(aggregate: Aggregate) -> tuple[bytes, int, int]:
     return b"".join(parts), n_bids, n_asks
 
 
-def decode(
-    payload: memoryview | bytes, *, publisher: str = "", epoch: int = 0, sequence: int = 0
-) -> Aggregate:
+def decode(payload: memoryview | bytes, *, epoch: int = 0, sequence: int = 0) -> Aggregate:
     """Read the payload of an aggregate message.
 
     Raises: MessageError when sizes do not agree or a field is missing.
@@ -177,7 +174,6 @@ def decode(
         ladders,
         facts.usd_krw,
         facts.fx_venues,
-        publisher,
         epoch,
         sequence,
     )

@@ -1,21 +1,7 @@
 """The filter of venues: it excludes frozen and deviating ones, per region while regions are split.
 
-Rules (methodology 2 and 3), numbered as in the code:
-
-1. Frozen: the book is unchanged for 60 s while the median of the others moved by more than 0.2 %.
-   Each other venue is compared with its own mid at the moment of the last change. So a venue that
-   joins or leaves is not a movement.
-2. Split: every KR venue is further than P from every GL venue. United: some pair is within P/2.
-   When a region has no venue, the state does not change.
-3. Three or more unflagged venues: each is compared with their median and flagged beyond P.
-4. Two unflagged venues: they are compared with each other, and both are flagged beyond P. A single
-   unflagged venue stays unflagged.
-5. A flagged venue is compared with the median of the unflagged ones and unflagged within P/2.
-   Without an unflagged venue it is compared with the nearest other one.
-6. A venue without a rate is judged in its own currency against the others of its region, for
-   the regional value of this tick. Its flag does not change.
-
-All comparisons of one tick use the flags from before the tick. An absent venue keeps its flag.
+The rules are those of methodology 2 and 3. All comparisons of one tick use the flags from before
+the tick. An absent venue keeps its flag.
 """
 
 from __future__ import annotations
@@ -50,14 +36,12 @@ class Candidate:
 Mids = Mapping[str, tuple[float | None, float | None, str]]
 
 
-@dataclass(slots=True)
-class _Reference:
-    changed_ns: int
-    mids: Mids
-
-
 class VenueFilter:
-    """The filter's memory: flags, the split, the others' mids since each book's last change."""
+    """The filter's memory.
+
+    Attributes: flags: names of flagged venues. references: venue -> time of its book's last change,
+    and all mids of that moment.
+    """
 
     def __init__(self, parameters: IndexParameters, *, fx: bool = False) -> None:
         self.limit = parameters.fx_max_deviation if fx else parameters.max_deviation
@@ -67,7 +51,7 @@ class VenueFilter:
         self.frozen_move = parameters.frozen_move
         self.flags: set[str] = set()
         self.split = False
-        self._references: dict[str, _Reference] = {}
+        self.references: dict[str, tuple[int, Mids]] = {}
 
     def apply(self, ts_ns: int, candidates: list[Candidate]) -> dict[str, str]:
         """Judge the candidates of one tick and update the memory.
@@ -76,7 +60,7 @@ class VenueFilter:
         """
         if not candidates:
             return {}
-        if len(self._references) > VENUES_KEPT or len(self.flags) > VENUES_KEPT:
+        if len(self.references) > VENUES_KEPT or len(self.flags) > VENUES_KEPT:
             self._forget_absent(candidates)
         reasons = dict.fromkeys(self._frozen(ts_ns, candidates), FROZEN)
         present = [one for one in candidates if one.name not in reasons]
@@ -99,13 +83,14 @@ class VenueFilter:
     def _forget_absent(self, candidates: list[Candidate]) -> None:
         names = {one.name for one in candidates}
         self.flags &= names
-        self._references = {name: one for name, one in self._references.items() if name in names}
+        self.references = {name: one for name, one in self.references.items() if name in names}
 
     def _settle(self, flagged: set[str], judged: Mapping[str, float]) -> None:
         self.flags = (self.flags - set(judged)) | flagged
 
     def _judge_unpriced(self, present: list[Candidate], before: frozenset[str]) -> set[str]:
-        # 6: for this tick only, because flags are about prices in index currency
+        # a venue without a rate is judged in its own currency against the others of its region, for
+        # this tick only, because flags are about prices in index currency
         unpriced = [one for one in present if one.mid is None]
         out: set[str] = set()
         for key in {(one.region, one.quote) for one in unpriced}:
@@ -115,7 +100,8 @@ class VenueFilter:
         return out
 
     def _update_split(self, mids: Mapping[str, float], regions: Mapping[str, str]) -> None:
-        # 2
+        # split: every KR venue is further than P from every GL venue; united: some pair is within
+        # P/2; when a region has no venue, the state does not change
         korean = [mid for name, mid in mids.items() if regions[name] == "KR"]
         others = [mid for name, mid in mids.items() if regions[name] != "KR"]
         if not korean or not others:
@@ -127,25 +113,22 @@ class VenueFilter:
             self.split = False
 
     def _frozen(self, ts_ns: int, candidates: list[Candidate]) -> list[str]:
-        # 1
+        # unchanged for 60 s while the median of the others moved by more than 0.2 %; each is
+        # compared with its own mid then, so that a new or absent venue is not a movement
         now: Mids = {one.name: (one.mid, one.native_mid, one.quote) for one in candidates}
         frozen = []
         for one in candidates:
-            reference = self._references.get(one.name)
-            if reference is None or reference.changed_ns != one.changed_ns:
-                self._references[one.name] = _Reference(one.changed_ns, now)
-            elif ts_ns - one.changed_ns >= self.frozen_ns:
-                moved = self._moved(one, now, reference.mids)
-                if moved > self.frozen_move + TOLERANCE:
-                    frozen.append(one.name)
+            changed_ns, then = self.references.get(one.name, (None, now))
+            if changed_ns != one.changed_ns:
+                self.references[one.name] = (one.changed_ns, now)
+            elif (
+                ts_ns - one.changed_ns >= self.frozen_ns
+                and self._moved(one, now, then) > self.frozen_move + TOLERANCE
+            ):
+                frozen.append(one.name)
         return frozen
 
-    def _moved(
-        self,
-        one: Candidate,
-        now: Mids,
-        then: Mids,
-    ) -> float:
+    def _moved(self, one: Candidate, now: Mids, then: Mids) -> float:
         new, old = [], []
         for name, (mid, native_mid, quote) in now.items():
             if name == one.name or name in self.flags or name not in then:
@@ -159,23 +142,13 @@ class VenueFilter:
                 old.append(before)
         return abs(median(new) / median(old) - 1.0) if new else 0.0
 
-    def references(self) -> dict[str, tuple[int, Mids]]:
-        """Return venue -> time of its book's last change, and all mids of that moment."""
-        return {name: (one.changed_ns, one.mids) for name, one in self._references.items()}
-
     def restore(
-        self,
-        flagged: list[str],
-        split: bool,
-        references: Mapping[str, tuple[int, Mids]] | None = None,
+        self, flagged: list[str], split: bool, references: Mapping[str, tuple[int, Mids]]
     ) -> None:
         """Restore the memory of the last stored value."""
         self.flags = set(flagged)
         self.split = split
-        self._references = {
-            name: _Reference(changed_ns, mids)
-            for name, (changed_ns, mids) in (references or {}).items()
-        }
+        self.references = dict(references)
 
 
 def distance(a: float, b: float) -> float:
@@ -191,13 +164,12 @@ def judge(mids: Mapping[str, float], flags: frozenset[str], limit: float, back: 
     for name, mid in mids.items():
         if name not in flags:
             if len(free) >= 3:
-                # 3
                 out = abs(mid / middle - 1.0) > limit + TOLERANCE
             else:
-                # 4
+                # two are compared with each other, and a single one stays unflagged
                 out = len(free) == 2 and distance(*free) > limit + TOLERANCE
         elif free:
-            # 5
+            # back within P/2 of the unflagged ones, or else of the nearest other one
             out = not abs(mid / middle - 1.0) < back - TOLERANCE
         else:
             others = [other for key, other in mids.items() if key != name]

@@ -167,7 +167,7 @@ class FxIndex:
         return {
             **self.rate.state(),
             "flagged": sorted(self.filter.flags),
-            "references": self.filter.references(),
+            "references": self.filter.references,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -176,4 +176,4 @@ class FxIndex:
         if state.get("last"):
             ts_ns, rate = state["last"]
             self.rate.last = (int(ts_ns), float(rate))
-        self.filter.restore(state.get("flagged", []), False, state.get("references"))
+        self.filter.restore(state.get("flagged", []), False, state.get("references", {}))

@@ -12,7 +12,7 @@ import numpy as np
 from coinspace._ext.curve import Curve
 from coinspace.clock import SECOND_NS
 from coinspace.config import IndexParameters
-from coinspace.method.record import PremiumRecord
+from coinspace.method.record import ExecutableRecord, PremiumRecord
 
 BIDS, ASKS = 0, 1
 
@@ -58,24 +58,17 @@ def premium(
     b is on coin basis, a on fiat basis, and c is USDT's own. a and c need the reference rate
     `usd_krw`.
     """
-    b = a = c = None
-    if korean is not None and world is not None and krw_per_usdt is not None:
-        b = korean / (world * krw_per_usdt) - 1.0
-    if usd_krw is not None:
-        if korean is not None and world is not None:
-            a = korean / (world * usd_krw) - 1.0
-        if krw_per_usdt is not None:
-            c = krw_per_usdt / usd_krw - 1.0
-    return PremiumRecord(a, b, c)
+    c = None
+    if krw_per_usdt is not None and usd_krw is not None:
+        c = krw_per_usdt / usd_krw - 1.0
+    return PremiumRecord(excess(korean, world, usd_krw), excess(korean, world, krw_per_usdt), c)
 
 
-def executable_premium(
-    korean: float | None, world: float | None, krw_per_usdt: float
-) -> float | None:
-    """Return the premium between two average prices, None if one is missing."""
-    if korean is None or world is None:
+def excess(korean: float | None, world: float | None, rate: float | None) -> float | None:
+    """Return how far a Korean price is above a converted one, None if a value is missing."""
+    if korean is None or world is None or rate is None:
         return None
-    return korean / (world * krw_per_usdt) - 1.0
+    return korean / (world * rate) - 1.0
 
 
 def average_price(
@@ -102,6 +95,29 @@ def average_price(
     taken = np.clip(volume - before, 0.0, sizes[order])
     first = after[order[0]]
     return float(first + np.dot(taken, after[order] - first) / volume)
+
+
+def executable(
+    size: float,
+    curves: Mapping[str, Curve],
+    names: list[str],
+    fees: Mapping[str, float],
+    rate: float,
+) -> ExecutableRecord:
+    """Return the premium that remains after both legs of a size are traded at market.
+
+    Args: curves: region -> its evaluated curve. rate: KRW per USDT.
+    """
+    prices = {
+        (region, side): average_price(curve, side, size, names, fees)
+        for region, curve in curves.items()
+        for side in (BIDS, ASKS)
+    }
+    return ExecutableRecord(
+        size,
+        excess(prices["KR", BIDS], prices["GL", ASKS], rate),
+        excess(prices["KR", ASKS], prices["GL", BIDS], rate),
+    )
 
 
 class Average:

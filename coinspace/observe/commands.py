@@ -5,21 +5,23 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 import orjson
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
-from coinspace.observe.doctor import check_host
 from coinspace.observe.health import Health, all_health, exit_code
-from coinspace.observe.screen import Rates
 from coinspace.options import SECONDS
-from coinspace.storage.watch import disk_problems
+from coinspace.storage.disk import disk_problems
 from coinspace.text import cell, printable
+
+# what the others import is left out of `status`, which scripts call often
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from coinspace.observe.screen import Rates
 
 
 @click.command()
@@ -62,6 +64,11 @@ def status(config_path: str | None, as_json: bool) -> None:
 @click.option("--all", "every", is_flag=True, help="show counters that are zero too")
 def top(config_path: str | None, interval: float, once: bool, every: bool) -> None:
     """Watch every process's counters and their rates."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from coinspace.observe.screen import Rates
+
     settings = load(config_path)
     rates = Rates()
     before = {health.process: health for health in all_health(settings)}
@@ -85,6 +92,8 @@ def top(config_path: str | None, interval: float, once: bool, every: bool) -> No
 def _counters_table(
     before: dict[str, Health], now: list[Health], rates: Rates, every: bool
 ) -> Table:
+    from rich.table import Table
+
     table = Table()
     for column in ("process", "state", "counter"):
         table.add_column(column)
@@ -109,6 +118,8 @@ def _counters_table(
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def doctor(config_path: str | None, as_json: bool) -> None:
     """Check this host and the running platform; exit code 1 when something must be repaired."""
+    from coinspace.observe.doctor import check_host
+
     findings = check_host(load(config_path))
     if as_json:
         click.echo(orjson.dumps({"findings": [asdict(finding) for finding in findings]}))

@@ -15,10 +15,12 @@ from coinspace.bus.journal import journal_folder
 from coinspace.bus.segments import horizon_s
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
+from coinspace.exchanges import UNUSABLE
 from coinspace.observe.health import all_health
+from coinspace.storage.questdb import runtime
 from coinspace.storage.questdb.address import root
 from coinspace.storage.watch import look
-from coinspace.tuning import missing_processors, spins, unmatched
+from coinspace.tuning import problems, spins
 
 OPEN_FILES = 4096  # sockets, journal segments and QuestDB's column files
 DISK_FREE = 5 << 30  # bytes; QuestDB suspends tables when it cannot write
@@ -44,6 +46,8 @@ def check_host(settings: Settings) -> list[Finding]:
         _mapped_areas(),
         _sockets(settings),
         *_tuning(settings),
+        *(Finding("exchange", "problem", problem) for problem in UNUSABLE.values()),
+        *_jar(settings),
     ]
     if any(finding.subject == DATA_FOLDER for finding in findings):
         # the other checks need the folder
@@ -159,6 +163,11 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", "ok", "answers; no table is suspended, the schema is as declared")
 
 
+def _jar(settings: Settings) -> Iterator[Finding]:
+    if not settings.storage.ilp and (text := runtime.unknown_jar()) is not None:
+        yield Finding("database", "advice", text)
+
+
 def _journals(settings: Settings) -> Iterator[Finding]:
     """Check how far back journals reach at their present rate: a longer outage loses data."""
     journal = settings.journal
@@ -183,16 +192,8 @@ def _tuning(settings: Settings) -> Iterator[Finding]:
     tuning = settings.tuning
     here = os.cpu_count() or 1
     names = [name for name, _ in settings.processes()]
-    wrong = missing_processors(tuning)
-    if wrong:
-        yield Finding(
-            "pinning",
-            "problem",
-            f"tuning.cpus: expected processors 0 to {here - 1}, was {', '.join(map(str, wrong))}",
-        )
-    unused = unmatched(tuning.cpus)
-    if unused:
-        yield Finding("pinning", "advice", f"tuning.cpus: no process is called {', '.join(unused)}")
+    for text in problems(tuning):
+        yield Finding("pinning", "problem", text)
     spinning = sum(spins(name, tuning) for name in names)
     if spinning >= here:
         yield Finding(

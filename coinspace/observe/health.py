@@ -6,7 +6,6 @@ Each process judges its own work and writes its state and reason. This module co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from typing import Any
 
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import Settings
-from coinspace.process import HEALTH_INTERVAL_S, read_health
+from coinspace.health_file import HEALTH_INTERVAL_S, alive, read_health
 
 # a process that has missed this many writes hangs or is overloaded
 STALE_NS = int(5 * HEALTH_INTERVAL_S * SECOND_NS)
@@ -53,17 +52,6 @@ class Health:
         return sum(
             value for name, value in self.counters.items() if name.partition("{")[0] in names
         )
-
-
-def alive(pid: int) -> bool:
-    """Return whether a process with this pid runs."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def health_of(settings: Settings, name: str) -> Health:
@@ -158,6 +146,4 @@ def exit_code(healths: list[Health]) -> int:
     """Return 0 when all are ready, 2 when none runs, 1 for anything between."""
     if all(health.ok for health in healths):
         return 0
-    if all(health.state == "down" for health in healths):
-        return 2
-    return 1
+    return 2 if all(health.state == "down" for health in healths) else 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -18,12 +17,17 @@ from rich.text import Text
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.observe.health import Health, all_health
+from coinspace.tasks import within
 from coinspace.text import cell, printable
 
 log = structlog.get_logger("supervisor")
 
 REFRESH_S = 1.0
 PLAIN_EVERY_S = 10.0  # one line a second is too much for a log file
+
+WAITING = "waiting for the first index value"
+# index values of one line
+SHOWN_VALUES = 8
 
 # a process's output: the first of these counters that is not zero
 OUTPUT = ("published", "rows_stored", "requests", "frames")
@@ -36,7 +40,6 @@ class Rates:
         self._last: dict[str, tuple[int, float]] = {}
 
     def of(self, health: Health) -> float:
-        """Return the output per second since the last call for this process."""
         name = next((name for name in OUTPUT if health.total(name)), OUTPUT[0])
         now = (health.updated_ns, float(health.total(name)))
         before = self._last.get(health.process, now)
@@ -45,11 +48,15 @@ class Rates:
         return max(0.0, now[1] - before[1]) / elapsed_s if elapsed_s > 0 else 0.0
 
 
-async def _within(seconds: float, stopping: asyncio.Event) -> bool:
-    """Wait for the stop, at most some seconds. Returns: whether everything stops."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), seconds)
-    return stopping.is_set()
+def _values(indices: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return (asset, value) of the first assets with a value, then how many others there are."""
+    known = [(str(one["asset"]), str(one["value"])) for one in indices if one["value"] is not None]
+    others = []
+    if len(known) > SHOWN_VALUES:
+        others.append(f"{len(known) - SHOWN_VALUES} more")
+    if known and len(known) < len(indices):
+        others.append(f"{len(indices) - len(known)} without a value")
+    return known[:SHOWN_VALUES] + ([("…", ", ".join(others))] if others else [])
 
 
 class StatusScreen:
@@ -74,7 +81,7 @@ class StatusScreen:
         timeout = aiohttp.ClientTimeout(total=2)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             if not sys.stdout.isatty():
-                while not await _within(PLAIN_EVERY_S, stopping):
+                while not await within(PLAIN_EVERY_S, stopping):
                     print(self._line(all_health(self._settings), await self._indices(session)))
                     sys.stdout.flush()
                 return
@@ -82,7 +89,7 @@ class StatusScreen:
                 while not stopping.is_set():
                     indices = await self._indices(session)
                     live.update(self._table(all_health(self._settings), indices), refresh=True)
-                    await _within(REFRESH_S, stopping)
+                    await within(REFRESH_S, stopping)
 
     async def _indices(self, session: aiohttp.ClientSession) -> list[dict[str, Any]]:
         try:
@@ -93,7 +100,7 @@ class StatusScreen:
         return list(body.get("indices", body) if isinstance(body, dict) else body)
 
     def _line(self, healths: list[Health], indices: list[dict[str, Any]]) -> str:
-        values = printable(" ".join(f"{one['asset']} {one['value']}" for one in indices))
+        values = printable(" ".join(map(" ".join, _values(indices))) or WAITING)
         rows = sum(health.total("rows_stored") for health in healths)
         troubled = [
             f"{one.process} {printable(one.state)} ({printable(one.reason)})"
@@ -106,11 +113,10 @@ class StatusScreen:
 
     def _table(self, healths: list[Health], indices: list[dict[str, Any]]) -> Table:
         title = Text("   ").join(
-            Text.assemble(printable(one["asset"]), " ", (printable(one["value"]), "bold"))
-            for one in indices
+            Text.assemble(printable(name), " ", (printable(value), "bold"))
+            for name, value in _values(indices)
         )
-        waiting = "waiting for the first index value"
-        table = Table(title=title if indices else waiting, caption=self._url)
+        table = Table(title=title if title else WAITING, caption=self._url)
         table.add_column("process")
         table.add_column("state")
         for column in ("out/s", "rows stored", "dropped", "gaps"):

@@ -15,7 +15,7 @@ from coinspace.index.chain import DAY_NS
 from coinspace.index.memory import read_fx_memory, remember
 from coinspace.index.store import store
 from coinspace.method.parameters import parameter_hash
-from coinspace.recompute.feeds import opened, sources
+from coinspace.recompute.feeds import sources
 from coinspace.recompute.offline import FeedReplay
 from coinspace.recompute.verify import Comparison, Verdict, recalc_row
 from coinspace.recording.format import FeedReader
@@ -75,7 +75,7 @@ def verify(
         for asset, own in parameters.items()
     }
     readers, make = sources(paths, settings, segments=True)
-    with schema.connect(address(settings)) as connection, opened(readers):
+    with schema.connect(address(settings)) as connection:
         comparison = Comparison(connection, assets, start_ns, end_ns, warm_ns)
         replay = FeedReplay(
             settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -25,6 +26,7 @@ from coinspace.index.commands import write
 from coinspace.market import as_named
 from coinspace.method.record import IndexRecord
 from coinspace.recompute.snapshots import LATEST_MS, SnapshotReader
+from coinspace.recompute.table import FORMS, LinesFile, TableFile
 
 
 def choose(index: IndexSettings, changes: dict[str, Any]) -> None:
@@ -49,6 +51,29 @@ def read_parameters(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
+def instant_ns(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Read a time given as ms since 1970 or in ISO 8601 (UTC if it has no time zone)."""
+    if value is None:
+        return None
+    # float64 cannot store a time in ns exactly
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if number.is_finite() and 0 <= number <= LATEST_MS * MILLISECOND_NS:
+        try:
+            check_ms(int(number))
+        except ValueError as error:
+            raise click.BadParameter(f"expected ms since 1970, was {value!r}: {error}") from None
+        return int(number * MILLISECOND_NS)
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(f"expected ms since 1970 or ISO 8601, was {value!r}") from None
+    zoned = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return int(zoned.timestamp() * 1000) * MILLISECOND_NS
+
+
 @click.command("compute-index")
 @click.argument("feeds", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--snapshots", metavar="FILE|-", help="JSON lines, one tick with all books each")
@@ -69,47 +94,89 @@ def read_parameters(path: Path) -> dict[str, Any]:
     type=click.Path(path_type=Path),
     help="parameters as TOML or JSON; options override them",
 )
-@click.option("--explain", metavar="TS", help="print one tick (ms) with its curve, level by level")
+@click.option(
+    "--explain",
+    metavar="TS",
+    callback=instant_ns,
+    help="print one tick (ms) with its curve, level by level",
+)
 @click.option("--hash", "hashed", is_flag=True, help="print only count and SHA-256 of the records")
+@click.option("--format", "form", type=click.Choice(["jsonl", *FORMS]), help="output format")
+@click.option("--output", type=click.Path(path_type=Path), help="file, by default stdout")
 @config_option
 def compute_index(
     feeds: tuple[Path, ...],
     snapshots: str | None,
     params: Path | None,
-    explain: str | None,
+    explain: int | None,
     hashed: bool,
+    form: str | None,
+    output: Path | None,
     config_path: str | None,
     **options: Any,
 ) -> None:
-    """Compute index records from snapshots of books or from recordings; one JSON line per tick."""
+    """Compute index records from snapshots of books or from recordings; one JSON line per tick.
+
+    With --output FILE.parquet or FILE.arrow, one row per tick for pandas and polars.
+    """
     if bool(feeds) == bool(snapshots):
         raise click.UsageError("expected either --snapshots FILE|- or recordings")
+    if output is not None and (hashed or explain is not None):
+        raise click.UsageError("--output: expected neither --hash nor --explain with it")
+    ending = output.suffix.removeprefix(".") if output is not None else ""
+    form = form or (ending if ending in FORMS else "jsonl")
+    if form in FORMS and output is None:
+        raise click.UsageError(f"{form} is binary: expected --output FILE")
     changes = read_parameters(params) if params else {}
     changes |= {name: value for name, value in options.items() if value is not None}
     settings = load(config_path)
     choose(settings.index, changes)
     chosen = functools.cache(settings.index.parameters_of)
-    output = Output(_instant(explain) if explain is not None else None, hashed)
-    if snapshots is not None:
-        for record, index in from_snapshots(snapshots, chosen, settings.index):
-            output.take(record, index)
-    else:
-        # recordings need the collectors, whose imports take longer than most snapshots
-        from coinspace.recompute.feeds import from_feeds
+    with writer_to(output, form) as written:
+        result = Output(None if explain is None else explain / MILLISECOND_NS, hashed, written)
+        if snapshots is not None:
+            for record, index in from_snapshots(snapshots, chosen, settings.index):
+                result.take(record, index)
+        else:
+            # recordings need the collectors, whose imports take longer than most snapshots
+            from coinspace.recompute.feeds import from_feeds
 
-        replay = from_feeds(feeds, settings, chosen, output.take)
-        if replay.pauses:
-            click.echo(f"{replay.pauses} pauses of the recordings skipped", err=True)
-        click.echo(f"{replay.records} records of feeds, {output.records} ticks", err=True)
-    output.finish(explain)
+            replay = from_feeds(feeds, settings, chosen, result.take)
+            if replay.pauses:
+                click.echo(f"{replay.pauses} pauses of the recordings skipped", err=True)
+            click.echo(f"{replay.records} records of feeds, {result.records} ticks", err=True)
+        result.finish()
+    if output is not None:
+        click.echo(f"wrote {output}", err=True)
+
+
+@contextlib.contextmanager
+def writer_to(output: Path | None, form: str) -> Iterator[Callable[[IndexRecord], None]]:
+    """Yield a function that writes a record; a file appears only when it is complete.
+
+    Args: output: None = stdout.
+    """
+    if output is None:
+        yield write
+        return
+    file = TableFile(output, form) if form in FORMS else LinesFile(output)
+    complete = False
+    try:
+        yield file.write
+        complete = True
+    finally:
+        file.close(complete=complete)
 
 
 class Output:
-    """The output of records: all as lines, one explained, or only their hash."""
+    """The output of records: all written, one explained, or only their hash."""
 
-    def __init__(self, wanted_ms: float | None, hashed: bool) -> None:
+    def __init__(
+        self, wanted_ms: float | None, hashed: bool, write_record: Callable[[IndexRecord], None]
+    ) -> None:
         self._wanted_ms = wanted_ms
         self._hash = hashlib.sha256() if hashed else None
+        self._write = write_record
         self._found = False
         self.records = 0
 
@@ -123,9 +190,9 @@ class Output:
         elif self._hash is not None:
             self._hash.update(orjson.dumps(reproducible(record), option=orjson.OPT_SORT_KEYS))
         else:
-            write(record)
+            self._write(record)
 
-    def finish(self, explain: str | None) -> None:
+    def finish(self) -> None:
         """End the output. Raises: CoinSpaceError without any tick or without the explained one."""
         if not self.records:
             raise CoinSpaceError(
@@ -134,7 +201,8 @@ class Output:
         if self._hash is not None:
             write({"records": self.records, "sha256": self._hash.hexdigest()})
         if self._wanted_ms is not None and not self._found:
-            raise CoinSpaceError(f"--explain: expected a tick at {explain} ms, found none")
+            at = f"{self._wanted_ms:.16g}"
+            raise CoinSpaceError(f"--explain: expected a tick at {at} ms, found none")
 
 
 def reproducible(record: IndexRecord) -> dict[str, Any]:
@@ -169,45 +237,7 @@ def from_snapshots(
                 indices[aggregate.asset] = index
             yield index.compute(aggregate), index
     if reader.ignored:
-        click.echo(
-            f"{reader.ignored} books ignored: not constituents of the asset",
-            err=True,
-        )
-
-
-def _instant(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise ConfigError(f"--explain: expected a time in ms, was {text!r}") from None
-    try:
-        check_ms(int(number))
-    except (ValueError, OverflowError) as error:
-        raise ConfigError(f"--explain: expected a time in ms, was {text!r}: {error}") from None
-    return number
-
-
-def instant_ns(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Read a time given as ms since 1970 or in ISO 8601 (UTC if it has no time zone)."""
-    if value is None:
-        return None
-    # float64 cannot store a time in ns exactly
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        number = Decimal("nan")
-    if number.is_finite() and 0 <= number <= LATEST_MS * MILLISECOND_NS:
-        try:
-            check_ms(int(number))
-        except ValueError as error:
-            raise click.BadParameter(f"expected ms since 1970, was {value!r}: {error}") from None
-        return int(number * MILLISECOND_NS)
-    try:
-        found = datetime.fromisoformat(value)
-    except ValueError:
-        raise click.BadParameter(f"expected ms since 1970 or ISO 8601, was {value!r}") from None
-    zoned = found if found.tzinfo else found.replace(tzinfo=UTC)
-    return int(zoned.timestamp() * 1000) * MILLISECOND_NS
+        click.echo(f"{reader.ignored} books ignored: not constituents of the asset", err=True)
 
 
 @click.command("verify-index")
@@ -265,7 +295,7 @@ def verify_index(
         list(assets) or settings.index.assets,
         Restatement(operator, because) if restate else None,
     )
-    write(verdict.facts())
+    write(verdict)
     click.echo(verdict.summary(), err=True)
     if not verdict.good:
         raise SystemExit(1)

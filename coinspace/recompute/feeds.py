@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from coinspace._ext.sink import ListSink
@@ -23,6 +23,16 @@ from coinspace.recompute.offline import FeedReplay
 from coinspace.recording.format import FeedReader
 
 
+@dataclass(slots=True)
+class _Connection:
+    """Feeds that share a collector: (symbol, market) pairs of all their markets."""
+
+    exchange: str
+    symbols: set[str]
+    entries: list[tuple[str, str]] = field(default_factory=list)
+    replay: Replay | None = None
+
+
 def sources(
     paths: tuple[Path, ...], settings: Settings, *, segments: bool = False
 ) -> tuple[list[FeedReader], Callable[[FeedReader, ListSink], Replay]]:
@@ -31,59 +41,47 @@ def sources(
     Feeds of one exchange with a common market are parts of one connection and share a collector.
     With `segments`, all feeds of an exchange share a collector.
     """
-    groups: dict[str, list[tuple[set[str], list[Path]]]] = {}
+    connections: dict[Path, _Connection] = {}
     for path in paths:
-        with FeedReader(path) as reader:
-            name = reader.exchange
-            if name not in settings.exchanges:
-                known = ", ".join(settings.exchanges)
-                raise CoinSpaceError(f"{path}: expected a feed of {known}, was {name!r}")
-            symbols: set[str] = set()
-            if not segments:
-                symbols = set(symbols_of(exchange_named(name), reader))
-        mine = groups.setdefault(name, [])
-        group = next((one for one in mine if segments or one[0] & symbols), None)
-        if group is None:
-            mine.append((symbols, [path]))
-        else:
-            group[0].update(symbols)
-            group[1].append(path)
-    collectors: dict[Path, Replay] = {}
-    sinks: dict[Path, tuple[str, list[tuple[str, str]], list[Path]]] = {}
-    for name, mine in groups.items():
-        spelled = exchange_named(name)
-        markets = collected(settings, name)
-        configured = resolve(spelled, markets, None) if markets else []
-        for symbols, members in mine:
-            entries = [one for one in configured if segments or one[0] in symbols]
-            for path in members:
-                sinks[path] = (name, entries, members)
+        name, symbols = _content(path, settings, segments)
+        shared = (
+            one
+            for one in connections.values()
+            if one.exchange == name and (segments or one.symbols & symbols)
+        )
+        connections[path] = found = next(shared, None) or _Connection(name, set())
+        found.symbols |= symbols
+    for one in connections.values():
+        markets = collected(settings, one.exchange)
+        entries = resolve(exchange_named(one.exchange), markets, None) if markets else []
+        one.entries = [entry for entry in entries if segments or entry[0] in one.symbols]
 
     def make(reader: FeedReader, sink: ListSink) -> Replay:
-        found = collectors.get(reader.path)
-        if found is None:
-            name, entries, members = sinks[reader.path]
-            stage = make_stage(
-                exchange_named(name), "orderbook", settings.exchanges[name], entries, sink
-            )
-            found = Replay(stage)
-            for path in members:
-                collectors[path] = found
-        return found
+        one = connections[reader.path]
+        if one.replay is None:
+            exchange, section = exchange_named(one.exchange), settings.exchanges[one.exchange]
+            one.replay = Replay(make_stage(exchange, "orderbook", section, one.entries, sink))
+        return one.replay
 
-    readers = [FeedReader(path) for path in paths if sinks[path][1]]
-    return readers, make
+    return [FeedReader(path) for path in paths if connections[path].entries], make
+
+
+def _content(path: Path, settings: Settings, whole: bool = False) -> tuple[str, set[str]]:
+    """Return the exchange of a feed and its symbols; `whole`: no symbols."""
+    with FeedReader(path) as reader:
+        name = reader.exchange
+        if name not in settings.exchanges:
+            known = ", ".join(settings.exchanges)
+            raise CoinSpaceError(f"{path}: expected a feed of {known}, was {name!r}")
+        return name, set() if whole else set(symbols_of(exchange_named(name), reader))
 
 
 def narrow(paths: tuple[Path, ...], settings: Settings) -> None:
     """Reduce the settings to the feeds' content: the markets of patterns, and the assets."""
     symbols_by_exchange: dict[str, set[str]] = {}
     for path in paths:
-        with FeedReader(path) as reader:
-            name = reader.exchange
-            symbols_by_exchange.setdefault(name, set()).update(
-                symbols_of(exchange_named(name), reader)
-            )
+        name, symbols = _content(path, settings)
+        symbols_by_exchange.setdefault(name, set()).update(symbols)
     recorded: set[str] = set()
     for name, symbols in symbols_by_exchange.items():
         spelled = exchange_named(name)
@@ -117,16 +115,5 @@ def from_feeds(
         take(record, replay.calculator.index(record.asset))
 
     replay = FeedReplay(settings, make, parameters_of, emit)
-    with opened(readers):
-        replay.run(readers)
+    replay.run(readers)
     return replay
-
-
-@contextmanager
-def opened(readers: list[FeedReader]) -> Iterator[None]:
-    """Close readers at the end."""
-    try:
-        yield
-    finally:
-        for reader in readers:
-            reader.close()

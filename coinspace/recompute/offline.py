@@ -6,29 +6,25 @@ then. Nothing depends on the wall clock or on the speed of reading.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Protocol
 
 from coinspace._ext.sink import ListSink
 from coinspace.aggregator.stage import OrderbookAggregator
 from coinspace.aggregator.venue import Input
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.collector.tools.offline import Replay
 from coinspace.config import IndexParameters, Settings
 from coinspace.index.calculator import IndexCalculator
 from coinspace.method.aggregate import Aggregate
 from coinspace.method.record import IndexRecord
-from coinspace.recording.format import FeedReader, Record
+from coinspace.recording.format import FeedReader
 from coinspace.recording.merge import merge
 
 # a longer time without a record is a pause of the recording: its ticks are skipped
 PAUSE_NS = 600 * SECOND_NS
 Emit = Callable[[IndexRecord, Aggregate | None], None]
-
-
-class Source(Protocol):
-    """A collector stage that a feed drives."""
-
-    def feed(self, record: Record) -> None: ...
 
 
 class Guide(Protocol):
@@ -58,7 +54,7 @@ class FeedReplay:
     def __init__(
         self,
         settings: Settings,
-        make_source: Callable[[FeedReader, ListSink], Source],
+        make_source: Callable[[FeedReader, ListSink], Replay],
         parameters_of: Callable[[str], IndexParameters],
         emit: Emit,
         *,
@@ -82,9 +78,14 @@ class FeedReplay:
         self.records = 0
         self.pauses = 0
 
-    def run(self, readers: Iterable[FeedReader]) -> None:
-        """Play all feeds."""
-        sources: dict[int, tuple[Source, ListSink]] = {}
+    def run(self, readers: list[FeedReader]) -> None:
+        """Play all feeds, and close them."""
+        with ExitStack() as stack:
+            self._run([stack.enter_context(reader) for reader in readers])
+
+    def _run(self, readers: list[FeedReader]) -> None:
+        replays: dict[int, Replay] = {}
+        sink = ListSink(1, clock=lambda: 0)
         last_ns = 0
         for reader, record in merge(readers):
             if self._end_ns is not None and record.received_ns >= self._end_ns:
@@ -92,12 +93,10 @@ class FeedReplay:
             self.records += 1
             self._advance(record.received_ns, last_ns)
             last_ns = max(last_ns, record.received_ns)
-            found = sources.get(id(reader))
-            if found is None:
-                sink = ListSink(1, clock=lambda: 0)
-                found = sources[id(reader)] = (self._make_source(reader, sink), sink)
-            source, sink = found
-            source.feed(record)
+            replay = replays.get(id(reader))
+            if replay is None:
+                replay = replays[id(reader)] = self._make_source(reader, sink)
+            replay.feed(record)
             for message in sink.messages:
                 self.aggregator.on_message(message)
             sink.clear()

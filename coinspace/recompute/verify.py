@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -55,10 +55,6 @@ class Verdict:
     def good(self) -> bool:
         """Whether every tick was stored, recomputed and equal."""
         return self.ticks > 0 and not (self.different or self.missing or self.unrepeated)
-
-    def facts(self) -> dict[str, Any]:
-        """Return the verdict as JSON."""
-        return asdict(self)
 
     def summary(self) -> str:
         """Return the verdict as one line."""

@@ -28,7 +28,7 @@ def _arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise FeedError("Parquet: expected pyarrow, `pip install coinspace[arrow]`") from None
+        raise FeedError("Parquet: expected pyarrow, `pip install pyarrow`") from None
     return pyarrow
 
 

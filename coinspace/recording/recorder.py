@@ -19,6 +19,7 @@ import orjson
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.errors import FeedError
 from coinspace.recording.format import FeedWriter, Record
+from coinspace.text import shown_address
 
 POLL_S = 0.05
 # a crash of the machine loses records of at most this time
@@ -55,7 +56,7 @@ class Recorder:
         self.folder = Path(folder)
         self.exchange = exchange
         self.name = name
-        self.url = url
+        self.url = shown_address(url)
         self.segment_bytes = segment_bytes
         self.segment_s = segment_s
         self.max_bytes = max_bytes

@@ -9,29 +9,29 @@ recorded in table `gap` as lost.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from coinspace._ext.message import Message
-from coinspace._ext.segment import messages
+from coinspace.backoff import Backoff
 from coinspace.bus.journal import is_written, journal_folder
-from coinspace.bus.journal_client import Contents, Fetched, JournalClient
-from coinspace.bus.segments import JournalReader, segment_paths
+from coinspace.bus.journal_client import JournalClient
+from coinspace.bus.segments import Chunk, JournalReader, segment_paths
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError, StorageError
 from coinspace.storage import position
 from coinspace.storage.gaps import Damage
-from coinspace.storage.ledger import Hole, Stream, StreamKey, joined
+from coinspace.storage.ledger import Hole, Stream, joined
 from coinspace.storage.questdb.address import address
 from coinspace.storage.stage import Stage
+from coinspace.tasks import within
 
 IDLE_S = 1.0
 TIMEOUT_S = 3.0
@@ -53,54 +53,16 @@ log = structlog.get_logger("catchup")
 
 T = TypeVar("T")
 
-OpenHoles = Callable[[str, Collection[Stream]], Awaitable[tuple[dict[StreamKey, list[Hole]], bool]]]
-
-
-class Source(Protocol):
-    """A source of journal messages: a client of the journal server or a journal folder."""
-
-    def list(self) -> Contents:
-        """Return the contents of the journal."""
-
-    def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Fetched:
-        """Return the oldest chunk of [first, end)."""
-
-    def close(self) -> None:
-        """Release sockets and files."""
-
-
-class JournalFolder:
-    """Reads a journal from its folder on this host, with the client's interface."""
-
-    def __init__(self, settings: Settings, process: str) -> None:
-        self.process = process
-        self.folder = journal_folder(settings, process)
-        self._reader = JournalReader(self.folder)
-
-    def list(self) -> Contents:
-        """Return the contents of the folder."""
-        self._reader.refresh()
-        ranges = self._reader.ranges()
-        return Contents(self.process, max(ranges, default=0), None, ranges)
-
-    def fetch(self, topic: bytes, epoch: int, first: int, end: int | None = None) -> Fetched:
-        """Return the oldest chunk of [first, end)."""
-        self._reader.refresh()
-        chunk = self._reader.fetch(topic, epoch, first, end)
-        return Fetched(messages(chunk.records), chunk.missing, chunk.next, chunk.done)
-
-    def close(self) -> None:
-        """Do nothing: no file stays open."""
+# a client of the journal server, or a journal folder on this host
+Source = JournalClient | JournalReader
 
 
 @dataclass
 class _Publisher:
-    """One publisher's journal and the result of its last requests."""
-
     name: str
     client: JournalClient
-    folder: JournalFolder
-    failures: int = 0
+    folder: JournalReader
+    backoff: Backoff = field(default_factory=lambda: Backoff(RETRY_S, MAX_RETRY_S))
     not_before: float = 0.0
     inventory_at: float = 0.0
     # the newest segment of an ended writer whose journal has been compared
@@ -111,19 +73,9 @@ class _Publisher:
 
 
 class CatchUp:
-    """Fills the holes of a stage. Start `run` as a task; call `wake` when a hole was found.
+    """Fills the holes of a stage. Start `run` as a task; call `wake` when a hole was found."""
 
-    Args: open_holes: returns the open holes of a publisher's streams, see `position.open_holes`.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        stage: Stage,
-        publishers: list[str],
-        open_holes: OpenHoles | None = None,
-    ) -> None:
-        self._open_holes = open_holes or partial(_open_holes, settings)
+    def __init__(self, settings: Settings, stage: Stage, publishers: list[str]) -> None:
         self._settings = settings
         self._stage = stage
         self._ahead = BATCHES_AHEAD * settings.storage.batch_rows
@@ -133,7 +85,7 @@ class CatchUp:
                 JournalClient(
                     settings.bus.replay_endpoint(name), settings.bus, timeout_s=TIMEOUT_S
                 ),
-                JournalFolder(settings, name),
+                JournalReader(journal_folder(settings, name)),
             )
             for name in publishers
         }
@@ -150,9 +102,8 @@ class CatchUp:
             progress = False
             try:
                 await self._inventory(publisher)
-                for stream, hole in list(self._stage.ledger.holes()):
-                    if stream.publisher == publisher.name:
-                        progress |= await self._try(publisher, stream, hole)
+                for stream, hole in self._stage.ledger.holes(publisher.name):
+                    progress |= await self._try(publisher, stream, hole)
                 progress |= await self._read_again(publisher)
             except Exception as error:
                 # an error of one publisher must not end the catch-up of the others
@@ -160,12 +111,9 @@ class CatchUp:
                 publisher.problem = repr(error)
                 publisher.not_before = time.monotonic() + MAX_RETRY_S
                 log.exception("catch-up failed", publisher=publisher.name)
-            if not progress:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(publisher.wake.wait(), _pause(publisher))
-                if publisher.wake.is_set():
-                    publisher.wake.clear()
-                    await asyncio.sleep(SETTLE_S)
+            if not progress and await within(_pause(publisher), publisher.wake):
+                publisher.wake.clear()
+                await asyncio.sleep(SETTLE_S)
 
     def wake(self) -> None:
         """Look for holes at once."""
@@ -179,19 +127,17 @@ class CatchUp:
 
     def problems(self) -> list[str]:
         """Return a line for each unreachable journal that messages wait for."""
-        waiting: dict[str, int] = {}
-        for stream in self._stage.ledger.streams.values():
+        lines = []
+        for name, publisher in self._publishers.items():
             # the size of holes that were put off is unknown: count at least one message each
-            if count := stream.put_off + sum(hole.count for hole in stream.holes):
-                waiting[stream.publisher] = waiting.get(stream.publisher, 0) + count
-        return [
-            f"{waiting[name]} messages wait for the journal of {name}: {publisher.problem}"
-            for name, publisher in self._publishers.items()
-            if publisher.problem and name in waiting
-        ]
+            waiting = sum(one.put_off + one.missing for one in self._stage.ledger.of(name))
+            if publisher.problem and waiting:
+                lines.append(
+                    f"{waiting} messages wait for the journal of {name}: {publisher.problem}"
+                )
+        return lines
 
     def counters(self) -> dict[str, int | float]:
-        """Return counts since the start."""
         return {
             "catchup_requests": self.requests,
             "catchup_failures": self.failures,
@@ -205,7 +151,7 @@ class CatchUp:
 
         Returns: whether all holes are in `gap` now; False = a journal cannot be reached, try later.
         """
-        kind, ledger = f"{damage.table}.".encode(), self._stage.ledger
+        ledger = self._stage.ledger
         oldest_ns = now_ns() - self._settings.journal.max_age_s * SECOND_NS
         if not self._settings.journal.enabled or damage.found_ns < oldest_ns:
             log.error("not stored again: no journal has the messages", table=damage.table)
@@ -214,18 +160,20 @@ class CatchUp:
         for publisher in self._publishers.values():
             if (damage.found_ns, publisher.name) in self._restored:
                 continue
-            if not self._streams(publisher, kind) and publisher.name not in ledger.finished:
+            if not ledger.of(publisher.name) and publisher.name not in ledger.finished:
                 continue
-            contents = await self._ask(publisher, lambda source: source.list())
-            if contents is None:
+            journal = await self._ask(publisher, lambda source: source.ranges())
+            if journal is None:
                 complete = False
                 continue
-            for epoch in ledger.finished.get(publisher.name, set()) & contents.ranges.keys():
-                topics = contents.ranges[epoch].items()
+            for epoch in ledger.finished.get(publisher.name, set()) & journal.keys():
+                topics = journal[epoch].items()
                 lasts = {topic: max(end for _, end in ranges) - 1 for topic, ranges in topics}
                 ledger.reopen(publisher.name, epoch, lasts)
-            for stream in self._streams(publisher, kind):
-                for first, end in contents.ranges.get(stream.epoch, {}).get(stream.topic, []):
+            for stream in ledger.of(publisher.name):
+                if stream.name.kind != damage.table:
+                    continue
+                for first, end in journal.get(stream.epoch, {}).get(stream.topic, []):
                     last = min(end - 1, stream.last)
                     if first <= last:
                         stream.holes.append(Hole(first, last, now_ns(), damage.reason))
@@ -233,13 +181,6 @@ class CatchUp:
             self._restored.add((damage.found_ns, publisher.name))
         self.wake()
         return complete
-
-    def _streams(self, publisher: _Publisher, kind: bytes) -> list[Stream]:
-        return [
-            stream
-            for stream in self._stage.ledger.streams.values()
-            if stream.publisher == publisher.name and stream.topic.startswith(kind)
-        ]
 
     async def _inventory(self, publisher: _Publisher) -> None:
         """Find messages in the journal that this worker has not received."""
@@ -252,21 +193,21 @@ class CatchUp:
         if now < publisher.not_before or (now < publisher.inventory_at and not unseen):
             return
         publisher.inventory_at = now + INVENTORY_S
-        contents = await self._ask(publisher, lambda source: source.list())
-        if contents is None:
+        journal = await self._ask(publisher, lambda source: source.ranges())
+        if journal is None:
             publisher.inventory_at = 0.0
             return
         current = self._stage.epochs.get(publisher.name)
         finished = self._stage.ledger.finished.get(publisher.name, set())
-        for epoch, topics in contents.ranges.items():
+        for epoch, topics in journal.items():
             # the newest messages of a running writer are still on their way; its heartbeats
             # report them
             if (epoch == current and not unseen) or epoch in finished:
                 continue
             for topic, ranges in topics.items():
                 last = max(end for _, end in ranges) - 1
-                self._stage.expect(publisher.name, topic, epoch, last, "not received")
-        self._stage.finish(publisher.name, contents.ranges)
+                self._stage.expect(publisher.name, topic, epoch, last)
+        self._stage.finish(publisher.name, journal)
         if unseen:
             publisher.taken = ended
 
@@ -280,18 +221,15 @@ class CatchUp:
     async def _read_again(self, publisher: _Publisher) -> bool:
         """Read holes that were put off from `gap`, once the earlier holes are closed."""
         ledger = self._stage.ledger
-        streams = [
-            stream
-            for stream in ledger.streams.values()
-            if stream.publisher == publisher.name and stream.put_off and not stream.holes
-        ]
+        streams = [one for one in ledger.of(publisher.name) if one.put_off and not one.holes]
         if not streams or time.monotonic() < publisher.not_before:
             return False
         # rows in the sender have to be in the database first
         if not await self._stage.sender.drained(DRAIN_S):
             return False
         try:
-            holes, all_read = await self._open_holes(publisher.name, streams)
+            where = address(self._settings)
+            holes, all_read = await position.open_holes(where, publisher.name, streams)
         except StorageError as error:
             self.failures += 1
             publisher.problem = str(error)
@@ -316,14 +254,15 @@ class CatchUp:
         first, end = hole.first, hole.last + 1
         lost: list[tuple[int, int]] = []
         while first < end:
-            fetched = await self._ask(publisher, _fetch(stream, first, end))
-            if fetched is None:
+            answer = await self._ask(publisher, partial(_fetch, stream, first, end))
+            if answer is None:
                 return False
-            await self._store(stream, fetched.messages)
-            lost += [(start, stop - 1) for start, stop in fetched.missing]
-            if fetched.done or fetched.next <= first:
+            chunk, messages = answer
+            await self._store(stream, messages)
+            lost += [(start, stop - 1) for start, stop in chunk.missing]
+            if chunk.done or chunk.next <= first:
                 break
-            first = fetched.next
+            first = chunk.next
         await self._close(stream, hole, joined(lost), "no journal has it")
         return True
 
@@ -370,18 +309,11 @@ class CatchUp:
                 self.failures += 1
                 publisher.problem = str(error)
             else:
-                publisher.failures, publisher.problem = 0, None
+                publisher.backoff.reset()
+                publisher.problem = None
                 return answer
-        pause = min(RETRY_S * 2**publisher.failures, MAX_RETRY_S)
-        publisher.failures = min(publisher.failures + 1, 10)
-        publisher.not_before = time.monotonic() + pause
+        publisher.not_before = time.monotonic() + publisher.backoff.next()
         return None
-
-
-async def _open_holes(
-    settings: Settings, publisher: str, streams: Collection[Stream]
-) -> tuple[dict[StreamKey, list[Hole]], bool]:
-    return await position.open_holes(address(settings), publisher, streams)
 
 
 def _pause(publisher: _Publisher) -> float:
@@ -404,11 +336,13 @@ def _source(publisher: _Publisher) -> Source:
     return publisher.client
 
 
-def _fetch(stream: Stream, first: int, end: int) -> Callable[[Source], Fetched]:
-    return lambda source: source.fetch(stream.topic, stream.epoch, first, end)
+def _fetch(stream: Stream, first: int, end: int, source: Source) -> tuple[Chunk, list[Message]]:
+    chunk = source.fetch(stream.topic, stream.epoch, first, end)
+    # decoded here, on the thread
+    return chunk, chunk.messages
 
 
-def _ended(folder: JournalFolder) -> Path | None:
+def _ended(folder: JournalReader) -> Path | None:
     """Return the newest segment of a journal on this host whose writer has ended, else None."""
     # list first: a writer that starts in between does not own these segments
     paths = segment_paths(folder.folder)

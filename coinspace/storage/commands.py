@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,16 +10,18 @@ import sys
 import time
 import webbrowser
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import orjson
 
-from coinspace.clock import SECOND_NS, check_ms, now_ns
+from coinspace.clock import HOUR_NS, SECOND_NS, check_ms, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
-from coinspace.process import COMMAND, read_health, run
+from coinspace.health_file import alive, read_health
+from coinspace.process import COMMAND, run
 from coinspace.storage.questdb import keeper
 from coinspace.storage.questdb.address import address, root
 from coinspace.storage.questdb.server import START_TIMEOUT_S, STOP_TIMEOUT_S, exec_status
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from coinspace.storage.reconcile import Line, Report
 
 EXIT_DEGRADED = 1
-HOUR_NS = 3600 * SECOND_NS
 # messages younger than this may not be stored yet
 IN_FLIGHT_NS = 10 * SECOND_NS
 EXIT_DOWN = 2
@@ -110,7 +112,7 @@ def stop(config_path: str | None) -> None:
         return
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S + 5
-    while _alive(pid):
+    while alive(pid):
         if time.monotonic() > deadline:
             raise StorageError(f"QuestDB: expected process {pid} to end, it still runs")
         time.sleep(0.05)
@@ -154,12 +156,12 @@ def _facts(settings: Settings) -> tuple[dict[str, object], int]:
     facts |= {"http": found.http, "pid": found.pid, "folder": str(root(settings).absolute())}
     health = read_health(settings, keeper.PROCESS_NAME) if not settings.storage.ilp else None
     if health:
-        facts["uptime_s"] = round(keeper.uptime_s(health["started_ns"], now_ns()), 1)
+        facts["uptime_s"] = round(max(0, now_ns() - health["started_ns"]) / SECOND_NS, 1)
         facts["restarts"] = health["counters"].get("restarts", 0)
     if found.http and exec_status(found, "select%201") != 200:
         reason = "no answer" if not health or not health["reason"] else health["reason"]
-        alive = bool(found.pid) and _alive(found.pid)
-        state, code = ("degraded", EXIT_DEGRADED) if alive else ("down", EXIT_DOWN)
+        runs = bool(found.pid) and alive(found.pid)
+        state, code = ("degraded", EXIT_DEGRADED) if runs else ("down", EXIT_DOWN)
         return facts | {"state": state, "reason": reason}, code
     return facts | {"state": "ready"}, 0
 
@@ -167,8 +169,7 @@ def _facts(settings: Settings) -> tuple[dict[str, object], int]:
 @questdb.command()
 @config_option
 @click.option("--open", "open_page", is_flag=True, help="open the console in a browser")
-@click.option("--show-password", is_flag=True, help="print the password too")
-def console(config_path: str | None, open_page: bool, show_password: bool) -> None:
+def console(config_path: str | None, open_page: bool) -> None:
     """Print the address of the server's web console and its login."""
     settings = load(config_path)
     found = address(settings)
@@ -177,40 +178,22 @@ def console(config_path: str | None, open_page: bool, show_password: bool) -> No
     url = f"{found.http}/index.html"
     click.echo(url)
     if found.user:
-        hint = found.password if show_password else f"in {_credentials(settings)}"
-        click.echo(f"user {found.user}, password {hint}", err=not show_password)
+        managed = root(settings).absolute() / "credentials.json"
+        hint = "storage.ilp" if settings.storage.ilp else managed
+        click.echo(f"user {found.user}, password in {hint}", err=True)
     if open_page and not webbrowser.open(url):
         raise StorageError(f"console: expected a browser on this host, found none; open {url}")
-
-
-def _credentials(settings: Settings) -> Path | str:
-    return "storage.ilp" if settings.storage.ilp else root(settings).absolute() / "credentials.json"
 
 
 def _pid(settings: Settings) -> int:
     # pid of the keeper, 0 when none runs: the health file of a killed process stays
     health = read_health(settings, keeper.PROCESS_NAME)
-    if not health or not _alive(health["pid"]):
+    if not health or not alive(health["pid"]):
         return 0
-    try:
-        command = Path(f"/proc/{health['pid']}/cmdline").read_bytes()
-    except OSError:
-        return int(health["pid"])
-    return int(health["pid"]) if b"questdb" in command else 0
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        # a zombie has ended too
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return True
+    with contextlib.suppress(OSError):
+        if b"questdb" not in Path(f"/proc/{health['pid']}/cmdline").read_bytes():
+            return 0
+    return int(health["pid"])
 
 
 @click.command()
@@ -233,9 +216,8 @@ def reconcile(config_path: str | None, start: str | None, end: str | None, as_js
     if from_ns >= to_ns:
         raise ConfigError(f"--from and --to: expected from before to, was {start} and {end}")
     watched = not as_json and sys.stderr.isatty()
-    report = compare(
-        settings, from_ns, to_ns, (lambda text: click.echo(text, err=True)) if watched else _quiet
-    )
+    progress = partial(click.echo, err=True) if watched else None
+    report = compare(settings, from_ns, to_ns, progress)
     if as_json:
         click.echo(orjson.dumps(report.as_dict()))
     else:
@@ -245,10 +227,6 @@ def reconcile(config_path: str | None, start: str | None, end: str | None, as_js
             "reconcile: expected messages in this time, found none in the database or a journal"
         )
     raise SystemExit(1 if report.total.unexplained else 0)
-
-
-def _quiet(text: str) -> None:
-    """Show no progress: stderr is not a terminal."""
 
 
 def _print_report(report: Report) -> None:
@@ -294,5 +272,4 @@ def _time_ns(text: str, option: str) -> int:
         raise ConfigError(f"{option}: expected ISO 8601 or epoch ms, was {text!r}") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * SECOND_NS + since.microseconds * 1000
+    return round(moment.timestamp() * 1e6) * 1000

@@ -7,6 +7,7 @@ loss.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,39 +21,31 @@ from coinspace.clock import now_ns
 FILE_BYTES = 256 << 20
 
 
-class DeadLetters:
-    """An append-only file of refused rows."""
+def add(path: Path, table: str, reason: str, key: object, lines: bytes) -> int:
+    """Append one row as encoded for the wire; it is on disk when this returns.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.count = 0
-
-    def add(self, table: str, reason: str, key: object, lines: bytes) -> int:
-        """Append one row as encoded for the wire; it is on disk when this returns.
-
-        Returns: the time of the entry, ns. Raises: OSError.
-        """
-        at_ns = now_ns()
-        entry = {
-            "at_ns": at_ns,
-            "table": table,
-            "reason": reason,
-            "key": key,
-            "ilp": base64.b64encode(lines).decode(),
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = not self.path.exists()
-        if not new and self.path.stat().st_size > FILE_BYTES:
-            self.path.replace(older(self.path))
-            new = True
-        with self.path.open("ab") as file:
-            file.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
-            file.flush()
-            os.fsync(file.fileno())
-        if new:
-            sync_folder(self.path.parent)
-        self.count += 1
-        return at_ns
+    Returns: the time of the entry, ns. Raises: OSError.
+    """
+    at_ns = now_ns()
+    entry = {
+        "at_ns": at_ns,
+        "table": table,
+        "reason": reason,
+        "key": key,
+        "ilp": base64.b64encode(lines).decode(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    if not new and path.stat().st_size > FILE_BYTES:
+        path.replace(older(path))
+        new = True
+    with path.open("ab") as file:
+        file.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        sync_folder(path.parent)
+    return at_ns
 
 
 def sync_folder(folder: Path) -> None:
@@ -72,17 +65,12 @@ def older(path: Path) -> Path:
 def read(path: Path, since_ns: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the entries since a time, oldest first, `ilp` as bytes; torn lines are skipped."""
     for one in (older(path), path):
-        if one.exists():
-            yield from _read(one, since_ns)
-
-
-def _read(path: Path, since_ns: int) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                entry = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            if entry["at_ns"] >= since_ns:
-                entry["ilp"] = base64.b64decode(entry["ilp"])
-                yield entry
+        with contextlib.suppress(FileNotFoundError), one.open("rb") as file:
+            for line in file:
+                try:
+                    entry = orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    continue
+                if entry["at_ns"] >= since_ns:
+                    entry["ilp"] = base64.b64decode(entry["ilp"])
+                    yield entry

@@ -1,4 +1,7 @@
-"""Writes rows of `gap`: holes in a publisher's sequence, refused rows, outages of venues."""
+"""Writes rows of `gap`: holes in a publisher's sequence, refused rows, outages of venues.
+
+Each function returns False when the sender's memory is full.
+"""
 
 from __future__ import annotations
 
@@ -17,35 +20,8 @@ DEAD = "dead"
 VENUE = "venue"
 TRADE = "trade"
 
-
-def write_hole(
-    sender: Sender,
-    stream: Stream,
-    hole: Hole,
-    status: str,
-    *,
-    reason: str | None = None,
-    closed_ns: int = 0,
-    first: int | None = None,
-    last: int | None = None,
-) -> bool:
-    """Write the row of a hole or of a part of it. Returns: False when memory is full."""
-    first = hole.first if first is None else first
-    last = hole.last if last is None else last
-    return sender.row(
-        "gap",
-        symbols={**stream.venue.symbols, "kind": stream.name.kind, "publisher": stream.publisher}
-        | {"status": status},
-        columns={
-            "reason": reason or hole.reason,
-            "epoch": stream.epoch,
-            "first": first,
-            "last": last,
-            "count": last - first + 1,
-            "closed_ts": TimestampNanos(closed_ns) if closed_ns else None,
-        },
-        at_ns=hole.found_ns,
-    )
+# (publisher, exchange, market)
+VenueKey = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,82 +34,73 @@ class Damage:
     found_ns: int
 
 
+@dataclass
+class Outage:
+    """A time without data of a venue. closed_ns: 0 while it lasts.
+
+    Attributes: lost: trades of that time that the exchange no longer reports; the venue worked.
+    """
+
+    epoch: int
+    since_ns: int
+    reason: str
+    closed_ns: int = 0
+    lost: int = 0
+
+
+def write_hole(
+    sender: Sender,
+    stream: Stream,
+    hole: Hole,
+    status: str,
+    *,
+    reason: str | None = None,
+    closed_ns: int = 0,
+    part: tuple[int, int] | None = None,
+) -> bool:
+    """Write the row of a hole or of a part of it."""
+    name = stream.name
+    where = (name.kind, stream.publisher, name.exchange, name.market)
+    first, last = part or (hole.first, hole.last)
+    facts = (reason or hole.reason, stream.epoch, first, last, last - first + 1)
+    return _write(sender, hole.found_ns, where, status, facts, closed_ns)
+
+
 def write_repaired(sender: Sender, damage: Damage, closed_ns: int) -> bool:
-    """Write that all damaged messages are in holes now. Returns: False when memory is full."""
-    return sender.row(
-        "gap",
-        symbols={"kind": damage.table, "publisher": damage.worker, "status": FILLED},
-        columns={
-            "reason": damage.reason,
-            "epoch": 0,
-            "first": 0,
-            "last": 0,
-            "count": 0,
-            "closed_ts": TimestampNanos(closed_ns),
-        },
-        at_ns=damage.found_ns,
-    )
+    """Write that all damaged messages are in holes now."""
+    where = (damage.table, damage.worker, None, None)
+    facts = (damage.reason, 0, 0, 0, 0)
+    return _write(sender, damage.found_ns, where, FILLED, facts, closed_ns)
 
 
 def write_dead(sender: Sender, key: Key, reason: str, at_ns: int) -> bool:
-    """Write that the database refused a row. Returns: False when memory is full."""
+    """Write that the database refused a row."""
     publisher, topic, epoch, sequence = key
     name = parse(topic.encode())
-    return sender.row(
-        "gap",
-        symbols={
-            "exchange": name.exchange,
-            "market": name.market,
-            "kind": name.kind,
-            "publisher": publisher,
-            "status": DEAD,
-        },
-        columns={
-            "reason": reason,
-            "epoch": epoch,
-            "first": sequence,
-            "last": sequence,
-            "count": 1,
-            "closed_ts": TimestampNanos(at_ns),
-        },
-        at_ns=at_ns,
-    )
+    where = (name.kind, publisher, name.exchange, name.market)
+    return _write(sender, at_ns, where, DEAD, (reason, epoch, sequence, sequence, 1), at_ns)
 
 
-def write_outage(
+def write_outage(sender: Sender, key: VenueKey, outage: Outage) -> bool:
+    """Write the row of an outage, or of trades that were lost in a time."""
+    status = LOST if outage.lost else FILLED if outage.closed_ns else OPEN
+    where = (TRADE if outage.lost else VENUE, *key)
+    facts = (outage.reason, outage.epoch, 0, 0, outage.lost)
+    return _write(sender, outage.since_ns, where, status, facts, outage.closed_ns)
+
+
+def _write(
     sender: Sender,
-    publisher: str,
-    exchange: str,
-    market: str,
-    *,
-    epoch: int,
-    since_ns: int,
-    reason: str,
-    closed_ns: int = 0,
-    lost: int = 0,
+    at_ns: int,
+    where: tuple[str, str, str | None, str | None],
+    status: str,
+    facts: tuple[str, int, int, int, int],
+    closed_ns: int,
 ) -> bool:
-    """Write that a venue sent nothing from `since_ns` to `closed_ns`, 0 = until now.
-
-    Args: lost: trades of that time that the exchange no longer reports; the venue itself worked.
-    Returns: False when memory is full.
-    """
-    status = FILLED if closed_ns else OPEN
+    kind, publisher, exchange, market = where
+    symbols = {"kind": kind, "publisher": publisher, "exchange": exchange, "market": market}
+    columns = dict(zip(("reason", "epoch", "first", "last", "count"), facts, strict=True))
+    closed = {"closed_ts": TimestampNanos(closed_ns) if closed_ns else None}
     return sender.row(
-        "gap",
-        symbols={
-            "exchange": exchange,
-            "market": market,
-            "kind": TRADE if lost else VENUE,
-            "publisher": publisher,
-            "status": LOST if lost else status,
-        },
-        columns={
-            "reason": reason,
-            "epoch": epoch,
-            "first": 0,
-            "last": 0,
-            "count": lost,
-            "closed_ts": TimestampNanos(closed_ns) if closed_ns else None,
-        },
-        at_ns=since_ns,
+        "gap", symbols=symbols | {"status": status}, columns=columns | closed, at_ns=at_ns
     )

@@ -7,7 +7,7 @@ shows what is missing: the open rows of `gap`, and all sequences after the highe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from coinspace.bus.topics import TopicName, parse
@@ -31,7 +31,6 @@ class Hole:
     Attributes:
         found_ns: when the hole was found; part of the key of its row.
         announced: whether the sender has its row of `gap`.
-        retry_ns: time of the next request.
     """
 
     first: int
@@ -39,11 +38,9 @@ class Hole:
     found_ns: int
     reason: str
     announced: bool = False
-    retry_ns: int = 0
 
     @property
     def count(self) -> int:
-        """Number of missing sequences."""
         return self.last - self.first + 1
 
 
@@ -68,13 +65,12 @@ class Stream:
     put_off: int = 0
 
     @property
-    def missing(self) -> bool:
-        """Whether the stream has a hole."""
-        return bool(self.holes or self.put_off)
+    def missing(self) -> int:
+        """Number of missing sequences in the holes in memory."""
+        return sum(hole.count for hole in self.holes)
 
     @property
     def key(self) -> StreamKey:
-        """The identity of the stream."""
         return (self.publisher, self.topic, self.epoch)
 
 
@@ -108,6 +104,10 @@ class Ledger:
             found = self.streams[key] = Stream(publisher, topic, epoch, name, venue)
         return found
 
+    def of(self, publisher: str) -> list[Stream]:
+        """Return a publisher's streams."""
+        return [stream for stream in self.streams.values() if stream.publisher == publisher]
+
     def finish(self, publisher: str, before: int, journalled: Collection[int]) -> None:
         """Forget a publisher's earlier epochs that miss nothing.
 
@@ -115,8 +115,8 @@ class Ledger:
             before: the epoch to keep.
             journalled: epochs in the publisher's journal, all of which were compared.
         """
-        own = [s for s in self.streams.values() if s.publisher == publisher and s.epoch < before]
-        waiting = {stream.epoch for stream in own if stream.missing}
+        own = [stream for stream in self.of(publisher) if stream.epoch < before]
+        waiting = {stream.epoch for stream in own if stream.holes or stream.put_off}
         ended = {stream.epoch for stream in own} - waiting
         for stream in own:
             if stream.epoch in ended:
@@ -126,7 +126,7 @@ class Ledger:
 
     def drop_oldest(self, publisher: str) -> None:
         """Limit the epochs of a publisher that restarts often while its journal is unreachable."""
-        epochs = sorted({s.epoch for s in self.streams.values() if s.publisher == publisher})
+        epochs = sorted({stream.epoch for stream in self.of(publisher)})
         if len(epochs) > EPOCHS_LIMIT:
             finished = self.finished.get(publisher, set())
             self.finish(publisher, epochs[-EPOCHS_LIMIT // 2], finished)
@@ -159,10 +159,10 @@ class Ledger:
         stream.put_off += holes
         self.holes_put_off += holes
 
-    def expect(self, stream: Stream, last: int, now_ns: int, reason: str) -> None:
+    def expect(self, stream: Stream, last: int, now_ns: int) -> None:
         """Note that sequences up to `last` exist; the new ones are a hole until they arrive."""
         if last > stream.last:
-            self._hole(stream, stream.last + 1, last, now_ns, reason)
+            self._hole(stream, stream.last + 1, last, now_ns)
             stream.last = last
 
     def arrive(self, stream: Stream, sequence: int, now_ns: int) -> bool:
@@ -170,7 +170,7 @@ class Ledger:
         if sequence <= stream.last:
             return False
         if sequence > stream.last + 1:
-            self._hole(stream, stream.last + 1, sequence - 1, now_ns, "not received")
+            self._hole(stream, stream.last + 1, sequence - 1, now_ns)
         stream.last = sequence
         return True
 
@@ -178,7 +178,9 @@ class Ledger:
         """Note that memory had no room for the newest message."""
         self._hole(stream, sequence, sequence, now_ns, "database behind")
 
-    def _hole(self, stream: Stream, first: int, last: int, now_ns: int, reason: str) -> None:
+    def _hole(
+        self, stream: Stream, first: int, last: int, now_ns: int, reason: str = "not received"
+    ) -> None:
         self.sequences_missed += last - first + 1
         growing = stream.growing
         if growing is not None and growing.last + 1 == first:
@@ -205,19 +207,14 @@ class Ledger:
         if stream.growing is hole:
             stream.growing = None
 
-    def holes(self) -> Iterator[tuple[Stream, Hole]]:
-        """Yield all holes, the oldest first."""
-        found = [
-            (stream.epoch, hole.found_ns, hole.first, number, stream, hole)
-            for number, stream in enumerate(self.streams.values())
-            for hole in stream.holes
-        ]
-        for *_, stream, hole in sorted(found, key=lambda one: one[:4]):
-            yield stream, hole
+    def holes(self, publisher: str) -> list[tuple[Stream, Hole]]:
+        """Return a publisher's holes, the oldest first."""
+        found = [(stream, hole) for stream in self.of(publisher) for hole in stream.holes]
+        found.sort(key=lambda one: (one[0].epoch, one[1].found_ns, one[1].first))
+        return found
 
     def missing(self) -> int:
-        """Return how many sequences are in holes now."""
-        return sum(hole.count for s in self.streams.values() for hole in s.holes)
+        return sum(stream.missing for stream in self.streams.values())
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -7,11 +7,10 @@ the venue works again.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 from coinspace._ext.message import Message
-from coinspace.storage import gaps
+from coinspace.storage.gaps import Outage, VenueKey, write_outage
 from coinspace.storage.ledger import Stream
 from coinspace.storage.sender import Sender
 
@@ -19,36 +18,20 @@ from coinspace.storage.sender import Sender
 WORKING = {"synced", "subscribed", "ready"}
 BOOK_WORKING = {"synced", "ready"}
 
-VenueKey = tuple[str, str, str]
 # rows that the sender had no memory for, because the database does not answer; an unstable market
 # makes at most two rows a second
 UNWRITTEN_LIMIT = 20_000
 
 
-@dataclass
-class Outage:
-    """One outage. closed_ns: 0 while it lasts. lost: missing trades of a venue that worked."""
-
-    epoch: int
-    since_ns: int
-    reason: str
-    closed_ns: int = 0
-    lost: int = 0
-
-
 class Outages:
-    """The outages of all venues of a storage worker."""
-
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self.open: dict[VenueKey, Outage] = {}
         self._unwritten: deque[tuple[VenueKey, Outage]] = deque()
         self.dropped = 0
-        self._epochs: dict[str, int] = {}
         self._venues: dict[str, set[tuple[str, str]]] = {}
 
     def restore(self, key: VenueKey, outage: Outage) -> None:
-        """Take an open outage from the database."""
         self.open[key] = outage
         self._venues.setdefault(key[0], set()).add(key[1:])
 
@@ -82,16 +65,11 @@ class Outages:
         elif key not in self.open:
             self._begin(key, Outage(stream.epoch, at_ns, reason[:500]))
 
-    def on_heartbeat(self, publisher: str, epoch: int, heard_ns: int, now_ns: int) -> None:
-        """Begin outages of a restarted publisher's venues, from its last heartbeat on."""
-        before = self._epochs.get(publisher)
-        self._epochs[publisher] = epoch
-        if before is None or before == epoch:
-            return
+    def on_restart(self, publisher: str, before: int, since_ns: int) -> None:
+        """Begin outages of a restarted publisher's venues. Args: before: its earlier epoch."""
         for exchange, market in self._venues.get(publisher, ()):
             key = (publisher, exchange, market)
             if key not in self.open:
-                since_ns = min(heard_ns or now_ns, epoch)
                 self._begin(key, Outage(before, since_ns, "collector restarted"))
 
     def settle(self) -> None:
@@ -111,18 +89,7 @@ class Outages:
             self._write(key, outage)
 
     def _write(self, key: VenueKey, outage: Outage) -> None:
-        publisher, exchange, market = key
-        if not gaps.write_outage(
-            self._sender,
-            publisher,
-            exchange,
-            market,
-            epoch=outage.epoch,
-            since_ns=outage.since_ns,
-            reason=outage.reason,
-            closed_ns=outage.closed_ns,
-            lost=outage.lost,
-        ):
+        if not write_outage(self._sender, key, outage):
             if self._unwritten and self._unwritten[-1][1] is outage:
                 # the row of the outage's end replaces the row of its beginning
                 return

@@ -7,35 +7,31 @@ because rows are stored in order, and a hole's row before all later messages.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
 from coinspace.bus.topics import build
-from coinspace.clock import SECOND_NS
+from coinspace.clock import DAY_NS
 from coinspace.errors import MessageError, StorageError
 from coinspace.storage import gaps
 from coinspace.storage.ledger import STREAMS_LIMIT, Hole, Stream, StreamKey
-from coinspace.storage.outages import Outage
 from coinspace.storage.questdb.address import Address
-from coinspace.storage.schema import OWN_TABLES
+from coinspace.storage.schema import CONNECT_TIMEOUT_S, OWN_TABLES, first_line, resuming
 from coinspace.storage.stage import Stage
-from coinspace.storage.tables import VIEWS
+from coinspace.storage.tables import STORED
+
+Connection = psycopg.AsyncConnection[Any]
 
 APPLY_TIMEOUT_S = 30.0
 POLL_S = 0.05
 # rows of open holes per read
 READ_AGAIN = 10_000
-DAY_NS = 86_400 * SECOND_NS
-VIEW_NAMES = {view.name for view in VIEWS}
 # kind -> prefix of its publishers' names; `state` rows have a column for the publisher
-PUBLISHERS = {
-    "orderbook": "orderbook-collector-",
-    "ticker": "ticker-collector-",
-    "trade": "ticker-collector-",
-}
+PUBLISHERS = {kind: f"{process}-" for process, kinds in STORED.values() for kind in kinds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,58 +45,85 @@ class Suspended:
     reason: str
     by_server: bool = False
 
+
+class _GapRow(NamedTuple):
+    kind: str
+    publisher: str
+    exchange: str
+    market: str
+    status: str
+    reason: str | None
+    epoch: int
+    first: int
+    last: int
+    ts: int
+
     @property
-    def repair(self) -> str:
-        """The statement that resumes the table, once the cause is removed."""
-        kind = "MATERIALIZED VIEW" if self.table in VIEW_NAMES else "TABLE"
-        return f"ALTER {kind} {self.table} RESUME WAL"
+    def key(self) -> StreamKey | None:
+        """The stream, None for a damaged name."""
+        try:
+            return self.publisher, build(self.kind, self.exchange, self.market), self.epoch
+        except MessageError:
+            return None
+
+    @property
+    def hole(self) -> Hole:
+        return Hole(self.first, self.last, self.ts, self.reason or "", announced=True)
 
 
-async def connect(found: Address, timeout_s: float = 5.0) -> psycopg.AsyncConnection[Any]:
-    """Return a connection that may write. Raises: StorageError."""
+@asynccontextmanager
+async def connect(found: Address) -> AsyncIterator[Connection]:
+    """Yield a connection that may write, for the event loop; see `schema.connect`.
+
+    Raises: StorageError when the connection fails, and instead of each psycopg.Error in the block.
+    """
     try:
-        return await asyncio.wait_for(
-            psycopg.AsyncConnection.connect(found.sql, autocommit=True), timeout_s
+        connection = await asyncio.wait_for(
+            psycopg.AsyncConnection.connect(found.sql, autocommit=True), CONNECT_TIMEOUT_S
         )
     except (psycopg.Error, TimeoutError, OSError) as error:
-        reason = str(error).split("\n", 1)[0] or "no answer"
-        raise StorageError(f"SQL: expected a connection, {reason}") from None
+        raise StorageError(f"SQL: expected a connection, {first_line(error)}") from None
+    try:
+        async with connection:
+            yield connection
+    except psycopg.Error as error:
+        raise StorageError(f"SQL: expected an answer, {first_line(error)}") from None
 
 
-async def unapplied(connection: psycopg.AsyncConnection[Any]) -> tuple[list[str], list[Suspended]]:
-    """Return the tables with acknowledged rows that are not visible yet, and suspended ones."""
+async def unapplied(connection: Connection) -> tuple[dict[str, int], list[Suspended]]:
+    """Return tables whose acknowledged rows are not visible yet, and suspended tables.
+
+    Returns: table -> number of transactions that are not visible, and the suspended ones.
+    """
     cursor = await connection.execute(
-        "SELECT name, suspended, writerTxn, sequencerTxn, errorTag, errorMessage"
-        " FROM wal_tables()"
+        "SELECT name, suspended, sequencerTxn - writerTxn, errorTag, errorMessage FROM wal_tables()"
         f" WHERE name IN ({OWN_TABLES})"
     )
-    late: list[str] = []
+    late: dict[str, int] = {}
     suspended: list[Suspended] = []
-    for name, stopped, applied, acknowledged, tag, reason in await cursor.fetchall():
+    for name, stopped, lag, tag, reason in await cursor.fetchall():
         if stopped:
             suspended.append(
                 Suspended(name, str(reason or tag or "no reason given"), bool(reason or tag))
             )
-        elif applied < acknowledged:
-            late.append(name)
+        elif lag > 0:
+            late[name] = lag
     return late, suspended
 
 
-async def wait_applied(
-    connection: psycopg.AsyncConnection[Any], tables: set[str], timeout_s: float = APPLY_TIMEOUT_S
-) -> None:
+async def wait_applied(connection: Connection, tables: set[str]) -> None:
     """Wait until every acknowledged row of the tables is visible.
 
     Raises: StorageError when a table is suspended or after the time-out.
     """
-    deadline = asyncio.get_running_loop().time() + timeout_s
+    deadline = asyncio.get_running_loop().time() + APPLY_TIMEOUT_S
     while True:
         late, suspended = await unapplied(connection)
         for table in suspended:
             if table.table in tables:
                 raise StorageError(
                     f"table {table.table} is suspended ({table.reason}): remove the cause, then run"
-                    f" `coinspace questdb resume` ({table.repair})",
+                    f" `coinspace questdb resume` ({resuming(table.table)})",
                     table.table,
                 )
         waiting = tables.intersection(late)
@@ -108,7 +131,8 @@ async def wait_applied(
             return
         if asyncio.get_running_loop().time() > deadline:
             raise StorageError(
-                f"tables {', '.join(sorted(waiting))}: rows not visible after {timeout_s:.0f} s"
+                f"tables {', '.join(sorted(waiting))}: rows not visible"
+                f" after {APPLY_TIMEOUT_S:.0f} s"
             )
         await asyncio.sleep(POLL_S)
 
@@ -125,14 +149,26 @@ async def restore(
     Returns: the number of streams found.
     Raises: StorageError when the database cannot be read or a needed table is suspended.
     """
-    connection = await connect(found)
-    try:
-        async with connection:
-            await wait_applied(connection, {*kinds, "gap"})
-            last = await _highest(connection, kinds, publishers, since_ns)
-            holes = await _gaps(connection, stage, kinds, publishers, last, since_ns)
-    except psycopg.Error as error:
-        raise StorageError(f"reading positions: {str(error).splitlines()[0]}") from None
+    async with connect(found) as connection:
+        await wait_applied(connection, {*kinds, "gap"})
+        last = await _highest(connection, kinds, publishers, since_ns)
+        rows = await _gap_rows(
+            connection, f"status = '{gaps.OPEN}' OR ts >= {since_ns}::timestamp_ns"
+        )
+    holes: dict[StreamKey, list[Hole]] = {}
+    for row in rows:
+        if row.publisher not in publishers:
+            continue
+        if row.kind == gaps.VENUE and row.status == gaps.OPEN:
+            venue = (row.publisher, row.exchange, row.market)
+            stage.outages.restore(venue, gaps.Outage(row.epoch, row.ts, row.reason or ""))
+        key = row.key
+        if key is None or row.kind not in kinds:
+            continue
+        # lost and dead messages are accounted for, even if no later message is stored yet
+        last[key] = max(last.get(key, 0), row.last)
+        if row.status == gaps.OPEN:
+            holes.setdefault(key, []).append(row.hole)
     # the newest first; messages of streams without room are fetched again and replace their rows
     newest = sorted(last.items(), key=lambda one: one[0][2], reverse=True)
     for (publisher, topic, epoch), sequence in newest[: STREAMS_LIMIT // 2]:
@@ -150,53 +186,44 @@ async def open_holes(
     Returns: the holes, and whether these are all.
     Raises: StorageError when the database cannot be read.
     """
-    connection = await connect(found)
+    async with connect(found) as connection:
+        await wait_applied(connection, {"gap"})
+        rows = await _gap_rows(
+            connection,
+            f"status = %s AND publisher = %s AND kind != %s ORDER BY ts LIMIT {READ_AGAIN}",
+            (gaps.OPEN, publisher, gaps.VENUE),
+        )
     wanted = {stream.key for stream in streams}
-    try:
-        async with connection:
-            await wait_applied(connection, {"gap"})
-            cursor = await connection.execute(
-                "SELECT kind, exchange, market, reason, epoch, first, last, ts::long FROM gap"
-                " WHERE status = %s AND publisher = %s AND kind != %s"
-                f" ORDER BY ts LIMIT {READ_AGAIN}",
-                (gaps.OPEN, publisher, gaps.VENUE),
-            )
-            rows = await cursor.fetchall()
-    except psycopg.Error as error:
-        raise StorageError(f"reading gaps: {str(error).splitlines()[0]}") from None
     holes: dict[StreamKey, list[Hole]] = {}
-    for kind, exchange, market, reason, epoch, first, last, ts in rows:
-        try:
-            key = (publisher, build(kind, exchange, market), epoch)
-        except MessageError:
-            continue
-        if key in wanted:
-            holes.setdefault(key, []).append(Hole(first, last, ts, reason or "", announced=True))
+    for row in rows:
+        if (key := row.key) in wanted and key is not None:
+            holes.setdefault(key, []).append(row.hole)
     return holes, len(rows) < READ_AGAIN
 
 
-async def damages(connection: psycopg.AsyncConnection[Any], worker: str) -> list[gaps.Damage]:
+async def damages(connection: Connection, worker: str) -> list[gaps.Damage]:
     """Return the damages that this worker has to repair, the oldest first."""
-    cursor = await connection.execute(
-        "SELECT kind, reason, ts::long FROM gap WHERE status = %s AND publisher = %s ORDER BY ts",
-        (gaps.OPEN, worker),
+    rows = await _gap_rows(
+        connection, "status = %s AND publisher = %s ORDER BY ts", (gaps.OPEN, worker)
     )
-    return [
-        gaps.Damage(worker, table, reason or "", ts)
-        for table, reason, ts in await cursor.fetchall()
-    ]
+    return [gaps.Damage(worker, row.kind, row.reason or "", row.ts) for row in rows]
 
 
-Highest = dict[tuple[str, bytes, int], int]
+async def _gap_rows(
+    connection: Connection, where: str, values: Sequence[Any] | None = None
+) -> list[_GapRow]:
+    cursor = await connection.execute(
+        "SELECT kind, publisher, exchange, market, status, reason, epoch, first, last, ts::long"
+        f" FROM gap WHERE {where}",
+        values,
+    )
+    return [_GapRow(*row) for row in await cursor.fetchall()]
 
 
 async def _highest(
-    connection: psycopg.AsyncConnection[Any],
-    kinds: tuple[str, ...],
-    publishers: set[str],
-    since_ns: int,
-) -> Highest:
-    highest: Highest = {}
+    connection: Connection, kinds: tuple[str, ...], publishers: set[str], since_ns: int
+) -> dict[StreamKey, int]:
+    highest: dict[StreamKey, int] = {}
     for kind in kinds:
         publisher = "publisher" if kind == "state" else "''"
         # a trade's ts is its trade time, which may be long before its receive time
@@ -211,48 +238,3 @@ async def _highest(
                 key = (process, build(kind, exchange, market), epoch)
                 highest[key] = max(highest.get(key, 0), sequence)
     return highest
-
-
-async def _gaps(
-    connection: psycopg.AsyncConnection[Any],
-    stage: Stage,
-    kinds: tuple[str, ...],
-    publishers: set[str],
-    highest: Highest,
-    since_ns: int,
-) -> dict[tuple[str, bytes, int], list[Hole]]:
-    cursor = await connection.execute(
-        "SELECT kind, publisher, exchange, market, status, reason, epoch, first, last, ts::long"
-        f" FROM gap WHERE status = '{gaps.OPEN}' OR ts >= {since_ns}::timestamp_ns"
-    )
-    holes: dict[tuple[str, bytes, int], list[Hole]] = {}
-    for (
-        kind,
-        publisher,
-        exchange,
-        market,
-        status,
-        reason,
-        epoch,
-        first,
-        last,
-        ts,
-    ) in await cursor.fetchall():
-        if publisher not in publishers:
-            continue
-        if kind == gaps.VENUE:
-            if status == gaps.OPEN:
-                outage = Outage(epoch, ts, reason or "")
-                stage.outages.restore((publisher, exchange, market), outage)
-            continue
-        try:
-            key = (publisher, build(kind, exchange, market), epoch)
-        except MessageError:
-            continue
-        if kind not in kinds:
-            continue
-        # lost and dead messages are accounted for, even if no later message is stored yet
-        highest[key] = max(highest.get(key, 0), last)
-        if status == gaps.OPEN:
-            holes.setdefault(key, []).append(Hole(first, last, ts, reason or "", announced=True))
-    return holes

@@ -32,24 +32,19 @@ from coinspace.bus.journal import journal_folder
 from coinspace.bus.journal_client import JournalClient
 from coinspace.bus.segments import FOR_EVER_NS, read_journal, segment_paths
 from coinspace.bus.topics import build
-from coinspace.clock import SECOND_NS
+from coinspace.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
 from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError
 from coinspace.storage import gaps, schema
 from coinspace.storage.ledger import joined
 from coinspace.storage.questdb.address import Address, address
+from coinspace.storage.tables import STORED
 
-MINUTE_NS = 60 * SECOND_NS
-HOUR_NS = 60 * MINUTE_NS
 # time compared at once
 SLICE_NS = 10 * SECOND_NS
-KINDS = {
-    "orderbook-collector": ("orderbook", "state"),
-    "ticker-collector": ("ticker", "trade", "state"),
-}
 # time that one query sorts, and largest distance between a row's `ts` and its publishing time; a
 # trade that was fetched after an outage has an old trade time
-WINDOWS = {"trade": (HOUR_NS, 7 * 24 * HOUR_NS)}
+WINDOWS = {"trade": (HOUR_NS, 7 * DAY_NS)}
 WINDOW = (10 * MINUTE_NS, HOUR_NS)
 UNEXPLAINED_LIMIT = 1000
 # lines in the report; the total counts all
@@ -57,7 +52,6 @@ LINES_LIMIT = 200_000
 # journal messages that wait for their row; after a clock step the two are read far apart
 PENDING_LIMIT = 100_000
 
-Progress = Callable[[str], object]
 Range = tuple[int, int]
 
 
@@ -182,31 +176,22 @@ class Ranges:
 
 
 class _Fact(NamedTuple):
-    """A message in a journal. before: number of repeats before it; trade: its time and id."""
+    """A message in a journal or the database.
 
-    topic: bytes
-    epoch: int
-    sequence: int
-    published_ns: int
-    repeat: bool
-    before: int
-    trade: tuple[int, int] | None
-
-
-class _Row(NamedTuple):
-    """A message in the database."""
+    before: number of repeats before it. repeat and trade, its time and id: in a journal only.
+    """
 
     topic: bytes
     epoch: int
     sequence: int
     published_ns: int
     before: int
+    repeat: bool = False
+    trade: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
 class _Stream:
-    """One topic of one epoch: the counts so far."""
-
     topic: bytes
     epoch: int
     seen: Ranges = field(default_factory=Ranges)
@@ -222,18 +207,23 @@ class _Stream:
 
 
 def reconcile(
-    settings: Settings, from_ns: int, to_ns: int, progress: Progress = lambda text: None
+    settings: Settings,
+    from_ns: int,
+    to_ns: int,
+    progress: Callable[[str], object] | None = None,
 ) -> Report:
     """Compare journals and database for messages published in [from_ns, to_ns).
 
+    Args: progress: called with each publisher before it is compared.
     Raises: StorageError when the database cannot be read.
     """
     report = Report(from_ns, to_ns)
     found = address(settings)
-    for process, kinds in KINDS.items():
+    for process, kinds in STORED.values():
         for exchange in sorted(settings.exchanges):
             publisher = f"{process}-{exchange}"
-            progress(publisher)
+            if progress is not None:
+                progress(publisher)
             with contextlib.ExitStack() as opened:
                 facts = _facts(settings, publisher, report, opened)
                 # the tables are read side by side, each on its own connection
@@ -258,7 +248,7 @@ def _facts(
     client = JournalClient(settings.bus.replay_endpoint(publisher), settings.bus, timeout_s=1.0)
     opened.callback(client.close)
     try:
-        ranges = client.list().ranges
+        ranges = client.ranges()
     except JournalError:
         return []
     return [
@@ -270,8 +260,8 @@ def _facts(
 
 def _fetched(client: JournalClient, topic: bytes, epoch: int) -> Iterator[Message]:
     with contextlib.suppress(JournalError, MessageError):
-        for fetched in client.fetch_all(topic, epoch, 1):
-            yield from fetched.messages
+        for chunk in client.fetch_all(topic, epoch, 1):
+            yield from chunk.messages
 
 
 def _within(messages: Iterable[Message], from_ns: int, to_ns: int) -> Iterator[_Fact]:
@@ -279,20 +269,21 @@ def _within(messages: Iterable[Message], from_ns: int, to_ns: int) -> Iterator[_
         if from_ns <= message.published_ns < to_ns:
             book = message.kind == ORDERBOOK
             at_ns = message.exchange_ns or message.received_ns or message.published_ns
+            repeat = book and bool(message.flags & REPEAT)
             yield _Fact(
                 message.topic,
                 message.epoch,
                 message.sequence,
                 message.published_ns,
-                book and bool(message.flags & REPEAT),
-                message.flags >> REPEATS_BITS if book and not message.flags & REPEAT else 0,
+                message.flags >> REPEATS_BITS if book and not repeat else 0,
+                repeat,
                 (at_ns, message.id) if message.kind == TRADE else None,
             )
 
 
 def _rows(
     connection: psycopg.Connection[Any], kind: str, publisher: str, report: Report
-) -> Iterator[_Row]:
+) -> Iterator[_Fact]:
     """Yield a publisher's rows of one table in the order of publishing; the server sorts them."""
     window, slack = WINDOWS.get(kind, WINDOW)
     flags = "flags" if kind == "orderbook" else "0"
@@ -323,22 +314,22 @@ def _rows(
         ):
             if market and epoch is not None and sequence is not None:
                 topic = build(kind, exchange, market)
-                yield _Row(topic, epoch, sequence, published_ns, (bits or 0) >> REPEATS_BITS)
+                yield _Fact(topic, epoch, sequence, published_ns, (bits or 0) >> REPEATS_BITS)
 
 
 class _Ahead:
-    """Reads an iterator of facts or rows up to a time."""
+    """Reads an iterator of messages up to a time."""
 
-    def __init__(self, found: Iterator[Any]) -> None:
+    def __init__(self, found: Iterator[_Fact]) -> None:
         self._found = found
         self._next = next(found, None)
 
     @property
     def at_ns(self) -> int:
         """Publishing time of the next item; FOR_EVER_NS when there is none."""
-        return FOR_EVER_NS if self._next is None else int(self._next.published_ns)
+        return FOR_EVER_NS if self._next is None else self._next.published_ns
 
-    def until(self, end_ns: int) -> Iterator[Any]:
+    def until(self, end_ns: int) -> Iterator[_Fact]:
         """Yield the items that were published before a time."""
         while self._next is not None and self._next.published_ns < end_ns:
             yield self._next
@@ -346,8 +337,6 @@ class _Ahead:
 
 
 class _Comparison:
-    """Compares one publisher's journal with its rows."""
-
     def __init__(self, report: Report, found: Address, publisher: str) -> None:
         self._report = report
         self._address = found
@@ -358,14 +347,14 @@ class _Comparison:
         # epochs whose rows of `gap` are read
         self._epochs: set[int] = set()
 
-    def run(self, facts: list[Iterator[_Fact]], rows: list[Iterator[_Row]]) -> None:
+    def run(self, facts: list[Iterator[_Fact]], rows: list[Iterator[_Fact]]) -> None:
         with schema.connect(self._address) as connection:
             self._read_found(connection)
             journal = [_Ahead(one) for one in facts]
             database = [_Ahead(one) for one in rows]
             while (start := min(one.at_ns for one in (*journal, *database))) < FOR_EVER_NS:
                 end = start + SLICE_NS
-                both: dict[tuple[bytes, int], tuple[dict[int, _Fact], dict[int, _Row]]]
+                both: dict[tuple[bytes, int], tuple[dict[int, _Fact], dict[int, _Fact]]]
                 both = defaultdict(lambda: ({}, {}))
                 for side, sources in enumerate((journal, database)):
                     for source in sources:
@@ -448,15 +437,15 @@ class _Comparison:
         connection: psycopg.Connection[Any],
         stream: _Stream,
         journalled: dict[int, _Fact],
-        stored: dict[int, _Row],
+        stored: dict[int, _Fact],
     ) -> None:
         waiting: list[_Fact] = []
         for sequence in sorted(journalled.keys() | stored.keys()):
             fact, row = journalled.get(sequence), stored.get(sequence)
-            at_ns = fact.published_ns if fact else stored[sequence].published_ns
-            before = fact.before if fact else stored[sequence].before
-            if before:
-                self._repeats_before(stream, sequence, before, at_ns)
+            one = fact or stored[sequence]
+            at_ns = one.published_ns
+            if one.before:
+                self._repeats_before(stream, sequence, one.before, at_ns)
             if sequence in stream.seen:
                 # after a clock was set back, a message and its row are read far apart
                 self._again(stream, sequence, fact, row)
@@ -473,7 +462,7 @@ class _Comparison:
                 stream.last_stored = max(stream.last_stored, sequence)
         self._explain(stream, waiting, _trades_known(connection, stream.topic, waiting))
 
-    def _again(self, stream: _Stream, sequence: int, fact: _Fact | None, row: _Row | None) -> None:
+    def _again(self, stream: _Stream, sequence: int, fact: _Fact | None, row: _Fact | None) -> None:
         if fact is not None:
             self._count(stream, fact.published_ns, journalled=1)
         if row is not None and stream.pending.pop(sequence, None) is not None:
@@ -513,7 +502,6 @@ class _Comparison:
             self._count(stream, at_ns, repeats=end - start + 1)
 
     def _explain(self, stream: _Stream, waiting: list[_Fact], known: set[tuple[int, int]]) -> None:
-        """Count messages of the journal that have no row."""
         for fact in waiting:
             if fact.trade in known:
                 self._count(stream, fact.published_ns, duplicates=1)
@@ -530,7 +518,6 @@ class _Comparison:
                     self._unexplained(stream, fact.sequence, fact.sequence, fact.published_ns)
 
     def _finish(self, stream: _Stream) -> None:
-        """Count missing messages after all was read."""
         for sequence, at_ns in stream.pending.items():
             self._unexplained(stream, sequence, sequence, at_ns)
         for first, last, at_ns in stream.holes:

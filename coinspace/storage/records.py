@@ -27,8 +27,6 @@ Writer = Callable[[Any], tuple[dict[str, Any], dict[str, Any]]]
 
 @dataclass(slots=True)
 class Row:
-    """One row for the sender."""
-
     table: str
     at_ns: int
     symbols: dict[str, str | None] = field(default_factory=dict)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from coinspace.config import KEEP_FOR_EVER, RETENTION, StorageSettings
 from coinspace.errors import ConfigError
-from coinspace.storage.tables import TABLES, VIEWS
+from coinspace.storage.tables import TABLES, VIEWS, Table, View
 
 # months and years have no fixed number of hours: the server uses the calendar
 HOURS = {"HOUR": 1, "DAY": 24, "WEEK": 168}
@@ -69,23 +67,20 @@ def check(storage: StorageSettings) -> None:
             )
 
 
-def wanted(
-    name: str, default: str, found: Length, *, ttl: bool, retention: Mapping[str, str]
-) -> Length:
+def wanted(one: Table | View, found: Length, storage: StorageSettings) -> Length:
     """Return the TTL that a table should have.
 
     A TTL that is not configured stays, since it may have been set manually. Only
     `storage.ttl = "off"` removes the default TTL, which would drop replayed history.
     """
-    if name in retention:
-        return parse(retention[name])
-    if not ttl and found == parse(default):
+    if one.name in storage.retention:
+        return parse(storage.retention[one.name])
+    if storage.ttl == "off" and found == parse(one.ttl):
         return 0, "h"
     return found
 
 
-def initial(name: str, default: str, *, ttl: bool, retention: Mapping[str, str]) -> str:
+def initial(one: Table | View, storage: StorageSettings) -> str:
     """Return the TTL of a new table as SQL; "" = none."""
-    given = retention.get(name, default if ttl else "")
-    value, unit = parse(given)
-    return sql((value, unit)) if value else ""
+    given = parse(storage.retention.get(one.name, one.ttl if storage.ttl == "on" else ""))
+    return sql(given) if given[0] else ""

@@ -1,4 +1,4 @@
-"""Bus messages to rows: one function per kind; values are copied once, into the sender's buffer.
+"""Bus messages to rows; values are copied once, into the sender's buffer.
 
 A row's `ts` comes from the message. So a message always gives the same row, whether it is live,
 comes from a journal or is stored again.
@@ -7,7 +7,6 @@ comes from a journal or is stored again.
 from __future__ import annotations
 
 import re
-from typing import Protocol
 
 from coinspace._ext.message import ORDERBOOK, SELL, STATE, TICKER, TRADE, WINDOWS, Message
 from coinspace.storage.sender import Sender
@@ -18,24 +17,24 @@ SYMBOL_LIMIT = 64
 # bits 3 and 4 of a ticker's flags, in the order of WINDOWS
 SPAN = 24
 SPANS = (0, 8, 16, 24)
+# kinds of messages that are stored
+STORED = frozenset((ORDERBOOK, TICKER, TRADE, STATE))
 
 
 class Venue:
     """The values that all rows of one topic share.
 
     Attributes:
-        publisher, topic, exchange, market.
+        publisher, topic.
         symbols: for `Sender.row`.
         heads: beginning of a line, by the flags of a ticker's span or a trade's side.
     """
 
-    __slots__ = ("exchange", "heads", "market", "publisher", "symbols", "topic")
+    __slots__ = ("heads", "publisher", "symbols", "topic")
 
     def __init__(self, publisher: str, topic: str, exchange: str, market: str) -> None:
         self.publisher = publisher
         self.topic = topic
-        self.exchange = exchange
-        self.market = market
         self.symbols: dict[str, str | None] = {"exchange": exchange, "market": market}
         kind = topic.partition(".")[0]
         head = f"{kind},exchange={_escaped(exchange)},market={_escaped(market)}"
@@ -54,57 +53,34 @@ def _escaped(text: str) -> str:
     return re.sub(r"([ ,=\\])", r"\\\1", re.sub(r"[\r\n]", "_", text))
 
 
-class Store(Protocol):
-    """Stores one message. Returns: False when the sender's memory is full."""
-
-    def __call__(self, sender: Sender, venue: Venue, message: Message, depth: int, /) -> bool: ...
-
-
 def _time(ns: int) -> TimestampNanos | None:
     return TimestampNanos(ns) if 0 < ns < 1 << 63 else None
 
 
-def _received_ns(message: Message) -> int:
-    # a message without a receive time (REST answer, state) has its publishing time
-    return message.received_ns or message.published_ns
+def store(sender: Sender, venue: Venue, message: Message, depth: int) -> bool:
+    """Store a book with at most `depth` levels a side, a ticker, a trade or a state.
 
-
-def _key(venue: Venue, message: Message) -> Key:
-    return (venue.publisher, venue.topic, message.epoch, message.sequence)
-
-
-def store_orderbook(sender: Sender, venue: Venue, message: Message, depth: int) -> bool:
-    """Store a book, at most `depth` levels a side."""
-    lines = sender.lines("orderbook")
+    A value that the exchange does not send is null. A repeated trade replaces its row.
+    Returns: False when the sender's memory is full.
+    """
+    key = (venue.publisher, venue.topic, message.epoch, message.sequence)
+    kind = message.kind
+    if kind == STATE:
+        return _store_state(sender, venue, message, key)
+    lines = sender.lines(message.kind_name)
     if lines is None:
         return False
-    size = lines.orderbook(venue.heads[0], message, depth)
-    sender.took(size, (venue.publisher, venue.topic, message.epoch, message.sequence))
+    if kind == ORDERBOOK:
+        size = lines.orderbook(venue.heads[0], message, depth)
+    elif kind == TICKER:
+        size = lines.ticker(venue.heads[message.flags & SPAN], message)
+    else:
+        size = lines.trade(venue.heads[message.flags & SELL], message)
+    sender.took(size, key)
     return True
 
 
-def store_ticker(sender: Sender, venue: Venue, message: Message, depth: int) -> bool:
-    """Store a ticker; a value that the exchange does not send is null."""
-    lines = sender.lines("ticker")
-    if lines is None:
-        return False
-    size = lines.ticker(venue.heads[message.flags & SPAN], message)
-    sender.took(size, (venue.publisher, venue.topic, message.epoch, message.sequence))
-    return True
-
-
-def store_trade(sender: Sender, venue: Venue, message: Message, depth: int) -> bool:
-    """Store a trade at its trade time; a repeated trade replaces its row."""
-    lines = sender.lines("trade")
-    if lines is None:
-        return False
-    size = lines.trade(venue.heads[message.flags & SELL], message)
-    sender.took(size, (venue.publisher, venue.topic, message.epoch, message.sequence))
-    return True
-
-
-def store_state(sender: Sender, venue: Venue, message: Message, depth: int) -> bool:
-    """Store a venue's change of state."""
+def _store_state(sender: Sender, venue: Venue, message: Message, key: Key) -> bool:
     try:
         facts = message.json()
         state, reason = str(facts["state"]), facts.get("reason")
@@ -122,14 +98,7 @@ def store_state(sender: Sender, venue: Venue, message: Message, depth: int) -> b
             "seq": message.sequence,
             "published_ts": _time(message.published_ns),
         },
-        at_ns=_received_ns(message),
-        key=_key(venue, message),
+        # a state has no receive time when the collector made it
+        at_ns=message.received_ns or message.published_ns,
+        key=key,
     )
-
-
-STORES: dict[int, Store] = {
-    ORDERBOOK: store_orderbook,
-    TICKER: store_ticker,
-    TRADE: store_trade,
-    STATE: store_state,
-}

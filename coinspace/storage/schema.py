@@ -5,7 +5,7 @@ All functions may be repeated and may run in two processes at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +13,16 @@ from typing import Any
 import psycopg
 
 from coinspace.clock import now_ns
+from coinspace.config import StorageSettings
 from coinspace.errors import StorageError
 from coinspace.storage import retention as terms
 from coinspace.storage.questdb.address import Address
-from coinspace.storage.tables import GAP, STORED_BY, TABLES, VIEWS, Table, View
+from coinspace.storage.tables import GAP, STORED, TABLES, VIEWS, Table, View
 
 Connection = psycopg.Connection[Any]
 
 CONNECT_TIMEOUT_S = 5
-NONE: Mapping[str, str] = {}
+VIEW_NAMES = frozenset(view.name for view in VIEWS)
 # CoinSpace's tables and views as a list for SQL; other tables on the server are never read
 OWN_TABLES = "'" + "', '".join(one.name for one in (*TABLES, *VIEWS)) + "'"
 
@@ -45,13 +46,13 @@ class Difference:
 
 
 @contextmanager
-def connect(found: Address, timeout_s: int = CONNECT_TIMEOUT_S) -> Iterator[Connection]:
+def connect(found: Address) -> Iterator[Connection]:
     """Yield a connection that may write.
 
     Raises: StorageError when the connection fails, and instead of each psycopg.Error in the block.
     """
     try:
-        connection = psycopg.connect(found.sql, autocommit=True, connect_timeout=timeout_s)
+        connection = psycopg.connect(found.sql, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
     except psycopg.Error as error:
         raise StorageError(f"SQL: expected a connection, {first_line(error)}") from None
     try:
@@ -61,7 +62,7 @@ def connect(found: Address, timeout_s: int = CONNECT_TIMEOUT_S) -> Iterator[Conn
         raise StorageError(f"SQL: expected an answer, {first_line(error)}") from None
 
 
-def create(found: Address, *, ttl: bool = True, retention: Mapping[str, str] = NONE) -> list[str]:
+def create(found: Address, storage: StorageSettings) -> list[str]:
     """Create missing tables and views, and set deduplication keys and TTLs.
 
     Missing columns and columns of another type are left to `repair`, which makes the table's
@@ -73,31 +74,29 @@ def create(found: Address, *, ttl: bool = True, retention: Mapping[str, str] = N
     with connect(found) as connection:
         existing = _tables(connection)
         done = [
-            _run(connection, _create(table, ttl, retention), table.name)
+            _run(connection, _create(table, storage), table.name)
             for table in TABLES
             if table.name not in existing
         ]
         views = _views(connection)
         done += [
             _run(connection, difference.repair, difference.table)
-            for difference in _differences(connection, existing, ttl, retention)
+            for difference in _differences(connection, existing, storage)
             if not difference.damaging
         ]
         done += [
-            _run(connection, _create(view, ttl, retention), view.name)
+            _run(connection, _create(view, storage), view.name)
             for view in VIEWS
             if view.name not in views
         ]
     return done
 
 
-def _create(one: Table | View, ttl: bool, retention: Mapping[str, str]) -> str:
-    return one.create(terms.initial(one.name, one.ttl, ttl=ttl, retention=retention))
+def _create(one: Table | View, storage: StorageSettings) -> str:
+    return one.create(terms.initial(one, storage))
 
 
-def repair(
-    found: Address, tables: set[str], *, ttl: bool = True, retention: Mapping[str, str] = NONE
-) -> list[Difference]:
+def repair(found: Address, tables: set[str], storage: StorageSettings) -> list[Difference]:
     """Repair the differences of these tables, and refresh their invalid views.
 
     One call refreshes the lowest invalid view; the next call refreshes the view above it.
@@ -106,17 +105,13 @@ def repair(
 
     Returns: the differences that were repaired. Raises: StorageError.
     """
-    wrong = [
-        one
-        for one in differences(found, ttl=ttl, retention=retention)
-        if roots().get(one.table, one.table) in tables
-    ]
+    wrong = [one for one in differences(found, storage) if root_of(one.table) in tables]
     if any(one.table == GAP.name and one.missing for one in wrong):
         # a new database has no damage
         wrong = [one for one in wrong if not one.missing]
     # `gap` first: the damage of other tables is written there
     wrong.sort(key=lambda one: one.table != GAP.name)
-    create(found, ttl=ttl, retention=retention)
+    create(found, storage)
     with connect(found) as connection:
         reported: set[str] = set()
         for difference in wrong:
@@ -125,15 +120,7 @@ def repair(
                 _report_damage(connection, difference)
             if not difference.missing:
                 _repair(connection, difference)
-        states = _views(connection)
-        for view in VIEWS:
-            # the lowest first: its refresh makes the view above invalid again
-            if (
-                states.get(view.name) == "invalid"
-                and states.get(view.base) != "invalid"
-                and roots()[view.name] in tables
-            ):
-                _run(connection, f"REFRESH MATERIALIZED VIEW {view.name} FULL", view.name)
+        _refresh(connection, [view.name for view in VIEWS if root_of(view.name) in tables])
     return wrong
 
 
@@ -145,24 +132,42 @@ def resume(found: Address, only: Collection[str] | None = None) -> list[str]:
     Args: only: resume only these tables and views.
     Returns: the statements that the server accepted. Raises: StorageError.
     """
-    done: list[str] = []
-    names = {view.name for view in VIEWS}
     with connect(found) as connection:
         rows = connection.execute(
             f"SELECT name FROM wal_tables() WHERE suspended AND name IN ({OWN_TABLES})"
         )
-        for (name,) in rows.fetchall():
-            if only is not None and name not in only:
-                continue
-            kind = "MATERIALIZED VIEW" if name in names else "TABLE"
-            done.append(_run(connection, f"ALTER {kind} {name} RESUME WAL", name))
-        states = _views(connection)
-        for view in VIEWS:
-            if states.get(view.name) == "invalid" and states.get(view.base) != "invalid":
-                # this makes the views above invalid; the next call refreshes them
-                statement = f"REFRESH MATERIALIZED VIEW {view.name} FULL"
-                done.append(_run(connection, statement, view.name))
-    return done
+        done = [
+            _run(connection, resuming(name), name)
+            for (name,) in rows.fetchall()
+            if only is None or name in only
+        ]
+        return done + _refresh(connection, VIEW_NAMES)
+
+
+def resuming(name: str) -> str:
+    """Return the statement that resumes a suspended table or view."""
+    return f"ALTER {_kind(name)} {name} RESUME WAL"
+
+
+def refreshing(view: str) -> str:
+    """Return the statement that makes an invalid view valid again."""
+    return f"REFRESH MATERIALIZED VIEW {view} FULL"
+
+
+def _kind(name: str) -> str:
+    return "MATERIALIZED VIEW" if name in VIEW_NAMES else "TABLE"
+
+
+def _refresh(connection: Connection, names: Collection[str]) -> list[str]:
+    # the lowest only: its refresh makes the view above invalid, which the next call refreshes
+    states = _views(connection)
+    return [
+        _run(connection, refreshing(view.name), view.name)
+        for view in VIEWS
+        if view.name in names
+        and states.get(view.name) == "invalid"
+        and states.get(view.base) != "invalid"
+    ]
 
 
 def _repair(connection: Connection, difference: Difference) -> None:
@@ -175,7 +180,9 @@ def _repair(connection: Connection, difference: Difference) -> None:
 
 
 def _report_damage(connection: Connection, difference: Difference) -> None:
-    for worker in STORED_BY.get(difference.table, ()):
+    for worker, (_, kinds) in STORED.items():
+        if difference.table not in kinds:
+            continue
         try:
             connection.execute(
                 "INSERT INTO gap (kind, publisher, status, reason, epoch, first, last, count, ts)"
@@ -186,17 +193,15 @@ def _report_damage(connection: Connection, difference: Difference) -> None:
             raise StorageError(f"gap: row refused, {first_line(error)}", GAP.name) from None
 
 
-def roots() -> dict[str, str]:
-    """Return the base table of each view."""
-    found: dict[str, str] = {}
-    for view in VIEWS:
-        found[view.name] = found.get(view.base, view.base)
-    return found
+def root_of(name: str) -> str:
+    """Return the table below a view; a table is its own."""
+    bases = {view.name: view.base for view in VIEWS}
+    while name in bases:
+        name = bases[name]
+    return name
 
 
-def differences(
-    found: Address, *, ttl: bool = True, retention: Mapping[str, str] = NONE
-) -> list[Difference]:
+def differences(found: Address, storage: StorageSettings) -> list[Difference]:
     """Return where the database differs from the declaration. Raises: StorageError."""
     with connect(found) as connection:
         existing = _tables(connection)
@@ -204,21 +209,18 @@ def differences(
             Difference(
                 table.name,
                 f"table {table.name}: expected a table, was none",
-                _create(table, ttl, retention),
+                _create(table, storage),
                 damaging=True,
                 missing=True,
             )
             for table in TABLES
             if table.name not in existing
         ]
-        return missing + _differences(connection, existing, ttl, retention)
+        return missing + _differences(connection, existing, storage)
 
 
 def _differences(
-    connection: Connection,
-    existing: dict[str, _Facts],
-    ttl: bool,
-    retention: Mapping[str, str],
+    connection: Connection, existing: dict[str, _Facts], storage: StorageSettings
 ) -> list[Difference]:
     found: list[Difference] = []
     for table in TABLES:
@@ -238,20 +240,19 @@ def _differences(
     for one in (*TABLES, *VIEWS):
         facts = existing.get(one.name)
         if facts is not None:
-            found += _ttl_differences(one, facts.ttl, ttl, retention)
+            found += _ttl_differences(one, facts.ttl, storage)
     return found
 
 
 def _ttl_differences(
-    one: Table | View, found: terms.Length, ttl: bool, retention: Mapping[str, str]
+    one: Table | View, found: terms.Length, storage: StorageSettings
 ) -> Iterator[Difference]:
-    wanted = terms.wanted(one.name, one.ttl, found, ttl=ttl, retention=retention)
+    wanted = terms.wanted(one, found, storage)
     if found != wanted:
-        kind = "TABLE" if isinstance(one, Table) else "MATERIALIZED VIEW"
         yield Difference(
             one.name,
             f"{one.name}: expected TTL {terms.sql(wanted)}, was {terms.sql(found)}",
-            f"ALTER {kind} {one.name} SET TTL {terms.sql(wanted)}",
+            f"ALTER {_kind(one.name)} {one.name} SET TTL {terms.sql(wanted)}",
         )
 
 
@@ -260,31 +261,23 @@ def _column_differences(connection: Connection, table: Table) -> list[Difference
     types = dict(rows.fetchall())
     found: list[Difference] = []
     for name, kind in table.columns:
-        if name not in types:
-            found.append(
-                Difference(
-                    table.name,
-                    f"{table.name}.{name}: expected {kind}, was no column",
-                    f"ALTER TABLE {table.name} ADD COLUMN IF NOT EXISTS {name} {kind}",
-                    damaging=True,
-                )
+        was = types.get(name)
+        if was == kind:
+            continue
+        change = f"ALTER COLUMN {name} TYPE" if was else f"ADD COLUMN IF NOT EXISTS {name}"
+        found.append(
+            Difference(
+                table.name,
+                f"{table.name}.{name}: expected {kind}, was {was or 'no column'}",
+                f"ALTER TABLE {table.name} {change} {kind}",
+                damaging=True,
             )
-        elif types[name] != kind:
-            found.append(
-                Difference(
-                    table.name,
-                    f"{table.name}.{name}: expected {kind}, was {types[name]}",
-                    f"ALTER TABLE {table.name} ALTER COLUMN {name} TYPE {kind}",
-                    damaging=True,
-                )
-            )
+        )
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """Properties of one table or view in the database."""
-
     dedup: bool
     ttl: terms.Length
 

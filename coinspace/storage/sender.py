@@ -19,12 +19,12 @@ from typing import Any
 import structlog
 
 from coinspace._ext.lines import Lines
+from coinspace.backoff import Backoff
 from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError, StorageError
-from coinspace.storage import schema
-from coinspace.storage.deadletter import DeadLetters
-from coinspace.storage.questdb.address import Address, address
+from coinspace.storage import deadletter, schema
+from coinspace.storage.questdb.address import address
 from coinspace.storage.transport import (
     Rejected,
     TimestampNanos,
@@ -57,24 +57,29 @@ class _Batch:
     ends: list[int] = field(default_factory=list)  # size of the lines after each row
     keys: list[Any] = field(default_factory=list)
     opened_at: float = 0.0
-    failures: int = 0
+    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S))
     refusals: int = 0
     # rows [from, to) still to be sent one range at a time, None = all at once
     ranges: list[tuple[int, int]] | None = None
+
+
+def _ignore(*what: Any) -> None:
+    """Take a report that the sender's owner does not need."""
 
 
 class Sender:
     """Takes rows for any table.
 
     Use it from one thread, normally the event loop's: `start`, `row`…, `close`. Without a running
-    loop call `tick` regularly: it sends a batch that is old enough.
+    loop call `seal` to send a batch that is not full.
 
     After an error the batch is sent again; `trouble` has the error meanwhile. If the flush thread
     ends, it calls `on_failure`, so that the process can end too.
 
     Attributes:
         trouble: why no row can be stored now; None = no problem.
-        dead: the file of rejected rows.
+        dead_letters: the file of rejected rows.
+        full: rows are refused: from the memory limit until half of it is free again.
     """
 
     def __init__(
@@ -82,17 +87,15 @@ class Sender:
         settings: Settings,
         name: str,
         *,
-        on_rejected: OnRejected | None = None,
-        on_repaired: OnRepaired | None = None,
-        on_failure: OnFailure | None = None,
-        where: Callable[[Settings], Address] = address,
+        on_rejected: OnRejected = _ignore,
+        on_repaired: OnRepaired = _ignore,
+        on_failure: OnFailure = _ignore,
     ) -> None:
         storage = settings.storage
         self.settings = settings
         self.name = name
         self.trouble: str | None = None
-        self.dead = DeadLetters(settings.data / "dead-letters" / f"{name}.jsonl")
-        self._where = where
+        self.dead_letters = settings.data / "dead-letters" / f"{name}.jsonl"
         self._on_rejected = on_rejected
         self._on_repaired = on_repaired
         self._on_failure = on_failure
@@ -115,7 +118,7 @@ class Sender:
         self._transport: Transport | None = None
         # each has one writing thread: the loop's for the first two, the flush thread for the last
         self._open_bytes = self._sealed_bytes = self._done_bytes = 0
-        self._full = False
+        self.full = False
         self._taken = self._stored = self._refused = self._rejected = 0
         self._batches = self._retries = self._repairs = self._defects = 0
         # time of the last logged defect, None before the first
@@ -133,23 +136,18 @@ class Sender:
         self._thread.start()
 
     @property
-    def full(self) -> bool:
-        """Whether rows are refused: from the memory limit until half of it is free again."""
-        return self._full
-
-    @property
     def _bytes(self) -> int:
         return self._sealed_bytes - self._done_bytes + self._open_bytes
 
     @property
     def pending(self) -> int:
         """Rows taken and not yet stored or rejected."""
-        return self._taken - self._stored - self._rejected
+        return self._taken - self.done
 
     @property
-    def taken(self) -> int:
-        """Rows taken since the start."""
-        return self._taken
+    def done(self) -> int:
+        """Rows stored or rejected since the start."""
+        return self._stored + self._rejected
 
     def row(
         self,
@@ -177,7 +175,7 @@ class Sender:
             buffer.row(table, symbols=symbols, columns=columns, at=TimestampNanos(at_ns))
         except (TypeError, ValueError, OverflowError, UnicodeError) as error:
             buffer.clear()  # type: ignore[no-untyped-call]
-            raise StorageError(f"row of {table}: {error}", table, 1) from None
+            raise StorageError(f"row of {table}: {error}", table) from None
         size = lines.extend(bytes(buffer))
         buffer.clear()  # type: ignore[no-untyped-call]
         self.took(size, key)
@@ -190,19 +188,15 @@ class Sender:
         """
         used = self._sealed_bytes - self._done_bytes + self._open_bytes
         if used >= self._limit:
-            self._full = True
-        elif self._full and used <= self._limit // 2:
+            self.full = True
+        elif self.full and used <= self._limit // 2:
             # not earlier: single rows taken in between would make many small holes
-            self._full = False
-        if self._full:
+            self.full = False
+        if self.full:
             self._refused += 1
             return None
-        batch = self._open
-        if batch is None:
-            batch = self._new_batch()
-        if table not in self._tables:
-            self._tables.add(table)
-        return batch.lines
+        self._tables.add(table)
+        return (self._open or self._new_batch()).lines
 
     def took(self, size: int, key: Any = None) -> None:
         """Count the line that was written to `lines` and ends at `size`."""
@@ -234,18 +228,12 @@ class Sender:
             self._peak_bytes = max(self._peak_bytes, self._bytes)
             self._wake.notify()
 
-    def tick(self) -> None:
-        """Send the open batch if it is old enough."""
-        batch = self._open
-        if batch is not None and time.monotonic() - batch.opened_at >= self._batch_s:
-            self.seal()
-
     async def drained(self, timeout_s: float) -> bool:
         """Wait until all rows taken are stored or rejected. Returns: False after the time-out."""
         self.seal()
         taken = self._taken
         deadline = time.monotonic() + timeout_s
-        while self._stored + self._rejected < taken:
+        while self.done < taken:
             if time.monotonic() > deadline:
                 return False
             await asyncio.sleep(0.005)
@@ -317,8 +305,7 @@ class Sender:
         except BaseException as error:
             self.trouble = f"the flush thread ended: {error!r}"
             log.exception("flush thread ended", sender=self.name)
-            if self._on_failure is not None:
-                self._notify(self._on_failure, f"{self.name} flush", error)
+            self._notify(self._on_failure, f"{self.name} flush", error)
 
     def _next(self) -> _Batch | None:
         """Wait for a batch. Returns: None when the thread has to end."""
@@ -342,7 +329,7 @@ class Sender:
 
     def _flush(self, batch: _Batch) -> None:
         if self._transport is None:
-            self._transport = Transport(self._where(self.settings), self._timeout_ms)
+            self._transport = Transport(address(self.settings), self._timeout_ms)
         started = time.monotonic()
         if batch.ranges is None:
             try:
@@ -357,15 +344,11 @@ class Sender:
 
     def _refusal(self, batch: _Batch, refusal: Rejected) -> None:
         """Find the cause of a refusal: the schema, which is repaired, or single rows."""
-        found = self._where(self.settings)
-        storage = self.settings.storage
-        repaired = schema.repair(
-            found, set(self._tables), ttl=storage.ttl == "on", retention=storage.retention
-        )
+        found = address(self.settings)
+        repaired = schema.repair(found, set(self._tables), self.settings.storage)
         if repaired:
             self._repairs += 1
-            if self._on_repaired is not None:
-                self._notify(self._on_repaired, repaired)
+            self._notify(self._on_repaired, repaired)
             raise Unavailable(f"schema repaired after: {refusal.reason}")
         batch.refusals += 1
         # another process may have just repaired the schema: try again before a row counts as bad
@@ -403,10 +386,9 @@ class Sender:
         line = lines[start : batch.ends[row]]
         table = line.partition(b",")[0].decode(errors="replace")
         key = batch.keys[row]
-        at_ns = self.dead.add(table, refusal.reason, key, line)
+        at_ns = deadletter.add(self.dead_letters, table, refusal.reason, key, line)
         self._rejected += 1
-        if self._on_rejected is not None:
-            self._notify(self._on_rejected, key, table, refusal.reason, at_ns)
+        self._notify(self._on_rejected, key, table, refusal.reason, at_ns)
 
     def _notify(self, callback: Callable[..., None], *what: Any) -> None:
         if self._loop is None:
@@ -417,12 +399,10 @@ class Sender:
     def _later(self, batch: _Batch, error: Exception) -> None:
         self.trouble = str(error)[:300] or type(error).__name__
         self._retries += 1
-        batch.failures += 1
         # a restarted server may have another address
         self._drop_transport()
-        pause = min(FIRST_BACKOFF_S * 2 ** min(batch.failures - 1, 10), MAX_BACKOFF_S)
         with self._wake:
-            self._wake.wait_for(lambda: self._abandon, timeout=pause)
+            self._wake.wait_for(lambda: self._abandon, timeout=batch.backoff.next())
 
     def _done(self, batch: _Batch) -> None:
         self.trouble = None

@@ -14,7 +14,7 @@ from coinspace.errors import MessageError, StorageError
 from coinspace.storage import gaps
 from coinspace.storage.ledger import Hole, Ledger, Stream
 from coinspace.storage.outages import Outages
-from coinspace.storage.rows import STORES, Key
+from coinspace.storage.rows import STORED, Key, store
 from coinspace.storage.sender import Sender
 
 # a larger sequence comes from a damaged or hostile message
@@ -61,7 +61,6 @@ class Stage:
         self.heard_ns: dict[str, int] = {}
 
     def on_message(self, publisher: str, message: Message) -> None:
-        """Take one live message."""
         now = self._clock()
         if message.kind == HEARTBEAT:
             self._heartbeat(publisher, message, now)
@@ -96,7 +95,7 @@ class Stage:
         if message.kind == ORDERBOOK and message.flags & REPEAT:
             return True
         try:
-            taken = STORES[message.kind](self.sender, stream.venue, message, self._depth)
+            taken = store(self.sender, stream.venue, message, self._depth)
         except StorageError as error:
             # a value that cannot be stored is accounted for like a row that the database refused
             self.malformed += 1
@@ -128,26 +127,17 @@ class Stage:
         # the messages must be committed before the hole counts as filled
         self.sender.seal()
         now = self._clock()
+        because = f"{hole.reason}; {reason}"
+        ends = [(gaps.LOST, because, part) for part in reversed(lost)]
         # A lost range that begins with the hole's first sequence replaces the hole's row. This row
         # is written last, so that the hole stays open until all rows are written.
-        replacing = bool(lost) and lost[0][0] == hole.first
-        because = f"{hole.reason}; {reason}"
-        for first, last in reversed(lost):
+        if not lost or lost[0][0] != hole.first:
+            ends.append((gaps.FILLED, hole.reason, (hole.first, hole.last)))
+        for status, text, part in ends:
             if not gaps.write_hole(
-                self.sender,
-                stream,
-                hole,
-                gaps.LOST,
-                reason=because,
-                closed_ns=now,
-                first=first,
-                last=last,
+                self.sender, stream, hole, status, reason=text, closed_ns=now, part=part
             ):
                 return False
-        if not replacing and not gaps.write_hole(
-            self.sender, stream, hole, gaps.FILLED, closed_ns=now
-        ):
-            return False
         self.ledger.close(stream, hole)
         return True
 
@@ -168,7 +158,6 @@ class Stage:
         self.outages.settle()
 
     def counters(self) -> dict[str, int | float]:
-        """Return counts since the start."""
         counts: dict[str, int | float] = {
             f'stored{{kind="{kind}"}}': count for kind, count in self.stored.items()
         }
@@ -190,7 +179,7 @@ class Stage:
 
     def _stream(self, publisher: str, message: Message) -> Stream | None:
         topic = message.topic
-        if message.kind not in STORES or not topic.startswith(self.topics):
+        if message.kind not in STORED or not topic.startswith(self.topics):
             return None
         try:
             stream = self.ledger.stream(publisher, topic, message.epoch)
@@ -216,15 +205,17 @@ class Stage:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             self.malformed += 1
             return
-        self.outages.on_heartbeat(publisher, epoch, self.heard_ns.get(publisher, 0), now)
+        before, heard_ns = self.epochs.get(publisher), self.heard_ns.get(publisher, now)
         self.heard_ns[publisher] = now
-        if self.epochs.get(publisher) != epoch:
+        if before is not None and before != epoch:
+            self.outages.on_restart(publisher, before, min(heard_ns, epoch))
+        if before != epoch:
             self.epochs[publisher] = epoch
             self.ledger.drop_oldest(publisher)
             self._forget_streams()
             self._on_restart(publisher)
         for topic, last in sequences.items():
-            self.expect(publisher, topic, epoch, last, "not received")
+            self.expect(publisher, topic, epoch, last)
 
     def finish(self, publisher: str, journalled: Collection[int]) -> None:
         """Forget ended epochs that miss nothing.
@@ -242,7 +233,7 @@ class Stage:
             key: stream for key, stream in self._current.items() if stream.key in streams
         }
 
-    def expect(self, publisher: str, topic: bytes, epoch: int, last: int, reason: str) -> None:
+    def expect(self, publisher: str, topic: bytes, epoch: int, last: int) -> None:
         """Note that a publisher has published sequences up to `last` on a topic."""
         if not topic.startswith(self.topics):
             return
@@ -254,5 +245,5 @@ class Stage:
             self.malformed += 1
             return
         if last > stream.last:
-            self.ledger.expect(stream, last, self._clock(), reason)
+            self.ledger.expect(stream, last, self._clock())
             self._on_hole()

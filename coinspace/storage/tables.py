@@ -78,25 +78,25 @@ def _declared(name: str, kind: str) -> str:
     return kind
 
 
+def several(kind: str, names: str) -> tuple[tuple[str, str], ...]:
+    """Return columns of one type."""
+    return tuple((name, kind) for name in names.split())
+
+
 # the identity of a message: its publisher's epoch and its sequence
-IDENTITY = (("epoch", "LONG"), ("seq", "LONG"))
-TIMES = (("exchange_ts", TIME), ("published_ts", TIME), ("ts", TIME))
+IDENTITY = several("LONG", "epoch seq")
+TIMES = several(TIME, "exchange_ts published_ts ts")
 
 ORDERBOOK = Table(
     "orderbook",
     (
         EXCHANGE,
         MARKET,
-        ("bid", "DOUBLE"),
-        ("bid_size", "DOUBLE"),
-        ("ask", "DOUBLE"),
-        ("ask_size", "DOUBLE"),
+        *several("DOUBLE", "bid bid_size ask ask_size"),
         # [[prices], [sizes]], best first, at most storage.depth levels
-        ("bids", "DOUBLE[][]"),
-        ("asks", "DOUBLE[][]"),
+        *several("DOUBLE[][]", "bids asks"),
         # levels as published
-        ("n_bids", "INT"),
-        ("n_asks", "INT"),
+        *several("INT", "n_bids n_asks"),
         ("update_id", "LONG"),
         ("flags", "INT"),
         *IDENTITY,
@@ -112,21 +112,8 @@ TICKER = Table(
     (
         EXCHANGE,
         MARKET,
-        *(
-            (name, "DOUBLE")
-            for name in (
-                "last",
-                "open",
-                "high",
-                "low",
-                "volume",
-                "quote_volume",
-                "change",
-                "bid",
-                "bid_size",
-                "ask",
-                "ask_size",
-            )
+        *several(
+            "DOUBLE", "last open high low volume quote_volume change bid bid_size ask ask_size"
         ),
         # window of open, high, low and change
         ("span", "SYMBOL"),
@@ -145,13 +132,11 @@ TRADE = Table(
         MARKET,
         # of the taker
         ("side", "SYMBOL"),
-        ("price", "DOUBLE"),
-        ("size", "DOUBLE"),
+        *several("DOUBLE", "price size"),
         ("trade_id", "LONG"),
         ("flags", "INT"),
         *IDENTITY,
-        ("received_ts", TIME),
-        ("published_ts", TIME),
+        *several(TIME, "received_ts published_ts"),
         # the exchange's trade time
         ("ts", TIME),
     ),
@@ -169,8 +154,7 @@ STATE = Table(
         ("reason", "VARCHAR"),
         ("since_ts", TIME),
         *IDENTITY,
-        ("published_ts", TIME),
-        ("ts", TIME),
+        *several(TIME, "published_ts ts"),
     ),
     keys=("ts", "publisher", "exchange", "market", "epoch", "seq"),
 )
@@ -191,9 +175,7 @@ GAP = Table(
         ("reason", "VARCHAR"),
         ("epoch", "LONG"),
         # sequences first..last, both included; 0 for a venue's outage
-        ("first", "LONG"),
-        ("last", "LONG"),
-        ("count", "LONG"),
+        *several("LONG", "first last count"),
         ("closed_ts", TIME),
         # time when the gap was found
         ("ts", TIME),
@@ -305,10 +287,8 @@ METHODOLOGY = Table(
 OPERATOR_LOG = Table(
     "operator_log",
     (
-        ("operator", "SYMBOL"),
-        ("action", "SYMBOL"),
-        ("target", "VARCHAR"),
-        ("detail", "VARCHAR"),
+        *several("SYMBOL", "operator action"),
+        *several("VARCHAR", "target detail"),
         ("entry", "LONG"),
         ("ts", TIME),
     ),
@@ -321,9 +301,7 @@ INDEX_CHAIN = Table(
     (
         ("records", "LONG"),
         # SHA-256 in hex: of the day's records, of the link before, and of both
-        ("digest", "VARCHAR"),
-        ("previous", "VARCHAR"),
-        ("link", "VARCHAR"),
+        *several("VARCHAR", "digest previous link"),
         # start of the UTC day
         ("ts", TIME),
     ),
@@ -346,12 +324,11 @@ TABLES = (
     INDEX_CHAIN,
 )
 
-# table -> workers that store its messages, and store them again when its columns were damaged
-STORED_BY = {
-    ORDERBOOK.name: ("orderbook-storage-worker",),
-    TICKER.name: ("ticker-storage-worker",),
-    TRADE.name: ("ticker-storage-worker",),
-    STATE.name: ("orderbook-storage-worker", "ticker-storage-worker"),
+# storage worker -> its publishers' collector, and the kinds of messages, whose tables it fills; it
+# stores them again when a table's columns were damaged
+STORED = {
+    "orderbook-storage-worker": ("orderbook-collector", ("orderbook", "state")),
+    "ticker-storage-worker": ("ticker-collector", ("ticker", "trade", "state")),
 }
 
 # Trades of equal time are ordered by id, not by arrival. The sort key has the ns within the second
@@ -362,16 +339,27 @@ _ROLLED = (
     " sum(volume) volume, sum(quote_volume) quote_volume, sum(trades) trades"
 )
 # ticks without a value do not open or close a candle; kr, gl, premium and fx are the last values
+_LAST = (
+    "last_not_null(kr) kr, last_not_null(gl) gl, last_not_null(premium) premium,"
+    " last_not_null(fx) fx"
+)
 _TICK = (
     "first_not_null(value) open, max(value) high, min(value) low, last_not_null(value) close,"
-    " last_not_null(kr) kr, last_not_null(gl) gl, last_not_null(premium) premium,"
-    " last_not_null(fx) fx"
+    f" {_LAST}, count() ticks, count(value) valid"
 )
 _TICK_ROLLED = (
     "first_not_null(open) open, max(high) high, min(low) low, last_not_null(close) close,"
-    " last_not_null(kr) kr, last_not_null(gl) gl, last_not_null(premium) premium,"
-    " last_not_null(fx) fx"
+    f" {_LAST}, sum(ticks) ticks, sum(valid) valid"
 )
+
+
+def _coarser(kind: str, select: str) -> tuple[View, View]:
+    """Return candles of a minute and an hour, from those of a second."""
+    return (
+        View(f"{kind}_1m", f"{kind}_1s", select, "1m", "MONTH"),
+        View(f"{kind}_1h", f"{kind}_1m", select, "1h", "YEAR"),
+    )
+
 
 VIEWS = (
     View(
@@ -384,28 +372,7 @@ VIEWS = (
         "DAY",
         "30 DAYS",
     ),
-    View("trade_1m", "trade_1s", f"ts, exchange, market, {_ROLLED}", "1m", "MONTH"),
-    View("trade_1h", "trade_1m", f"ts, exchange, market, {_ROLLED}", "1h", "YEAR"),
-    View(
-        "index_1s",
-        "index_tick",
-        f"ts, asset, {_TICK}, count() ticks, count(value) valid",
-        "1s",
-        "DAY",
-        "30 DAYS",
-    ),
-    View(
-        "index_1m",
-        "index_1s",
-        f"ts, asset, {_TICK_ROLLED}, sum(ticks) ticks, sum(valid) valid",
-        "1m",
-        "MONTH",
-    ),
-    View(
-        "index_1h",
-        "index_1m",
-        f"ts, asset, {_TICK_ROLLED}, sum(ticks) ticks, sum(valid) valid",
-        "1h",
-        "YEAR",
-    ),
+    *_coarser("trade", f"ts, exchange, market, {_ROLLED}"),
+    View("index_1s", "index_tick", f"ts, asset, {_TICK}", "1s", "DAY", "30 DAYS"),
+    *_coarser("index", f"ts, asset, {_TICK_ROLLED}"),
 )

@@ -20,6 +20,7 @@ import orjson
 
 from coinspace.errors import ConfigError
 from coinspace.storage.questdb.address import Address
+from coinspace.text import shown_address
 
 with warnings.catch_warnings():
     # this module is the documented one for buffers over ILP; the warning concerns users of QWP
@@ -88,7 +89,8 @@ class Transport:
                 self._stream(lines)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise Unavailable(f"{self.address.http}: {error or type(error).__name__}") from None
+            where = shown_address(self.address.http)
+            raise Unavailable(f"{where}: {error or type(error).__name__}") from None
 
     def _post(self, lines: bytes) -> None:
         if self._http is None:

@@ -6,27 +6,25 @@ Each finding is one line: what is wrong and how to repair it.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
 import structlog
 
+from coinspace.backoff import Backoff
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.storage import position, retention, schema
+from coinspace.storage.disk import disk_problems, no_room
 from coinspace.storage.gaps import Damage
-from coinspace.storage.questdb.address import Address, address, root
+from coinspace.storage.questdb.address import Address, address
 from coinspace.tasks import Tasks
 
 T = TypeVar("T")
-OnDrift = Callable[[list[schema.Difference]], Awaitable[None]]
-OnDamage = Callable[[list[Damage]], object]
 INTERVAL_S = 2.0
 # looks between two comparisons of columns: damage is stored again from the journals, so a delay of
 # some seconds does no harm
@@ -39,8 +37,6 @@ CLOCK_LIMIT_S = 1.0
 MAX_QUERIES = 10
 FIRST_RESUME_S = 4.0
 MAX_RESUME_S = 300.0
-# with less free space the server would suspend a resumed table again
-ROOM_BYTES = 64 << 20
 
 log = structlog.get_logger("watch")
 
@@ -52,7 +48,6 @@ class Findings:
     Attributes:
         problems: one line each.
         drift: differences of the schema.
-        reachable: whether SQL answered.
         views: invalid views.
         damages: tables that `owner` has to store again.
         suspended: tables that the server itself has suspended. The cause may be over, which the
@@ -61,7 +56,6 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)
     drift: list[schema.Difference] = field(default_factory=list)
-    reachable: bool = False
     views: list[str] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
     suspended: list[str] = field(default_factory=list)
@@ -78,28 +72,17 @@ async def look(settings: Settings, *, columns: bool = True, owner: str = "") -> 
     try:
         retention.check(settings.storage)
         where = address(settings)
-        found.problems, found.views, found.damages, found.suspended = await _within(
-            QUERY_TIMEOUT_S, _ask(where, owner)
-        )
+        found = await _within(QUERY_TIMEOUT_S, _ask(where, owner))
         if columns:
-            storage = settings.storage
-            found.drift = await _within(
-                QUERY_TIMEOUT_S,
-                asyncio.to_thread(
-                    schema.differences,
-                    where,
-                    ttl=storage.ttl == "on",
-                    retention=storage.retention,
-                ),
-            )
-        found.reachable = True
+            differences = asyncio.to_thread(schema.differences, where, settings.storage)
+            found.drift = await _within(QUERY_TIMEOUT_S, differences)
     except TimeoutError:
         found.problems.append(
             f"QuestDB accepts connections but does not answer within {QUERY_TIMEOUT_S:.0f} s:"
             " see its log and load; `coinspace questdb stop` and `start` restart it"
         )
-    except (CoinSpaceError, psycopg.Error) as error:
-        found.problems.append(f"QuestDB: {str(error).splitlines()[0]}")
+    except CoinSpaceError as error:
+        found.problems.append(f"QuestDB: {error}")
     found.problems += [
         # a storage worker creates a missing table: no statement for the user
         f"schema: {one.text}" + ("" if one.missing else f": {one.repair}")
@@ -131,38 +114,37 @@ async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
 _queries = Tasks(lambda name, error: None)
 
 
-async def _ask(where: Address, owner: str) -> tuple[list[str], list[str], list[Damage], list[str]]:
-    connection = await position.connect(where)
-    async with connection:
-        suspended = (await position.unapplied(connection))[1]
-        problems = [
-            f"table {table.table} is suspended ({table.reason}): rows are kept but not shown;"
-            f" remove the cause, then run `coinspace questdb resume` ({table.repair})"
-            for table in suspended
+async def _ask(where: Address, owner: str) -> Findings:
+    found = Findings()
+    async with position.connect(where) as connection:
+        late, suspended = await position.unapplied(connection)
+        for table in suspended:
+            found.problems.append(
+                f"table {table.table} is suspended ({table.reason}): rows are kept but not shown;"
+                f" remove the cause, then run `coinspace questdb resume`"
+                f" ({schema.resuming(table.table)})"
+            )
+            if table.by_server:
+                found.suspended.append(table.table)
+        found.problems += [
+            f"table {name} shows rows {lag} transactions late: the server is overloaded"
+            for name, lag in late.items()
+            if lag > APPLY_LAG_TRANSACTIONS
         ]
-        problems += await _lag(connection)
-        problems += await _clock(connection)
-        views = await _views(connection)
-        damages = await position.damages(connection, owner) if owner else []
-    problems += [
-        f"view {name} is invalid ({reason}): run `coinspace questdb resume`"
-        f" (REFRESH MATERIALIZED VIEW {name} FULL)"
-        for name, reason in views.items()
-    ]
-    by_server = [table.table for table in suspended if table.by_server]
-    return problems, list(views), damages, by_server
-
-
-async def _lag(connection: psycopg.AsyncConnection[Any]) -> list[str]:
-    cursor = await connection.execute(
-        "SELECT name, sequencerTxn - writerTxn FROM wal_tables()"
-        f" WHERE NOT suspended AND name IN ({schema.OWN_TABLES})"
-    )
-    return [
-        f"table {name} shows rows {lag} transactions late: the server is overloaded"
-        for name, lag in await cursor.fetchall()
-        if lag > APPLY_LAG_TRANSACTIONS
-    ]
+        found.problems += await _clock(connection)
+        cursor = await connection.execute(
+            "SELECT view_name, invalidation_reason FROM materialized_views()"
+            f" WHERE view_status = 'invalid' AND view_name IN ({schema.OWN_TABLES})"
+        )
+        for name, reason in await cursor.fetchall():
+            found.views.append(name)
+            found.problems.append(
+                f"view {name} is invalid ({reason}): run `coinspace questdb resume`"
+                f" ({schema.refreshing(name)})"
+            )
+        if owner:
+            found.damages = await position.damages(connection, owner)
+    return found
 
 
 async def _clock(connection: psycopg.AsyncConnection[Any]) -> list[str]:
@@ -182,53 +164,12 @@ async def _clock(connection: psycopg.AsyncConnection[Any]) -> list[str]:
     ]
 
 
-async def _views(connection: psycopg.AsyncConnection[Any]) -> dict[str, str]:
-    cursor = await connection.execute(
-        "SELECT view_name, invalidation_reason FROM materialized_views()"
-        f" WHERE view_status = 'invalid' AND view_name IN ({schema.OWN_TABLES})"
-    )
-    return dict(await cursor.fetchall())
-
-
-def _disk_folder(settings: Settings) -> Path:
-    folder = settings.data if settings.storage.ilp else root(settings)
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
-
-
-def no_room(settings: Settings) -> bool:
-    """Return whether the private server's disk is full; False for a configured server."""
-    if settings.storage.ilp:
-        return False
-    try:
-        return shutil.disk_usage(_disk_folder(settings)).free < ROOM_BYTES
-    except OSError:
-        return True
-
-
-def disk_problems(settings: Settings) -> list[str]:
-    """Return a line when the disk of the data folder is nearly full."""
-    folder = _disk_folder(settings)
-    try:
-        free_mb = shutil.disk_usage(folder).free >> 20
-    except OSError as error:
-        return [f"disk of {folder}: expected a readable disk, {error}"]
-    limit = settings.storage.disk_low_mb
-    if free_mb >= limit:
-        return []
-    return [
-        f"disk of {folder.absolute()}: expected {limit} MB free, was {free_mb};"
-        " delete files, shorten `storage.retention` or move `data`"
-    ]
-
-
 class Watch:
     """Looks every two seconds and keeps the last findings.
 
     Args:
         tables: that the owner stores.
-        on_drift: called with the schema differences of these tables.
+        on_drift: called when the schema of these tables differs, or a view of them is invalid.
         on_damage: called with the owner's damages at each look, until they are repaired.
     """
 
@@ -237,8 +178,8 @@ class Watch:
         settings: Settings,
         tables: set[str],
         *,
-        on_drift: OnDrift | None = None,
-        on_damage: OnDamage | None = None,
+        on_drift: Callable[[], Awaitable[None]],
+        on_damage: Callable[[list[Damage]], object],
     ) -> None:
         self._settings = settings
         self._tables = tables
@@ -246,34 +187,27 @@ class Watch:
         self._on_damage = on_damage
         # the worker whose damages are read, "" before it has started
         self.owner = ""
-        self.findings = Findings(reachable=True)
+        self.findings = Findings()
         self.looks = 0
-        self._last_ns = now_ns()
-        self._last = time.monotonic()
-        self.clock_jumps = 0
         self._resume_at = 0.0
-        self._resume_pause_s = FIRST_RESUME_S
+        self._resumes = Backoff(FIRST_RESUME_S, MAX_RESUME_S)
 
     async def run(self) -> None:
-        """Look until cancelled."""
         while True:
             # storing again has to wait for correct columns
             columns = self.looks % LOOKS_PER_SCHEMA == 0 or bool(self.findings.damages)
             self.findings = await look(self._settings, columns=columns, owner=self.owner)
             self.looks += 1
-            self._own_clock()
-            await self._resume()
-            roots = schema.roots()
-            drift = [
-                one
-                for one in self.findings.drift
-                if roots.get(one.table, one.table) in self._tables
-            ]
-            if drift or any(roots.get(view) in self._tables for view in self.findings.views):
-                await self._repair(drift)
-            elif self.findings.damages and columns and self._on_damage is not None:
-                # only now the columns are known to be correct again
-                self._on_damage(self.findings.damages)
+            try:
+                await self._resume()
+                wrong = [one.table for one in self.findings.drift] + self.findings.views
+                if any(schema.root_of(name) in self._tables for name in wrong):
+                    await self._on_drift()
+                elif self.findings.damages and columns:
+                    # only now the columns are known to be correct again
+                    self._on_damage(self.findings.damages)
+            except CoinSpaceError as error:
+                self.findings.problems.append(str(error))
             await asyncio.sleep(INTERVAL_S)
 
     async def _resume(self) -> None:
@@ -283,34 +217,10 @@ class Watch:
         """
         suspended = self.findings.suspended
         if not suspended:
-            self._resume_pause_s = FIRST_RESUME_S
+            self._resumes.reset()
             return
         if time.monotonic() < self._resume_at or no_room(self._settings):
             return
-        self._resume_at = time.monotonic() + self._resume_pause_s
-        self._resume_pause_s = min(2 * self._resume_pause_s, MAX_RESUME_S)
-        try:
-            done = await asyncio.to_thread(schema.resume, address(self._settings), suspended)
-        except CoinSpaceError as error:
-            self.findings.problems.append(str(error))
-        else:
-            log.info("tables resumed", statements=done)
-
-    async def _repair(self, drift: list[schema.Difference]) -> None:
-        if self._on_drift is None:
-            return
-        try:
-            await self._on_drift(drift)
-        except CoinSpaceError as error:
-            self.findings.problems.append(str(error))
-
-    def _own_clock(self) -> None:
-        """Report a step of this host's clock: row times may run backwards."""
-        now, ticks = now_ns(), time.monotonic()
-        step_s = (now - self._last_ns) / SECOND_NS - (ticks - self._last)
-        self._last_ns, self._last = now, ticks
-        if abs(step_s) > CLOCK_LIMIT_S:
-            self.clock_jumps += 1
-            self.findings.problems.append(
-                f"this host's clock jumped by {step_s:.1f} s: slew it instead of setting it"
-            )
+        self._resume_at = time.monotonic() + self._resumes.next()
+        done = await asyncio.to_thread(schema.resume, address(self._settings), suspended)
+        log.info("tables resumed", statements=done)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from functools import partial
 
@@ -12,7 +11,7 @@ import click
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.segments import oldest_ns
 from coinspace.bus.subscriber import Subscriber
-from coinspace.clock import SECOND_NS, now_ns
+from coinspace.clock import HOUR_NS, SECOND_NS, now_ns
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process, run
@@ -24,17 +23,10 @@ from coinspace.storage.rows import Key
 from coinspace.storage.schema import Difference
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import Stage
-from coinspace.storage.tables import GAP, INDEX_TICK, INDEX_VENUE
+from coinspace.storage.tables import GAP, INDEX_TICK, INDEX_VENUE, STORED
 from coinspace.storage.watch import Watch
-from coinspace.tasks import Tasks
+from coinspace.tasks import Tasks, within
 
-ORDERBOOK_WORKER = "orderbook-storage-worker"
-TICKER_WORKER = "ticker-storage-worker"
-# kinds stored and the collectors that publish them
-KINDS = {
-    ORDERBOOK_WORKER: ("orderbook-collector", ("orderbook", "state")),
-    TICKER_WORKER: ("ticker-collector", ("ticker", "trade", "state")),
-}
 RETRY_S = 0.5
 HEALTH_S = 0.5
 # shorter problems of the sender are not reported
@@ -46,45 +38,21 @@ UNHEARD_S = 60.0
 CLOSE_S = 15.0
 DRAIN_S = 30.0
 OLD_REQUESTS = 2
-SLACK_NS = 3600 * SECOND_NS
+SLACK_NS = HOUR_NS
 LAG_PROBE_S = 0.02
 # probes of one minute
 LAG_PROBES = 3000
 
 
-class LoopLag:
-    """Measures how late the event loop calls back, over the last minute."""
-
-    def __init__(self) -> None:
-        self._late_s: deque[float] = deque([0.0], maxlen=LAG_PROBES)
-
-    async def run(self) -> None:
-        """Measure until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            before = loop.time()
-            await asyncio.sleep(LAG_PROBE_S)
-            self._late_s.append(max(0.0, loop.time() - before - LAG_PROBE_S))
-
-    def counters(self) -> dict[str, int | float]:
-        """Return the 99th percentile and the longest delay, in ms."""
-        late = sorted(self._late_s)
-        return {
-            "loop_lag_p99_ms": round(late[len(late) * 99 // 100] * 1e3, 3),
-            "loop_lag_max_ms": round(late[-1] * 1e3, 3),
-        }
-
-
 class Worker:
     """One storage worker: subscribers, stage, sender and the watch over the database."""
 
-    def __init__(self, process: Process, name: str) -> None:
-        settings = process.settings
+    def __init__(self, process: Process) -> None:
+        settings, name = process.settings, process.name
         retention.check(settings.storage)
-        collector, self.kinds = KINDS[name]
+        collector, self.kinds = STORED[name]
         self.process = process
         self.settings = settings
-        self.name = name
         self.publishers = [f"{collector}-{exchange}" for exchange in settings.exchanges]
         # exchanges without markets have no collector
         self._expected = [
@@ -102,17 +70,15 @@ class Worker:
             self.sender,
             topics,
             settings.storage.depth,
-            on_hole=self._on_hole,
-            on_restart=self._on_restart,
+            on_hole=lambda: self.catchup.wake(),
+            on_restart=lambda publisher: self.catchup.restarted(publisher),
         )
         self.catchup = CatchUp(settings, self.stage, self.publishers)
         self._tables = {*self.kinds, GAP.name}
         if "trade" in self.kinds:
             # the calculator does not watch its tables itself
             self._tables |= {INDEX_TICK.name, INDEX_VENUE.name}
-        self.watch = Watch(
-            settings, self._tables, on_drift=self._on_drift, on_damage=self._on_damage
-        )
+        self.watch = Watch(settings, self._tables, on_drift=self._repair, on_damage=self._on_damage)
         self._restoring: asyncio.Task[None] | None = None
         self._subscribers: list[Subscriber] = []
         self._topics = [*topics, b"heartbeat."]
@@ -121,7 +87,8 @@ class Worker:
         # rows stored or rejected, and the time of the last change
         self._done, self._done_at = 0, 0.0
         self._listening_since = 0.0
-        self._lag = LoopLag()
+        # how late the event loop called back, over the last minute
+        self._late_s: deque[float] = deque([0.0], maxlen=LAG_PROBES)
 
     async def start(self) -> bool:
         """Wait for the database, read the positions, then subscribe.
@@ -130,7 +97,7 @@ class Worker:
         """
         # storing works without the watch: restart it instead of ending the process
         self._tasks.keep("database watch", self.watch.run)
-        self._tasks.spawn("loop lag", self._lag.run())
+        self._tasks.spawn("loop lag", self._measure_lag())
         while not self.process.stopping.is_set():
             try:
                 await self._repair()
@@ -139,8 +106,7 @@ class Worker:
             except CoinSpaceError as error:
                 # do not subscribe yet: the journals keep the messages meanwhile
                 self.process.degraded(str(error))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.process.stopping.wait(), RETRY_S)
+            await within(RETRY_S, self.process.stopping)
         else:
             return False
         self.sender.start()
@@ -156,7 +122,7 @@ class Worker:
             subscriber.start(loop)
             self._subscribers.append(subscriber)
         self._tasks.spawn("catch-up", self.catchup.run(), ends=not self.publishers)
-        self.watch.owner = self.name
+        self.watch.owner = self.process.name
         self._tasks.spawn("judgement", self._health())
         return True
 
@@ -174,7 +140,6 @@ class Worker:
             )
 
     def counters(self) -> dict[str, int | float]:
-        """Return the counters of all parts."""
         received: dict[str, int | float] = {}
         for subscriber in self._subscribers:
             for name, value in subscriber.counters().items():
@@ -182,7 +147,20 @@ class Worker:
                 if name not in ("gaps", "missed"):
                     received[name] = received.get(name, 0) + value
         counts = self.stage.counters() | self.sender.counters() | self.catchup.counters()
-        return received | counts | self._lag.counters()
+        late = sorted(self._late_s)
+        return {
+            **received,
+            **counts,
+            "loop_lag_p99_ms": round(late[len(late) * 99 // 100] * 1e3, 3),
+            "loop_lag_max_ms": round(late[-1] * 1e3, 3),
+        }
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(LAG_PROBE_S)
+            self._late_s.append(max(0.0, loop.time() - before - LAG_PROBE_S))
 
     async def _restore(self) -> None:
         since_ns = now_ns() - self.settings.journal.max_age_s * SECOND_NS
@@ -193,26 +171,16 @@ class Worker:
         found = await position.restore(
             address(self.settings), self.stage, self.kinds, set(self.publishers), since_ns
         )
-        for letter in deadletter.read(self.sender.dead.path, since_ns):
+        for letter in deadletter.read(self.sender.dead_letters, since_ns):
             # the row in `gap` may not have been stored before the last end of this worker
             key = tuple(letter["key"]) if letter["key"] else None
             self.stage.on_rejected(key, letter["table"], letter["reason"], letter["at_ns"])
         self.process.log.info("positions", streams=found, missing=self.stage.ledger.missing())
 
-    def _on_hole(self) -> None:
-        self.catchup.wake()
-
-    def _on_restart(self, publisher: str) -> None:
-        self.catchup.restarted(publisher)
-
-    async def _on_drift(self, drift: list[Difference]) -> None:
-        await self._repair()
-
     async def _repair(self) -> None:
-        storage, found = self.settings.storage, address(self.settings)
-        ttl, kept = storage.ttl == "on", storage.retention
+        found = address(self.settings)
         self._on_repaired(
-            await asyncio.to_thread(schema.repair, found, self._tables, ttl=ttl, retention=kept)
+            await asyncio.to_thread(schema.repair, found, self._tables, self.settings.storage)
         )
 
     def _on_repaired(self, repaired: list[Difference]) -> None:
@@ -290,15 +258,15 @@ class Worker:
 
     def _stalled(self) -> bool:
         """Return whether rows wait but none was stored for STALLED_S."""
-        now, done = asyncio.get_running_loop().time(), self.sender.taken - self.sender.pending
+        now, done = asyncio.get_running_loop().time(), self.sender.done
         if done != self._done or not self.sender.pending:
             self._done, self._done_at = done, now
         return now - self._done_at >= STALLED_S
 
 
-async def work(name: str, process: Process) -> None:
-    """Run a storage worker until the process is asked to stop."""
-    worker = Worker(process, name)
+async def work(process: Process) -> None:
+    """Run the storage worker of this name until the process is asked to stop."""
+    worker = Worker(process)
     process.counters = worker.counters
     try:
         if await worker.start():
@@ -311,11 +279,11 @@ async def work(name: str, process: Process) -> None:
 @config_option
 def orderbook_storage_worker(config_path: str | None) -> None:
     """Store order books and the states of their venues in QuestDB."""
-    run(ORDERBOOK_WORKER, load(config_path), partial(work, ORDERBOOK_WORKER))
+    run("orderbook-storage-worker", load(config_path), work)
 
 
 @click.command()
 @config_option
 def ticker_storage_worker(config_path: str | None) -> None:
     """Store tickers, trades and the states of their venues in QuestDB."""
-    run(TICKER_WORKER, load(config_path), partial(work, TICKER_WORKER))
+    run("ticker-storage-worker", load(config_path), work)

@@ -3,7 +3,7 @@
 Prices float64 in quote currency (books) or index currency (ladders), sizes float64 in base, best first.
 """
 
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 cdef enum:
     BID = 0
@@ -25,9 +25,9 @@ cdef class VenueBook:
 
 
 ctypedef struct Level:
-    double price     # in index currency, negative for bids: on both sides the lowest is the best
-    double size
+    int64_t key      # of the price: on both sides the lowest is the best
     int32_t venue
+    int32_t place    # in the venue's book
 
 
 ctypedef struct Merged:
@@ -47,17 +47,18 @@ cdef class Ladder:
         # versions and rates from which each side was merged, per venue
         Merged* merged[2]          # owned
         Py_ssize_t n_merged[2]     # -1 = not merged from books
-        # scratch of the merge of one side, owned: all runs in sequence, and the output of a round
+        # scratch of the merge of one side, owned: two buffers with room for each venue's levels and their fences
         Level* levels
         Level* other
         Py_ssize_t most_levels
-        Py_ssize_t* starts         # start of each run; room for one run per venue
-        Py_ssize_t* lengths
+        Py_ssize_t* starts         # of each venue's room in both buffers
+        const double** sizes       # of each venue's book
         Py_ssize_t most_venues
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1
     cdef int reserve_venues(self, Py_ssize_t n) except -1
     cdef int reserve_levels(self, Py_ssize_t n) except -1
-    cdef Py_ssize_t load_runs(self, int side, list books) except -1
-    cdef void merge_neighbours(self, Py_ssize_t runs) noexcept
-    cdef Py_ssize_t merge_side(self, int side, list books) except -1
+    cdef Py_ssize_t merge_range(
+        self, int side, list books, Py_ssize_t low, Py_ssize_t high, Level* out, Level* spare
+    ) noexcept
+    cdef Py_ssize_t merge_side(self, int side, list books) noexcept

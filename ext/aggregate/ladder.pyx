@@ -9,8 +9,8 @@ import numpy as np
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cython cimport final
-from libc.math cimport INFINITY, isfinite
-from libc.stdint cimport int32_t, uint64_t
+from libc.math cimport isfinite
+from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from coinspace._ext.memory cimport grow
@@ -164,42 +164,57 @@ cdef inline Py_ssize_t packed_size(Py_ssize_t n) noexcept nogil:
     return 2 * n * <Py_ssize_t>sizeof(double) + padded(n)
 
 
+cdef inline int64_t key_of(double price, int side) noexcept nogil:
+    # the bits of positive doubles, read as integers, have the order of the doubles
+    cdef int64_t bits
+    memcpy(&bits, &price, sizeof(double))
+    return bits if side == ASK else -bits
+
+
+cdef inline double price_of(int64_t key, int side) noexcept nogil:
+    cdef int64_t bits = key if side == ASK else -key
+    cdef double price
+    memcpy(&price, &bits, sizeof(double))
+    return price
+
+
 cdef Py_ssize_t levels_of(VenueBook book, int side, double rate, int32_t venue, Level* out) noexcept nogil:
-    # Writes a venue's levels between their fences; returns how many. A quotient can become 0 or overflow.
+    # Writes a venue's levels between their fences; returns how many. Quotients that overflow or become 0 are at an end.
     cdef const double* prices = book.memory[side]
-    cdef const double* sizes = prices + book.capacity[side]
-    cdef double sign = 1.0 if side == ASK else -1.0, price
-    cdef Py_ssize_t i, n = 0
-    for i in range(book.n[side]):
-        price = prices[i] / rate
-        if _usable(price, 1.0):
-            out[n].price, out[n].size, out[n].venue = sign * price, sizes[i], venue
-            n += 1
-    set_fences(out, n)
-    return n
+    cdef Py_ssize_t i, first = 0, end = book.n[side]
+    while first < end and not _usable(prices[first] / rate, 1.0):
+        first += 1
+    while first < end and not _usable(prices[end - 1] / rate, 1.0):
+        end -= 1
+    for i in range(first, end):
+        out[i - first].key = key_of(prices[i] / rate, side)
+        out[i - first].venue = venue
+        out[i - first].place = <int32_t>i
+    set_fences(out, end - first)
+    return end - first
 
 
 cdef void set_fences(Level* run, Py_ssize_t n) noexcept nogil:
     # before and after a run: a merge reads them once the run is used up
-    (run - 1).price, (run + n).price = -INFINITY, INFINITY
+    (run - 1).key, (run + n).key = INT64_MIN, INT64_MAX
 
 
 cdef void merge_two(const Level* a, Py_ssize_t n, const Level* b, Py_ssize_t m, Level* out) noexcept nogil:
-    # Merges two runs, each between its fences; of equal prices the left run comes first. The processor cannot predict
-    # the next run, so it is computed without a branch. Half of the levels are merged from the beginnings and half from
-    # the ends: a step waits for its previous step, so two independent chains take half the time.
+    # Merges two runs, each between its fences; of equal keys the left run comes first. The processor cannot predict the
+    # next run, so a mask chooses it: of a condition the compiler makes a branch. Half of the levels are merged from the
+    # beginnings and half from the ends, because a step waits for its previous step.
     cdef const Level* last_a = a + n - 1
     cdef const Level* last_b = b + m - 1
     cdef Py_ssize_t i, right, left, total = n + m
     for i in range(total - total // 2):
-        right = b.price < a.price
-        out[i] = (b if right else a)[0]
+        right = b.key < a.key
+        out[i] = a[(b - a) & -right]
         b += right
-        a += 1 - right
-        left = last_b.price < last_a.price
-        out[total - 1 - i] = (last_a if left else last_b)[0]
+        a += right ^ 1
+        left = last_b.key < last_a.key
+        out[total - 1 - i] = last_b[(last_a - last_b) & -left]
         last_a -= left
-        last_b -= 1 - left
+        last_b -= left ^ 1
     set_fences(out, total)
 
 
@@ -221,7 +236,7 @@ cdef class Ladder:
         PyMem_Free(self.levels)
         PyMem_Free(self.other)
         PyMem_Free(self.starts)
-        PyMem_Free(self.lengths)
+        PyMem_Free(self.sizes)
 
     cdef int reserve(self, int side, Py_ssize_t n) except -1:
         cdef Py_ssize_t capacity = max(self.capacity[side], SMALL)
@@ -242,7 +257,7 @@ cdef class Ladder:
         for side in range(2):
             grow(<void**>&self.merged[side], n, sizeof(Merged))
         grow(<void**>&self.starts, n, sizeof(Py_ssize_t))
-        grow(<void**>&self.lengths, n, sizeof(Py_ssize_t))
+        grow(<void**>&self.sizes, n, sizeof(double*))
         self.most_venues = n
         return 0
 
@@ -254,47 +269,34 @@ cdef class Ladder:
         self.most_levels = 2 * n
         return 0
 
-    cdef Py_ssize_t load_runs(self, int side, list books) except -1:
-        # writes the levels of all books in `merged`, one run per book; returns how many runs
-        cdef Py_ssize_t runs = 0, end = 0, v
+    cdef Py_ssize_t merge_range(
+        self, int side, list books, Py_ssize_t low, Py_ssize_t high, Level* out, Level* spare
+    ) noexcept:
+        # Writes the merged levels of venues low to high - 1 to `out` and uses `spare`; returns how many.
         cdef const Merged* known = self.merged[side]
-        for v in range(len(books)):
-            if not known[v].version:
-                continue
-            self.starts[runs] = end + 1
-            self.lengths[runs] = levels_of(books[v], side, known[v].rate, <int32_t>v, self.levels + end + 1)
-            end += self.lengths[runs] + FENCES
-            runs += 1
-        return runs
+        cdef Py_ssize_t middle = (low + high) // 2, n, m, room
+        if low + 1 == high:
+            if known[low].version:
+                return levels_of(<VenueBook>books[low], side, known[low].rate, <int32_t>low, out)
+            set_fences(out, 0)
+            return 0
+        room = self.starts[middle] - self.starts[low]
+        n = self.merge_range(side, books, low, middle, spare, out)
+        m = self.merge_range(side, books, middle, high, spare + room, out + room)
+        merge_two(spare, n, spare + room, m, out)
+        return n + m
 
-    cdef void merge_neighbours(self, Py_ssize_t runs) noexcept:
-        # one round: each pair of neighbours becomes one run
-        cdef Py_ssize_t i, begin, n, m
-        for i in range(0, runs, 2):
-            begin, n = self.starts[i], self.lengths[i]
-            if i + 1 < runs:
-                m = self.lengths[i + 1]
-                merge_two(self.levels + begin, n, self.levels + self.starts[i + 1], m, self.other + begin)
-            else:
-                m = 0
-                memcpy(self.other + begin - 1, self.levels + begin - 1, (n + FENCES) * sizeof(Level))
-            self.starts[i // 2], self.lengths[i // 2] = begin, n + m
-        self.levels, self.other = self.other, self.levels
-
-    cdef Py_ssize_t merge_side(self, int side, list books) except -1:
+    cdef Py_ssize_t merge_side(self, int side, list books) noexcept:
         # returns how many levels
-        cdef double sign = 1.0 if side == ASK else -1.0
-        cdef Py_ssize_t runs = self.load_runs(side, books), i, n
-        cdef const Level* merged
-        while runs > 1:
-            self.merge_neighbours(runs)
-            runs = (runs + 1) // 2
-        n = self.lengths[0] if runs else 0
-        merged = self.levels + 1
+        cdef const Level* level = self.levels + 1
+        cdef Py_ssize_t i, n = 0
+        if self.n_venues:
+            n = self.merge_range(side, books, 0, self.n_venues, self.levels + 1, self.other + 1)
         for i in range(n):
-            self.price[side][i] = sign * merged[i].price
-            self.size[side][i] = merged[i].size
-            self.venue[side][i] = merged[i].venue
+            self.price[side][i] = price_of(level.key, side)
+            self.size[side][i] = self.sizes[level.venue][level.place]
+            self.venue[side][i] = level.venue
+            level += 1
         return n
 
     def merge(self, list books not None, list rates not None):
@@ -325,9 +327,11 @@ cdef class Ladder:
             changed = self.n_merged[side] != k
             for v in range(k):
                 now.version, now.rate = 0, 0.0
+                self.starts[v] = total + v * FENCES
                 if books[v] is not None:
                     book = books[v]
                     total += book.n[side]
+                    self.sizes[v] = book.memory[side] + book.capacity[side]
                     now.version, now.rate = book.version[side], rates[v]
                 if changed or before[v].version != now.version or before[v].rate != now.rate:
                     # invalid until the side is merged: a later book or rate may raise, or memory may run out

@@ -14,10 +14,10 @@ cdef class Part:
 cdef class Channel:
     """The received sequences of one topic of one epoch."""
     cdef:
-        readonly bytes topic
-        readonly int64_t epoch
-        readonly int64_t first      # sequence of the first message seen or known lost
-        readonly int64_t last       # newest sequence seen or known lost, -1 = none yet
+        bytes topic
+        int64_t epoch
+        int64_t first               # sequence of the first message seen or known lost
+        int64_t last                # newest sequence seen or known lost, -1 = none yet
         int kind                    # message kind of the topic's first word; 0 = no such kind
         bint wanted                 # the user subscribed to the topic; not only a heartbeat of the receiver
         Channel next                # the same topic of another publisher
@@ -47,7 +47,8 @@ cdef class Receiver:
         readonly int64_t missed     # messages in those gaps
         readonly int64_t errors     # exceptions of the user's callbacks
 
-    cdef int tell_drained(self) except -1
+    # calls back; counts and reports an error of the callback
+    cdef int call(self, callback, tuple arguments) except -1
     cdef int receive(self) except -1
     cdef bint receive_part(self, msg_t *part) noexcept
     cdef int take(self, Part part) except -1

@@ -54,9 +54,6 @@ cdef class Channel:
     def __cinit__(self):
         self.last = -1
 
-    def __repr__(self):
-        return f"<Channel {self.topic!r} epoch={self.epoch} first={self.first} last={self.last}>"
-
 
 # a function of its own: Cython saves the exception state of each function with a `try`
 cdef bint is_text(bytes topic) except -1:
@@ -125,12 +122,12 @@ cdef class Receiver:
             for message in newest.values():
                 self.handle(<Message>message)
         if n and self._on_drained is not None:
-            self.tell_drained()
+            self.call(self._on_drained, ())
         return n >= limit
 
-    cdef int tell_drained(self) except -1:
+    cdef int call(self, callback, tuple arguments) except -1:
         try:
-            self._on_drained()
+            callback(*arguments)
         except Exception as error:
             self.errors += 1
             self._on_error(error)
@@ -411,21 +408,11 @@ cdef class Receiver:
         if self.missed >> SEQUENCE_BITS == 0:
             # only a hostile publisher reaches this bound: the counter then stops
             self.missed += found - expected
-        try:
-            self._on_loss(channel.topic, channel.epoch, expected, found)
-        except Exception as error:
-            self.errors += 1
-            self._on_error(error)
-        return 0
+        return self.call(self._on_loss, (channel.topic, channel.epoch, expected, found))
 
     cdef int refuse(self, object reason) except -1:
         self.malformed += 1
-        try:
-            self._on_malformed(reason)
-        except Exception as error:
-            self.errors += 1
-            self._on_error(error)
-        return 0
+        return self.call(self._on_malformed, (reason,))
 
     cdef int handle(self, Message message) except -1:
         try:

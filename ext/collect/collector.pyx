@@ -9,9 +9,9 @@ from coinspace._ext.parser cimport CONTROL, END, IGNORED, MALFORMED, ORDERBOOK, 
 from coinspace._ext.sink cimport Sink
 
 # a larger step back of the exchange's time is a step of its clock, not an old message that came late
-CLOCK_STEP_NS = 60_000_000_000
+cdef int64_t clock_step_ns = 60_000_000_000
 # an older time is believed after this long without an accepted message
-PATIENCE_NS = 5_000_000_000
+cdef int64_t patience_ns = 5_000_000_000
 # Oldest believed time before receipt: the last trade of a quiet market, sent after the subscription, can be years old,
 # and recordings are played years later.
 PAST_NS = 10 * 365 * 86_400 * 1_000_000_000
@@ -19,16 +19,12 @@ PAST_NS = 10 * 365 * 86_400 * 1_000_000_000
 # missing trades are found by the newest time. A later book is published: only an absurd time is left out of it.
 FUTURE_NS = 600 * 1_000_000_000
 # after this many later times in a row, the exchange's clock was set or the clock of this host was wrong …
-TOO_NEW_ROW = 20
+cdef int too_new_row = 20
 # … and such times are believed up to this difference, which covers a wrong time zone
-CLOCK_ERROR_NS = 86_400 * 1_000_000_000
+cdef int64_t clock_error_ns = 86_400 * <int64_t>1_000_000_000
 
 cdef int64_t past_ns = PAST_NS
 cdef int64_t future_ns = FUTURE_NS
-cdef int too_new_row = TOO_NEW_ROW
-cdef int64_t clock_error_ns = CLOCK_ERROR_NS
-cdef int64_t clock_step_ns = CLOCK_STEP_NS
-cdef int64_t patience_ns = PATIENCE_NS
 
 
 cdef inline uint64_t symbol_hash(const char *symbol, Py_ssize_t size) noexcept nogil:

@@ -33,7 +33,6 @@ cdef class BookMarket(MarketEntry):
         readonly Sequence sequence       # its place in the exchange's ids
         public int phase                 # a Phase
         readonly bint quiet              # updates are applied, but not published
-        readonly int64_t changed_ns      # receipt of the last frame that changed the book
         readonly int64_t applied         # accepted books or updates
         readonly int64_t published
         readonly int64_t repeats         # books that were identical to the one before
@@ -69,5 +68,6 @@ cdef class BookCollector(Collector):
         self, BookMarket market, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
     ) except -1
     cdef int apply_update(self, Parser parser, BookMarket market, int64_t received_ns) except -1
+    cdef int64_t read_snapshot(self, bytes payload) except -1
     cdef int send_extended(self, BookMarket market, Header *header) except -1
     cdef int send_book(self, BookMarket market, int flags, int64_t received_ns) except -1

@@ -98,11 +98,6 @@ cdef class BookMarket(MarketEntry):
         return self.phase >= USED
 
     @property
-    def keeps(self):
-        """Whether updates are kept for a snapshot."""
-        return self.phase == KEEPING or self.phase >= REFRESHING
-
-    @property
     def update_id(self):
         """The final id of the last applied update, 0 = there is none."""
         return self.sequence.last
@@ -181,7 +176,6 @@ cdef class BookCollector(Collector):
             market.applied += 1
             return self.send_book(market, FLAG_REPEAT, received_ns)
         market.keep_levels(parser.bid_price, parser.bid_size, n, parser.ask_price, parser.ask_size, m)
-        market.changed_ns = received_ns
         market.applied += 1
         return self.send_book(market, 0, received_ns)
 
@@ -233,7 +227,6 @@ cdef class BookCollector(Collector):
         if market.quiet:
             return 0
         market.applied += 1
-        market.changed_ns = received_ns
         market.keep_book()
         if (market.n_bids == 0 and book.bid.known > -INFINITY) or (market.n_asks == 0 and book.ask.known > -INFINITY):
             # levels beyond the known range are unknown, not absent
@@ -306,29 +299,25 @@ cdef class BookCollector(Collector):
         Returns: the id of its last update, 0 when the payload is not a snapshot (the book is unchanged).
         """
         cdef Parser parser = self.kept
-        parser.begin(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-        if (
-            parser.next() != ORDERBOOK or not parser.snapshot or parser.final_update_id == 0
-            or not possible(parser.final_update_id, parser.final_update_id)
-        ):
-            return 0
-        market.book.load_levels(
-            parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
-            requested,
-        )
-        market.phase = USED
-        return parser.final_update_id
+        cdef int64_t last = self.read_snapshot(payload)
+        if last:
+            market.book.load_levels(
+                parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
+                requested,
+            )
+            market.phase = USED
+        return last
 
     def snapshot_id(self, bytes payload not None):
         """Return the id of a REST snapshot's last update, 0 when the payload is not one."""
+        return self.read_snapshot(payload)
+
+    cdef int64_t read_snapshot(self, bytes payload) except -1:
         cdef Parser parser = self.kept
         parser.begin(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
-        if (
-            parser.next() != ORDERBOOK or not parser.snapshot or parser.final_update_id == 0
-            or not possible(parser.final_update_id, parser.final_update_id)
-        ):
+        if parser.next() != ORDERBOOK or not parser.snapshot:
             return 0
-        return parser.final_update_id
+        return parser.final_update_id if possible(parser.final_update_id, parser.final_update_id) else 0
 
     def apply_buffered(self, BookMarket market not None, bytes frame not None, int64_t received_ns, bint quiet):
         """Apply the update in a kept frame; a quiet one is not published."""

@@ -33,11 +33,9 @@ cdef class FrameListener(WSListener):
     Any frame of the peer counts as an answer to a ping.
     """
     cdef:
-        readonly Collector collector
-        readonly int connection
+        Collector collector
+        int connection
         readonly int64_t frames          # data messages
-        readonly int64_t bytes_received
-        readonly int64_t failures        # internal errors in frames
         readonly bint stuck              # the connection was ended because the peer does not read
         public object recorder
         object _owner
@@ -113,23 +111,17 @@ cdef class FrameListener(WSListener):
         cdef int64_t received_ns = read_clock(CLOCK_REALTIME)
         cdef int64_t now_ns = read_clock(CLOCK_MONOTONIC)
         self.frames += 1
-        self.bytes_received += size
         # an error in a frame or in the recorder must not end the connection
         if self.recorder is not None:
             whole = PyBytes_FromStringAndSize(frame, size)
             try:
                 self.recorder(received_ns, whole)
             except Exception as error:
-                self.fail(error, whole)
+                self._owner.on_failure(error, whole)
         try:
             self.collector.feed(frame, size, received_ns, now_ns, self.connection)
         except Exception as error:
-            self.fail(error, PyBytes_FromStringAndSize(frame, size))
-        return 0
-
-    cdef int fail(self, error, bytes frame) except -1:
-        self.failures += 1
-        self._owner.on_failure(error, frame)
+            self._owner.on_failure(error, PyBytes_FromStringAndSize(frame, size))
         return 0
 
     cpdef pause_writing(self):

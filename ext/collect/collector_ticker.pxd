@@ -42,15 +42,14 @@ cdef class RecentIds:
 
 cdef class TickerMarket(MarketEntry):
     cdef:
-        readonly Topic ticker_topic
-        readonly Topic trade_topic
+        Topic ticker_topic
+        Topic trade_topic
         readonly RecentIds ids           # ids of published trades
         readonly int64_t trade_id        # largest id so far, -1 = none yet
         readonly int64_t trade_ns        # exchange's time of the newest trade
         int older_row                    # streamed trades in a row that are far older than trade_ns
         int64_t stray_id                 # last id outside the sequence of ids
         int stray_row                    # ids outside the sequence, in a row
-        readonly int64_t trade_received_ns
         public bint awaiting             # no trade has come since the last subscription
         readonly int64_t resumed_ns      # exchange's time of the first trade since the last subscription
         readonly double traded           # base volume of all published trades, to compare with day_volume

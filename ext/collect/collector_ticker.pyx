@@ -275,7 +275,6 @@ cdef class TickerCollector(Collector):
             flags |= FLAG_SELL
         if parser.snapshot:
             flags |= FLAG_SNAPSHOT
-        market.trade_received_ns = received_ns
         return self.send_trade(market, parser.price, parser.size, flags, id, parser.exchange_ns, received_ns)
 
     cdef int send_trade(

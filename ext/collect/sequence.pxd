@@ -24,7 +24,7 @@ cdef class Sequence:
         readonly int64_t kept_last
         public int64_t floor             # newest id that was published or that cannot be applied
         public int64_t patience_ns       # longest time for which contained updates in a row are ignored
-        readonly int64_t contained       # updates that the book contained already
+        int64_t contained                # updates that the book contained already
         readonly int64_t ahead           # updates of the newer of two connections that were ahead of the book
         # contained updates in a row, each with a higher id: number, last id, since when
         int contained_row

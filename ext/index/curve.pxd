@@ -29,14 +29,14 @@ cdef extern from "series.h" nogil:
 cdef class Curve:
     cdef:
         # parameters, fixed at construction
-        readonly double max_spread
-        readonly double spacing          # 0 = integral mode, else the grid's step in base
-        readonly bint cut                # cut the utilised depth at the coverage depth
-        readonly double decay            # lambda = 1 / (decay * utilised depth)
-        readonly double cap_band
-        readonly Py_ssize_t cap_min_per_side
-        readonly double cap_trim
-        readonly double cap_sigmas
+        double max_spread
+        double spacing                   # 0 = integral mode, else the grid's step in base
+        bint cut                         # cut the utilised depth at the coverage depth
+        double decay                     # lambda = 1 / (decay * utilised depth)
+        double cap_band
+        Py_ssize_t cap_min_per_side
+        double cap_trim
+        double cap_sigmas
         # results of the last compute
         readonly double size_cap         # base
         readonly double coverage_depth   # base

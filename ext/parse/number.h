@@ -264,29 +264,10 @@ static inline const char *number_short(const char *p, double *value)
 /* mantissa / 10^places, rounded once; the mantissa is not 0, and there are at most 19 places. */
 static __attribute__((noinline, unused)) double divided_exactly(uint64_t mantissa, unsigned places)
 {
-    static const uint64_t POWERS[20] = {1ULL,
-                                        10ULL,
-                                        100ULL,
-                                        1000ULL,
-                                        10000ULL,
-                                        100000ULL,
-                                        1000000ULL,
-                                        10000000ULL,
-                                        100000000ULL,
-                                        1000000000ULL,
-                                        10000000000ULL,
-                                        100000000000ULL,
-                                        1000000000000ULL,
-                                        10000000000000ULL,
-                                        100000000000000ULL,
-                                        1000000000000000ULL,
-                                        10000000000000000ULL,
-                                        100000000000000000ULL,
-                                        1000000000000000000ULL,
-                                        10000000000000000000ULL};
+    const uint64_t power = (uint64_t)EXACT_POWERS[places];
     /* shift both until their highest bit is set, so that the quotient has 64 bits */
-    const int up = __builtin_clzll(mantissa), down = __builtin_clzll(POWERS[places]);
-    const uint64_t m = mantissa << up, d = POWERS[places] << down;
+    const int up = __builtin_clzll(mantissa), down = __builtin_clzll(power);
+    const uint64_t m = mantissa << up, d = power << down;
     const int over = m >= d;
     const unsigned __int128 dividend = (unsigned __int128)m << (64 - over);
     const uint64_t quotient = (uint64_t)(dividend / d);

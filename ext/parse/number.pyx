@@ -34,19 +34,6 @@ cdef bint decimal_round(const Decimal *d, const char *p, const char *end, double
     return isfinite(value[0])
 
 
-def parse_float(bytes text not None):
-    """Return a whole JSON number as a double.
-
-    Raises: ValueError when the text is not one JSON number or not finite.
-    """
-    cdef const char *p = PyBytes_AS_STRING(text)
-    cdef const char *end = p + PyBytes_GET_SIZE(text)
-    cdef double value = 0
-    if number_read(p, end, &value) != end:
-        raise ValueError(f"expected a finite JSON number, was {text[:64]!r}")
-    return value
-
-
 def parse_int(bytes text not None):
     """Return a whole JSON number in any spelling as an integer.
 

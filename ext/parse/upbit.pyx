@@ -19,7 +19,7 @@ from libc.string cimport memcmp
 
 from coinspace._ext.parser cimport (
     ABSENT, CHANGE, ERROR, HIGH, LEVEL_PAD, LAST, LEVELS, LOW, MALFORMED, NO_TYPE, NO_WINDOW, OBJECT, OPEN, ORDERBOOK,
-    QUOTE_VOLUME, STATUS, Side, STRING, TICKER, TICKER_SIZE, TINY, TRADE, TRUE, UTC_DAY, VOLUME, WRONG, add_level,
+    STATUS, Side, STRING, TICKER, TICKER_SIZE, TINY, TRADE, TRUE, UTC_DAY, WRONG, add_level,
     is_text, level_number, padded, unit_default, unit_simple, units_default, units_simple,
 )
 from coinspace._ext.scan cimport skip_space, skip_value
@@ -52,17 +52,9 @@ FIELDS = {
     SUSPENDED: ("is_trading_suspended", "its"),
 }
 
-cdef struct TickerSlot:
-    int slot
-    int field
-
-cdef TickerSlot TICKER_SLOTS[6]
-TICKER_SLOTS[0] = TickerSlot(OPENING_PRICE, OPEN)
-TICKER_SLOTS[1] = TickerSlot(HIGH_PRICE, HIGH)
-TICKER_SLOTS[2] = TickerSlot(LOW_PRICE, LOW)
-TICKER_SLOTS[3] = TickerSlot(CHANGE_PRICE, CHANGE)
-TICKER_SLOTS[4] = TickerSlot(VOLUME_24H, VOLUME)
-TICKER_SLOTS[5] = TickerSlot(PRICE_24H, QUOTE_VOLUME)
+# slot of each ticker field from LAST to CHANGE; Upbit sends no others
+cdef int TICKER_SLOTS[7]
+TICKER_SLOTS[:] = [TRADE_PRICE, OPENING_PRICE, HIGH_PRICE, LOW_PRICE, VOLUME_24H, PRICE_24H, CHANGE_PRICE]
 
 
 cdef inline int _unit_field(const char *key, Py_ssize_t size) noexcept:
@@ -176,9 +168,9 @@ cdef class UpbitParser(Parser):
         self.day_volume = NAN
         if self.as_number(VOLUME_DAY, &self.day_volume) < 0:
             return self.fail(WRONG, VOLUME_DAY, self.slots.at[VOLUME_DAY])
-        for i in range(6):
-            slot = TICKER_SLOTS[i].slot
-            if self.as_number(slot, &self.ticker[TICKER_SLOTS[i].field]) < 0:
+        for i in range(OPEN, CHANGE + 1):
+            slot = TICKER_SLOTS[i]
+            if self.as_number(slot, &self.ticker[i]) < 0:
                 return self.fail(WRONG, slot, self.slots.at[slot])
         self.window = self.day
         if (

@@ -11,6 +11,8 @@ The caller provides the beginning of the line: `head` has the table and the symb
 
 cimport cython
 
+from libc.stdint cimport int64_t
+
 from coinspace._ext.message cimport Message
 
 
@@ -23,6 +25,8 @@ cdef class Lines:
 
     # order of calls: one line method per row, `tobytes` to send, `clear` to start again
     cdef char *room(self, Py_ssize_t n) except NULL
+    cdef char *begin(self, bytes head, Message message, int kind, Py_ssize_t more) except NULL
+    cdef Py_ssize_t end(self, char *p, Message message, int64_t at_ns) noexcept
     cpdef Py_ssize_t orderbook(self, bytes head, Message message, Py_ssize_t depth) except -1
     cpdef Py_ssize_t ticker(self, bytes head, Message message) except -1
     cpdef Py_ssize_t trade(self, bytes head, Message message) except -1

@@ -126,19 +126,27 @@ cdef class Lines:
             self._capacity = wanted
         return self._data + self.size
 
+    # begins a row with room for `more` bytes beside its fixed columns
+    cdef char *begin(self, bytes head, Message message, int kind, Py_ssize_t more) except NULL:
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(head)
+        if message.header.kind != kind:
+            raise MessageError(f"message kind: expected {kind}, was {message.header.kind}")
+        return put(self.room(n + FIXED_BYTES + more), PyBytes_AS_STRING(head), n)
+
+    # ends a row with the message's identity and its time. Returns: the new size
+    cdef Py_ssize_t end(self, char *p, Message message, int64_t at_ns) noexcept:
+        p = put_end(put_identity(p, message), at_ns)
+        self.size = p - self._data
+        return self.size
+
     cpdef Py_ssize_t orderbook(self, bytes head, Message message, Py_ssize_t depth) except -1:
         """Append a row of `orderbook` with at most `depth` levels a side. Returns: the new size."""
-        if message.header.kind != KIND_ORDERBOOK:
-            raise MessageError(f"message kind: expected {KIND_ORDERBOOK}, was {message.header.kind}")
         cdef Py_ssize_t n = message.header.n_bids
         cdef Py_ssize_t m = message.header.n_asks
-        cdef Py_ssize_t n_head = PyBytes_GET_SIZE(head)
         depth = max(depth, 0)
-        cdef char *p = self.room(n_head + FIXED_BYTES + 16 * (min(n, depth) + min(m, depth)))
-        cdef char *start = p
+        cdef char *p = self.begin(head, message, KIND_ORDERBOOK, 16 * (min(n, depth) + min(m, depth)))
         cdef const char *bids = message.data
         cdef const char *asks = message.data + 16 * n
-        p = put(p, PyBytes_AS_STRING(head), n_head)
         if n:
             p = put_double(p, b"bid", 3, bids)
             p = put_double(p, b"bid_size", 8, bids + 8 * n)
@@ -153,23 +161,15 @@ cdef class Lines:
             p = put_integer(p, b"update_id=", 10, message.header.id, c"i")
         if message.header.exchange_ns > 0:
             p = put_integer(p, b"exchange_ts=", 12, message.header.exchange_ns, c"n")
-        p = put_identity(p, message)
-        p = put_end(p, received_ns(message))
-        self.size += p - start
-        return self.size
+        return self.end(p, message, received_ns(message))
 
     cpdef Py_ssize_t ticker(self, bytes head, Message message) except -1:
         """Append a row of `ticker`; NaN values are left out. Returns: the new size."""
-        if message.header.kind != KIND_TICKER:
-            raise MessageError(f"message kind: expected {KIND_TICKER}, was {message.header.kind}")
-        cdef Py_ssize_t n_head = PyBytes_GET_SIZE(head)
-        cdef char *p = self.room(n_head + FIXED_BYTES)
-        cdef char *start = p
+        cdef char *p = self.begin(head, message, KIND_TICKER, 0)
         cdef const char *name = PyBytes_AS_STRING(NAMES)
         cdef Py_ssize_t n
         cdef double value
         cdef int i
-        p = put(p, PyBytes_AS_STRING(head), n_head)
         for i in range(TICKER_FIELDS):
             n = 0
             while name[n]:
@@ -180,28 +180,17 @@ cdef class Lines:
             name += n + 1
         if message.header.exchange_ns > 0:
             p = put_integer(p, b"exchange_ts=", 12, message.header.exchange_ns, c"n")
-        p = put_identity(p, message)
-        p = put_end(p, received_ns(message))
-        self.size += p - start
-        return self.size
+        return self.end(p, message, received_ns(message))
 
     cpdef Py_ssize_t trade(self, bytes head, Message message) except -1:
         """Append a row of `trade` at its trade time. Returns: the new size."""
-        if message.header.kind != KIND_TRADE:
-            raise MessageError(f"message kind: expected {KIND_TRADE}, was {message.header.kind}")
-        cdef Py_ssize_t n_head = PyBytes_GET_SIZE(head)
-        cdef char *p = self.room(n_head + FIXED_BYTES)
-        cdef char *start = p
-        p = put(p, PyBytes_AS_STRING(head), n_head)
+        cdef char *p = self.begin(head, message, KIND_TRADE, 0)
         p = put_double(p, b"price", 5, message.data)
         p = put_double(p, b"size", 4, message.data + 8)
         p = put_integer(p, b"trade_id=", 9, message.header.id, c"i")
         if message.header.received_ns > 0:
             p = put_integer(p, b"received_ts=", 12, message.header.received_ns, c"n")
-        p = put_identity(p, message)
-        p = put_end(p, message.header.exchange_ns or received_ns(message))
-        self.size += p - start
-        return self.size
+        return self.end(p, message, message.header.exchange_ns or received_ns(message))
 
     def extend(self, bytes lines not None):
         """Append encoded lines. Returns: the new size."""

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from selenium import webdriver
 
-from tests.browser.site import HOW_TO_GET_ONE, Platform, browser_found, chromium, wait
+from tests.browser.site import HOW_TO_GET_ONE, Platform, browser_found, chromium
+from tests.waiting import wait_for
 
 # name, width, height, theme, language, asset, style; what fits above the fold, in a few 100 kB
 SHOTS = (
@@ -44,7 +45,7 @@ def take(driver: webdriver.Chrome, url: str, folder: Path, warm_s: float) -> lis
             {"theme": theme, "language": language, "asset": asset, "style": style, "range": "5m"},
         )
         driver.get(url)
-        wait(lambda: driver.execute_script(_DRAWN), 30)
+        wait_for(lambda: driver.execute_script(_DRAWN))
         time.sleep(warm_s)
         path = folder / f"{name}.png"
         driver.save_screenshot(str(path))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,21 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
+from coinspace.endpoint.dashboard import build
+from tests.waiting import free_port, wait_for
+
 START_TIMEOUT_S = 150.0
 STOP_TIMEOUT_S = 90.0
 HOW_TO_GET_ONE = (
     "no Chromium with ChromeDriver on the PATH: `apt-get install chromium chromium-driver`"
 )
+
+
+def build_page() -> None:
+    """Build the page, unless another worker of the test run has done so."""
+    with (build.FOLDER / "package-lock.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        build.build()
 
 
 def browser_found() -> bool:
@@ -76,7 +85,7 @@ class Platform:
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         environment = {
             **os.environ,
@@ -95,10 +104,10 @@ class Platform:
 
     def wait_ready(self, *assets: str) -> None:
         """Wait until these indices have a value, by default all."""
-        wait(
+        wait_for(
             lambda: self._has_values(assets),
-            START_TIMEOUT_S,
-            lambda: (self.folder / "up.log").read_text()[-2000:],
+            limit_s=START_TIMEOUT_S,
+            shown=lambda: (self.folder / "up.log").read_text()[-2000:],
         )
 
     def _has_values(self, assets: tuple[str, ...]) -> bool:
@@ -113,7 +122,7 @@ class Platform:
 
     def get(self, path: str) -> Any:
         """Return a JSON answer."""
-        with urllib.request.urlopen(self.url + path, timeout=20) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             return orjson.loads(answer.read())
 
     def pid(self, name: str) -> int:
@@ -134,20 +143,3 @@ class Platform:
             self._process.kill()
             self._process.wait()
         self._log.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait(
-    condition: Callable[[], Any], timeout_s: float, explain: Callable[[], str] = lambda: ""
-) -> Any:
-    """Return the condition's value once it is true. Raises: AssertionError when it never is."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not true after {timeout_s} s {explain()}"
-        time.sleep(0.1)
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import time
@@ -16,13 +17,14 @@ pytest.importorskip("selenium", reason="selenium is not installed: `pip install 
 
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 
-from coinspace.endpoint.dashboard import build
-from tests.browser.site import HOW_TO_GET_ONE, Platform, chromium, may_skip, wait
+from tests.browser.site import HOW_TO_GET_ONE, Platform, build_page, chromium, may_skip
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.skipif(may_skip(), reason=HOW_TO_GET_ONE),
-    pytest.mark.timeout(420),
+    pytest.mark.timeout(900),
     # the driver's local sockets are closed by its garbage collection
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
@@ -30,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    build.build()
+    build_page()
     started = Platform(tmp_path_factory.mktemp("page"))
     try:
         started.wait_ready()
@@ -86,26 +88,26 @@ def requests(driver: webdriver.Chrome) -> set[str]:
 def test_everything_is_alive_and_nothing_comes_from_elsewhere(
     platform: Platform, driver: webdriver.Chrome
 ) -> None:
-    wait(lambda: connection(driver) == "live", 30)
-    first = wait(lambda: text(driver, "value").replace("–", ""), 20)
-    wait(lambda: text(driver, "value") not in ("", "–", first), 20)
+    wait_for(lambda: connection(driver) == "live")
+    first = wait_for(lambda: text(driver, "value").replace("–", ""))
+    wait_for(lambda: text(driver, "value") not in ("", "–", first))
     drawn = "return +(document.getElementById('depth').dataset.drawn || 0)"
     before = driver.execute_script(drawn)
-    wait(lambda: driver.execute_script(drawn) > before + 3, 20)
+    wait_for(lambda: driver.execute_script(drawn) > before + 3)
     inked = (
         "const c = document.getElementById('depth');"
         "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
         "let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 60; return n / (d.length / 4)"
     )
-    wait(lambda: driver.execute_script(inked) > 0.03, 20)
+    wait_for(lambda: driver.execute_script(inked) > 0.03)
     prices = "return document.querySelectorAll('#ladder .row.bid .price').length"
-    assert driver.execute_script(prices) >= 10
-    assert driver.find_elements(By.CSS_SELECTOR, "#chart canvas")
+    wait_for(lambda: driver.execute_script(prices) >= 10)
+    wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#chart canvas"))
     # history arrives from the database
     candles = "return +(document.getElementById('chart').dataset.candles || 0)"
     driver.find_element(By.CSS_SELECTOR, "#ranges [data-value='5m']").click()
-    wait(lambda: _history(driver, candles), 60)
-    assert len(driver.find_elements(By.CSS_SELECTOR, "#pipeline .stage")) >= 10
+    wait_for(lambda: _history(driver, candles))
+    wait_for(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#pipeline .stage")) >= 10)
     assert requests(driver) == {urlsplit(platform.url).netloc}
     errors = [one for one in _log(driver, "browser") if one["level"] == "SEVERE"]
     assert errors == []
@@ -137,18 +139,17 @@ def test_keyboard_language_theme_and_asset(driver: webdriver.Chrome) -> None:
     theme = "return document.documentElement.dataset.theme"
     before = driver.execute_script(theme)
     page.send_keys("t")
-    assert driver.execute_script(theme) != before
+    wait_for(lambda: driver.execute_script(theme) != before)
     page.send_keys("l")
-    wait(lambda: "거래소" in text(driver, "venues-title"), 20)
+    wait_for(lambda: "거래소" in text(driver, "venues-title"))
     page.send_keys("l")
-    wait(lambda: text(driver, "venues-title") == "Venues", 20)
+    wait_for(lambda: text(driver, "venues-title") == "Venues")
     page.send_keys("2")
-    wait(lambda: text(driver, "asset-name") == "ETH", 20)
+    wait_for(lambda: text(driver, "asset-name") == "ETH")
     page.send_keys("c")
-    pressed = driver.find_element(By.CSS_SELECTOR, "#style [data-value='candles']")
-    assert pressed.get_attribute("aria-pressed") == "true"
+    wait_for(lambda: chosen(driver, "style") == "candles")
     page.send_keys("1")
-    wait(lambda: text(driver, "asset-name") == "BTC" and text(driver, "value") != "–", 20)
+    wait_for(lambda: text(driver, "asset-name") == "BTC" and text(driver, "value") != "–")
 
 
 def test_every_range_style_and_distance_draws(driver: webdriver.Chrome) -> None:
@@ -163,17 +164,29 @@ def test_every_range_style_and_distance_draws(driver: webdriver.Chrome) -> None:
             before = driver.execute_script(drawn)
             # the page creates the group again at each choice
             driver.find_element(By.CSS_SELECTOR, f"#{group} [data-value='{name}']").click()
-            chosen = driver.find_element(By.CSS_SELECTOR, f"#{group} [aria-pressed='true']")
-            assert chosen.get_attribute("data-value") == name
-            wait(partial(_more, driver, drawn, before), 20)
+            wait_for(partial(_is_chosen, driver, group, name))
+            wait_for(partial(_more, driver, drawn, before))
     for button in driver.find_elements(By.CSS_SELECTOR, "#legend button"):
-        button.click()
-        assert button.get_attribute("aria-pressed") == "false"
-        button.click()
-        assert button.get_attribute("aria-pressed") == "true"
+        for pressed in ("false", "true"):
+            button.click()
+            wait_for(partial(_has_state, button, pressed))
     driver.find_element(By.CSS_SELECTOR, "#ranges [data-value='5m']").click()
     rates = "return [...document.querySelectorAll('#pipeline .latency')].map((n) => n.textContent)"
-    wait(lambda: len(driver.execute_script(rates)) >= 6, 20)
+    wait_for(lambda: len(driver.execute_script(rates)) >= 6)
+
+
+def chosen(driver: webdriver.Chrome, group: str) -> str:
+    """Return the pressed button of a group, which the page creates again at each choice."""
+    script = "return document.querySelector(arguments[0])?.dataset.value"
+    return str(driver.execute_script(script, f"#{group} [aria-pressed='true']"))
+
+
+def _is_chosen(driver: webdriver.Chrome, group: str, name: str) -> bool:
+    return chosen(driver, group) == name
+
+
+def _has_state(button: WebElement, pressed: str) -> bool:
+    return button.get_attribute("aria-pressed") == pressed
 
 
 def _more(driver: webdriver.Chrome, script: str, before: int) -> bool:
@@ -186,7 +199,7 @@ def test_small_screens_do_not_scroll_sideways(driver: webdriver.Chrome, width: i
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
         wide = "return document.documentElement.scrollWidth - window.innerWidth"
-        wait(lambda: driver.execute_script(wide) <= 0, 20)
+        wait_for(lambda: driver.execute_script(wide) <= 0)
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -195,55 +208,70 @@ def test_a_stalled_venue_turns_stale_and_loses_its_share(
     platform: Platform, driver: webdriver.Chrome
 ) -> None:
     name = "bithumb:BTC/KRW"
-    wait(lambda: (venue(driver, name) or {}).get("state") == "synced", 30)
+    wait_for(lambda: (venue(driver, name) or {}).get("state") == "synced")
     platform.signal("orderbook-collector-bithumb", signal.SIGSTOP)
     try:
-        stalled = wait(
+        stalled = wait_for(
             lambda: (
                 (found := venue(driver, name))
                 and found["state"] in ("stale", "disconnected")
                 and found["share"] == "0"
                 and found
-            ),
-            40,
+            )
         )
         assert stalled["share"] == "0"
         # the index continues without it
         before = text(driver, "value")
-        wait(lambda: text(driver, "value") not in (before, "–"), 20)
+        wait_for(lambda: text(driver, "value") not in (before, "–"))
     finally:
-        platform.signal("orderbook-collector-bithumb", signal.SIGCONT)
-    wait(lambda: (venue(driver, name) or {}).get("state") == "synced", 60)
+        _continue(platform, "orderbook-collector-bithumb")
+    wait_for(lambda: (venue(driver, name) or {}).get("state") == "synced")
+
+
+def _continue(platform: Platform, name: str) -> None:
+    # the supervisor may have ended the silent process
+    with contextlib.suppress(ProcessLookupError):
+        platform.signal(name, signal.SIGCONT)
 
 
 def test_an_index_that_stops_is_shown_as_stale(
     platform: Platform, driver: webdriver.Chrome
 ) -> None:
-    wait(lambda: connection(driver) == "live", 30)
+    wait_for(lambda: connection(driver) == "live")
     platform.signal("index-calculator", signal.SIGSTOP)
     try:
-        wait(lambda: connection(driver) == "stale", 20)
-        assert driver.find_element(By.ID, "notice").is_displayed()
-        assert "not been updated" in text(driver, "notice")
-        assert "old" in str(driver.find_element(By.ID, "hero").get_attribute("class"))
+        wait_for(
+            lambda: (
+                connection(driver) == "stale"
+                and driver.find_element(By.ID, "notice").is_displayed()
+                and "not been updated" in text(driver, "notice")
+                and "old" in str(driver.find_element(By.ID, "hero").get_attribute("class"))
+            ),
+            "the stale index is shown",
+        )
     finally:
-        platform.signal("index-calculator", signal.SIGCONT)
-    wait(lambda: connection(driver) == "live", 40)
-    wait(lambda: not driver.find_element(By.ID, "notice").is_displayed(), 20)
+        _continue(platform, "index-calculator")
+    wait_for(lambda: connection(driver) == "live")
+    wait_for(lambda: not driver.find_element(By.ID, "notice").is_displayed())
 
 
 def test_the_stream_recovers_when_the_endpoint_restarts(
     platform: Platform, driver: webdriver.Chrome
 ) -> None:
     before = platform.pid("index-endpoint")
+    # the endpoint may be back before a question of this test is answered
+    driver.execute_script(
+        "new MutationObserver(() => {"
+        " if (document.getElementById('connection').dataset.state === 'cut'"
+        " && document.getElementById('notice').checkVisibility()) window.noticed = true;"
+        "}).observe(document.body, {subtree: true, childList: true, attributes: true})"
+    )
     platform.signal("index-endpoint", signal.SIGTERM)
-    wait(lambda: connection(driver) == "cut", 20)
-    assert driver.find_element(By.ID, "notice").is_displayed()
-    wait(lambda: connection(driver) == "live", 60)
-    assert platform.pid("index-endpoint") != before
+    wait_for(lambda: driver.execute_script("return window.noticed"), "the cut is shown")
+    wait_for(lambda: connection(driver) == "live" and platform.pid("index-endpoint") != before)
     last = text(driver, "value")
-    wait(lambda: text(driver, "value") not in (last, "–"), 20)
-    wait(lambda: not driver.find_element(By.ID, "notice").is_displayed(), 20)
+    wait_for(lambda: text(driver, "value") not in (last, "–"))
+    wait_for(lambda: not driver.find_element(By.ID, "notice").is_displayed())
     hosts = requests(driver)
     assert hosts == {urlsplit(platform.url).netloc}
     # apart from the requests that met no server, nothing has failed so far
@@ -254,5 +282,5 @@ def test_the_stream_recovers_when_the_endpoint_restarts(
 def test_documentation_works_offline(platform: Platform, driver: webdriver.Chrome) -> None:
     requests(driver)
     driver.get(f"{platform.url}/docs")
-    wait(lambda: len(driver.find_elements(By.CSS_SELECTOR, ".opblock")) > 10, 20)
+    wait_for(lambda: len(driver.find_elements(By.CSS_SELECTOR, ".opblock")) > 10)
     assert requests(driver) == {urlsplit(platform.url).netloc}

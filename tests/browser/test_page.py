@@ -22,9 +22,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys as Key
 
 from coinspace.config import Settings
-from coinspace.endpoint.dashboard import build
-from tests.browser.site import HOW_TO_GET_ONE, chromium, may_skip, wait
+from tests.browser.site import HOW_TO_GET_ONE, build_page, chromium, may_skip
 from tests.flow.endpoint_stage import Stage, running, settings
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.skipif(may_skip(), reason=HOW_TO_GET_ONE),
@@ -93,7 +93,7 @@ class Feed:
 
 @pytest.fixture(scope="module")
 def running_feed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Feed]:
-    build.build()
+    build_page()
     with Feed().running(tmp_path_factory.mktemp("page")) as started:
         yield started
 
@@ -117,7 +117,7 @@ def page(feed: Feed, browser: webdriver.Chrome) -> webdriver.Chrome:
     """The live page of BTC."""
     if not browser.current_url.startswith(f"{feed.url}/#"):
         browser.get(f"{feed.url}/#BTC")
-    wait(lambda: state(browser) == "live", 30, lambda: state(browser))
+    wait_for(lambda: state(browser) == "live", shown=lambda: state(browser))
     return browser
 
 
@@ -163,23 +163,23 @@ def test_a_time_without_values_is_a_hole_in_every_series(
 
 def test_no_value_is_not_live(feed: Feed, page: webdriver.Chrome) -> None:
     feed.value, feed.more = None, {"reason": "not_computed"}
-    wait(lambda: state(page) == "null", 20)
-    wait(lambda: "tick not computed" in text(page, "notice"), 20)
+    wait_for(lambda: state(page) == "no_value")
+    wait_for(lambda: "tick not computed" in text(page, "notice"))
     assert text(page, "value") == "–"
     feed.reset()
-    wait(lambda: state(page) == "live", 20)
-    wait(lambda: "tick not computed" not in text(page, "notice"), 20)
+    wait_for(lambda: state(page) == "live")
+    wait_for(lambda: "tick not computed" not in text(page, "notice"))
 
 
 def test_an_old_book_is_dimmed(feed: Feed, page: webdriver.Chrome) -> None:
     dimmed = ("ladder", "depth", "depth-table")
-    wait(lambda: not any(has_class(page, one, "old") for one in dimmed), 20)
+    wait_for(lambda: not any(has_class(page, one, "old") for one in dimmed))
     feed.books = False
-    wait(lambda: all(has_class(page, one, "old") for one in dimmed), 20)
+    wait_for(lambda: all(has_class(page, one, "old") for one in dimmed))
     assert "order book is old" in text(page, "notice")
     assert state(page) == "live"
     feed.reset()
-    wait(lambda: not any(has_class(page, one, "old") for one in dimmed), 20)
+    wait_for(lambda: not any(has_class(page, one, "old") for one in dimmed))
 
 
 def test_a_silent_index_is_stale_and_its_notice_does_not_change(
@@ -192,7 +192,7 @@ def test_a_silent_index_is_stale_and_its_notice_does_not_change(
         " subtree: true})"
     )
     feed.index = False
-    wait(lambda: state(page) == "stale" and "old" in text(page, "notice"), 20)
+    wait_for(lambda: state(page) == "stale" and "old" in text(page, "notice"))
     assert "Stale" in page.title
     ages: set[str] = set()
 
@@ -200,11 +200,11 @@ def test_a_silent_index_is_stale_and_its_notice_does_not_change(
         ages.add(text(page, "age"))
         return len(ages) >= 4
 
-    wait(aged, 20)
+    wait_for(aged)
     said = [one for one in page.execute_script("return window.said") if "old" in one]
     assert len(said) == 1
     feed.reset()
-    wait(lambda: state(page) == "live", 20)
+    wait_for(lambda: state(page) == "live")
     assert page.find_element(By.ID, "value").get_attribute("aria-live") is None
     assert page.find_elements(By.CSS_SELECTOR, "output, [role=alert], [aria-live]") == []
 
@@ -220,7 +220,7 @@ def test_the_title_goes_on_in_a_background_tab(page: webdriver.Chrome) -> None:
             titles.update(one["title"] for one in found if "CoinSpace" in one["title"])
             return len(titles) >= 3
 
-        wait(seen, 30, lambda: str(titles))
+        wait_for(seen, shown=lambda: str(titles))
         assert all(re.match(r"[\d,.]+ BTC", one) for one in titles), titles
     finally:
         page.close()
@@ -248,28 +248,28 @@ def test_a_wrong_clock_is_noticed_and_the_servers_time_is_used(
 ) -> None:
     page.get("about:blank")
     page.get(f"{feed.url}/?skew={skew_ms}#BTC")
-    wait(lambda: state(page) == "live", 30, lambda: state(page))
-    wait(lambda: f"clock is {word}" in text(page, "notice"), 20, lambda: text(page, "notice"))
-    wait(lambda: ranges(page), 20)
+    wait_for(lambda: state(page) == "live", shown=lambda: state(page))
+    wait_for(lambda: f"clock is {word}" in text(page, "notice"), shown=lambda: text(page, "notice"))
+    wait_for(lambda: ranges(page))
     assert all(near(end) for end in ranges(page))
-    wait(lambda: re.search(r"updated \d+ ms ago", text(page, "age")), 20)
+    wait_for(lambda: re.search(r"updated \d+ ms ago", text(page, "age")))
 
 
 def test_a_page_that_slept_for_an_hour_loads_everything_again(page: webdriver.Chrome) -> None:
-    before = len(wait(lambda: ranges(page), 20))
+    before = len(wait_for(lambda: ranges(page)))
     page.execute_script("window.skew += 3_600_000")
-    wait(lambda: len(ranges(page)) > before, 20)
+    wait_for(lambda: len(ranges(page)) > before)
     assert all(near(end) for end in ranges(page))
-    wait(lambda: state(page) == "live" and "clock is fast" in text(page, "notice"), 20)
+    wait_for(lambda: state(page) == "live" and "clock is fast" in text(page, "notice"))
     page.execute_script("window.skew = 0")
-    wait(lambda: "clock" not in text(page, "notice"), 20)
-    wait(lambda: re.search(r"updated \d+ ms ago", text(page, "age")), 20)
+    wait_for(lambda: "clock" not in text(page, "notice"))
+    wait_for(lambda: re.search(r"updated \d+ ms ago", text(page, "age")))
 
 
 def test_a_loss_has_a_minus_and_fees_are_named(feed: Feed, page: webdriver.Chrome) -> None:
     # prices in Korea are between the bid and the ask of the other side: both directions lose
     facts = re.compile(r"Profit before fees\s+-0\.0\d\d%\s+buy ₩10 million in Korea")
-    wait(lambda: facts.search(text(page, "facts")), 20, lambda: text(page, "facts"))
+    wait_for(lambda: facts.search(text(page, "facts")), shown=lambda: text(page, "facts"))
     assert feed.settings is not None
     feed.settings.index.parameters.taker_fees = {
         "upbit": 0.0005,
@@ -279,7 +279,7 @@ def test_a_loss_has_a_minus_and_fees_are_named(feed: Feed, page: webdriver.Chrom
     try:
         page.refresh()
         facts = re.compile(r"Profit after fees\s+-0\.1\d\d%\s+buy ₩10 million in Korea")
-        wait(lambda: facts.search(text(page, "facts")), 20, lambda: text(page, "facts"))
+        wait_for(lambda: facts.search(text(page, "facts")), shown=lambda: text(page, "facts"))
         assert page.find_elements(By.CSS_SELECTOR, "#facts dd.neg")
     finally:
         feed.settings.index.parameters.taker_fees = {}
@@ -293,7 +293,7 @@ def test_numbers_of_a_column_have_the_same_decimals(page: webdriver.Chrome) -> N
         ".map((one) => one.textContent)"
     )
     for number in (1, 2, 3):
-        shown: list[str] = wait(partial(page.execute_script, column, number), 20)
+        shown: list[str] = wait_for(partial(page.execute_script, column, number))
         assert len({len(one.partition(".")[2]) for one in shown}) == 1, shown
     script = (
         "const prices = ['1.531401', '1.531404', '1.531402', '0.99999'];"
@@ -313,15 +313,15 @@ def test_the_layout_does_not_move(feed: Feed, page: webdriver.Chrome) -> None:
     drawn = "return +(document.getElementById('depth').dataset.drawn || 0)"
     shifts = "return window.shifts"
     page.refresh()
-    wait(lambda: page.execute_script(drawn) >= 5, 30)
+    wait_for(lambda: page.execute_script(drawn) >= 5)
     loaded = sum(one["value"] for one in page.execute_script(shifts))
     # ten minutes have 3,000 updates: those after the first ones must hardly move anything
     before = page.execute_script(drawn)
-    wait(lambda: page.execute_script(drawn) >= before + 20, 60)
+    wait_for(lambda: page.execute_script(drawn) >= before + 20)
     feed.value, feed.more = None, {"reason": "too_few_venues"}
-    wait(lambda: state(page) == "null", 20)
+    wait_for(lambda: state(page) == "no_value")
     feed.reset()
-    wait(lambda: state(page) == "live", 20)
+    wait_for(lambda: state(page) == "live")
     found = page.execute_script(shifts)
     total = sum(one["value"] for one in found)
     assert total < 0.1, found
@@ -333,7 +333,7 @@ CONTRAST = (FOLDER / "contrast.js").read_text()
 
 def test_texts_have_enough_contrast_in_both_themes(page: webdriver.Chrome) -> None:
     body = page.find_element(By.TAG_NAME, "body")
-    wait(lambda: "binance" in text(page, "ladder-legend"), 20)
+    wait_for(lambda: "binance" in text(page, "ladder-legend"))
     for _ in range(2):
         body.send_keys("t")
         for name in ("market", "operations"):
@@ -362,14 +362,14 @@ def test_every_chart_shows_the_values_under_the_cursor(page: webdriver.Chrome) -
                 return text(page, "chart-readout")
         return ""
 
-    shown = wait(read, 30)
+    shown = wait_for(read)
     assert re.match(
         r"\d{4}-\d\d-\d\d [\d:]{8} · Index [\d,.]+ · Korea [\d,.]+ · Global [\d,.]+"
         r" · Premium 0\.\d{3}%",
         shown,
     ), shown
     ActionChains(page, duration=0).move_to_element(page.find_element(By.ID, "depth")).perform()
-    wait(lambda: "binance" in text(page, "depth-readout"), 20)
+    wait_for(lambda: "binance" in text(page, "depth-readout"))
 
 
 def names(driver: webdriver.Chrome) -> list[str]:
@@ -379,53 +379,52 @@ def names(driver: webdriver.Chrome) -> list[str]:
 
 
 def test_a_hundred_assets_are_searched_sorted_and_marked(page: webdriver.Chrome) -> None:
-    wait(lambda: names(page) == ASSETS, 20)
+    wait_for(lambda: names(page) == ASSETS)
     search = page.find_element(By.ID, "asset-search")
     search.send_keys("a1")
-    wait(lambda: names(page) == [f"A1{number}" for number in range(10)], 20)
+    wait_for(lambda: names(page) == [f"A1{number}" for number in range(10)])
     search.send_keys(Key.ENTER)
-    wait(lambda: text(page, "asset-name") == "A10", 20)
+    wait_for(lambda: text(page, "asset-name") == "A10")
     search.send_keys("x")
-    wait(lambda: "No asset" in text(page, "assets"), 20)
+    wait_for(lambda: "No asset" in text(page, "assets"))
     search.send_keys(*[Key.BACKSPACE] * 3)
-    wait(lambda: len(names(page)) == 100, 20)
+    wait_for(lambda: len(names(page)) == 100)
     heading = page.find_element(By.CSS_SELECTOR, "#assets [data-column='value']")
     heading.click()
-    wait(lambda: names(page)[0] == "A97" and names(page)[-1] == "BTC", 20)
+    wait_for(lambda: names(page)[0] == "A97" and names(page)[-1] == "BTC")
     assert page.find_element(By.CSS_SELECTOR, "#assets [aria-sort='descending']").text
     heading.click()
-    wait(lambda: names(page)[0] == "BTC", 20)
+    wait_for(lambda: names(page)[0] == "BTC")
     heading.click()
-    wait(lambda: names(page) == ASSETS, 20)
+    wait_for(lambda: names(page) == ASSETS)
     star = "document.querySelector(`#assets [data-asset='${arguments[0]}'] .star`).click()"
     page.execute_script(star, "A50")
-    wait(lambda: names(page)[:2] == ["A50", "BTC"], 20)
+    wait_for(lambda: names(page)[:2] == ["A50", "BTC"])
     page.refresh()
-    wait(lambda: names(page)[:2] == ["A50", "BTC"], 20)
+    wait_for(lambda: names(page)[:2] == ["A50", "BTC"])
     page.execute_script(star, "A50")
-    wait(lambda: names(page) == ASSETS, 20)
+    wait_for(lambda: names(page) == ASSETS)
 
 
 @pytest.mark.parametrize("kept", ["nonsense", '{"a":1}', "[1,null]", '"BTC"'])
 def test_favourites_that_cannot_be_read_are_ignored(page: webdriver.Chrome, kept: str) -> None:
     page.execute_script("localStorage.setItem('favourites', arguments[0])", kept)
     page.refresh()
-    wait(lambda: names(page) == ASSETS, 20)
+    wait_for(lambda: names(page) == ASSETS)
     page.execute_script("localStorage.removeItem('favourites')")
 
 
 def test_an_unknown_address_is_named(feed: Feed, page: webdriver.Chrome) -> None:
     page.execute_script("location.hash = '#NOPE'")
-    wait(
+    wait_for(
         lambda: "There is no index of NOPE" in text(page, "notice"),
-        20,
-        lambda: text(page, "notice") + page.current_url,
+        shown=lambda: text(page, "notice") + page.current_url,
     )
     assert text(page, "notice").endswith("A06, A07, ….")
     assert text(page, "asset-name") in ASSETS
     page.execute_script("location.hash = '#BTC'")
     page.find_element(By.CSS_SELECTOR, "#assets [data-asset='ETH'] .name").click()
-    wait(lambda: "NOPE" not in text(page, "notice"), 20)
+    wait_for(lambda: "NOPE" not in text(page, "notice"))
 
 
 def test_the_list_covers_a_phone_until_an_asset_is_chosen(page: webdriver.Chrome) -> None:
@@ -433,24 +432,24 @@ def test_the_list_covers_a_phone_until_an_asset_is_chosen(page: webdriver.Chrome
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
         wide = "return document.documentElement.scrollWidth - window.innerWidth"
-        wait(lambda: page.execute_script(wide) <= 0, 20)
+        wait_for(lambda: page.execute_script(wide) <= 0)
         shown = page.find_element(By.ID, "assets")
-        wait(lambda: not shown.is_displayed(), 20)
+        wait_for(lambda: not shown.is_displayed())
         page.find_element(By.ID, "pick").click()
-        wait(shown.is_displayed, 20)
+        wait_for(shown.is_displayed)
         assert page.execute_script(wide) <= 0
         page.find_element(By.CSS_SELECTOR, "#assets [data-asset='A03'] .name").click()
-        wait(lambda: text(page, "asset-name") == "A03" and not shown.is_displayed(), 20)
+        wait_for(lambda: text(page, "asset-name") == "A03" and not shown.is_displayed())
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         page.execute_script("location.hash = '#BTC'")
-        wait(lambda: text(page, "asset-name") == "BTC", 20)
+        wait_for(lambda: text(page, "asset-name") == "BTC")
 
 
 def test_rising_prices_are_red_in_korean_unless_chosen(feed: Feed, page: webdriver.Chrome) -> None:
     page.execute_script("localStorage.clear()")
     page.refresh()
-    wait(lambda: state(page) == "live", 30)
+    wait_for(lambda: state(page) == "live")
     rising = (
         "const [r, g, b] = getComputedStyle(document.querySelector('#ladder .bid .price'))"
         ".color.match(/\\d+/g).map(Number); return r > g ? 'red' : 'green'"
@@ -458,11 +457,11 @@ def test_rising_prices_are_red_in_korean_unless_chosen(feed: Feed, page: webdriv
     body = page.find_element(By.TAG_NAME, "body")
     assert page.execute_script(rising) == "green"
     body.send_keys("l")
-    wait(lambda: page.execute_script(rising) == "red", 20)
+    wait_for(lambda: page.execute_script(rising) == "red")
     page.find_element(By.ID, "colours").click()
     assert page.execute_script(rising) == "green"
     page.refresh()
-    wait(lambda: state(page) == "live" and "김치 프리미엄" in text(page, "hero"), 30)
+    wait_for(lambda: state(page) == "live" and "김치 프리미엄" in text(page, "hero"))
     assert page.execute_script(rising) == "green"
     page.execute_script("localStorage.clear()")
     page.refresh()
@@ -484,9 +483,9 @@ def test_operations_have_a_tab_of_their_own(page: webdriver.Chrome) -> None:
 def test_a_browser_without_storage_and_notifications(feed: Feed, page: webdriver.Chrome) -> None:
     page.get("about:blank")
     page.get(f"{feed.url}/?bare#ETH")
-    wait(lambda: state(page) == "live" and text(page, "asset-name") == "ETH", 30)
+    wait_for(lambda: state(page) == "live" and text(page, "asset-name") == "ETH")
     page.execute_script("document.querySelector(`#assets [data-asset='A50'] .star`).click()")
-    wait(lambda: names(page)[0] == "A50", 20)
+    wait_for(lambda: names(page)[0] == "A50")
     page.find_element(By.TAG_NAME, "body").send_keys("t")
     page.find_element(By.TAG_NAME, "body").send_keys("l")
-    wait(lambda: "김치 프리미엄" in text(page, "hero"), 20)
+    wait_for(lambda: "김치 프리미엄" in text(page, "hero"))

@@ -13,12 +13,12 @@ pytest.importorskip("selenium", reason="selenium is not installed: `pip install 
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from coinspace.endpoint.dashboard import build
-from tests.browser.site import HOW_TO_GET_ONE, Platform, chromium, may_skip, wait
+from tests.browser.site import HOW_TO_GET_ONE, Platform, build_page, chromium, may_skip
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.skipif(may_skip(), reason=HOW_TO_GET_ONE),
-    pytest.mark.timeout(420),
+    pytest.mark.timeout(900),
     # the driver's local sockets are closed by its garbage collection
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
@@ -28,7 +28,7 @@ TINY = re.compile(r"0\.000000[1-9]\d{5}")
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    build.build()
+    build_page()
     started = Platform(
         tmp_path_factory.mktemp("page"),
         INDEX__ASSETS="btc, btt, tokamak",
@@ -67,19 +67,19 @@ def address(driver: webdriver.Chrome) -> str:
 def test_tiny_prices_have_their_digits_everywhere(
     platform: Platform, driver: webdriver.Chrome
 ) -> None:
-    wait(lambda: TINY.fullmatch(text(driver, "value")), 30, lambda: text(driver, "value"))
-    wait(lambda: TINY.match(driver.title), 20, lambda: driver.title)
-    assert text(driver, "assets").count("0.000000") == 1
+    wait_for(lambda: TINY.fullmatch(text(driver, "value")), shown=lambda: text(driver, "value"))
+    wait_for(lambda: TINY.match(driver.title), shown=lambda: driver.title)
+    wait_for(lambda: text(driver, "assets").count("0.000000") == 1)
     shown = (
         "return [...document.querySelectorAll('#ladder .row .price')]"
         ".filter((one) => one.parentNode.style.visibility === 'visible')"
         ".map((one) => one.textContent)"
     )
-    prices: list[str] = wait(lambda: driver.execute_script(shown), 20)
-    assert len(prices) >= 10
+    wait_for(lambda: len(driver.execute_script(shown)) >= 10)
+    prices: list[str] = driver.execute_script(shown)
     assert len(set(prices)) == len(prices)
     assert all(re.fullmatch(r"0\.00000\d{7,8}", one) for one in prices), prices
-    assert "₩0.000" in text(driver, "facts")
+    wait_for(lambda: "₩0.000" in text(driver, "facts"))
 
 
 def test_answers_and_history_have_the_digits_of_the_live_value(platform: Platform) -> None:
@@ -91,7 +91,7 @@ def test_answers_and_history_have_the_digits_of_the_live_value(platform: Platfor
         page = platform.get(f"/v1/indices/BTT/values?start={start}&end={start + 1}")
         return page["values"][0] if page["values"] else None
 
-    row = wait(stored, 30)
+    row = wait_for(stored)
     assert row["value"] == live["value"]
     assert (row["kr"], row["gl"]) == (live["kr"]["value"], live["gl"]["value"])
     assert (row["premium"], row["fx"]) == (live["premium"]["coin"], live["fx"])
@@ -101,22 +101,22 @@ def test_answers_and_history_have_the_digits_of_the_live_value(platform: Platfor
 
 def test_an_address_in_lower_or_upper_case_is_followed(driver: webdriver.Chrome) -> None:
     go(driver, "#btc")
-    wait(lambda: text(driver, "asset-name") == "BTC", 20)
-    assert address(driver) == "#BTC"
+    wait_for(lambda: text(driver, "asset-name") == "BTC")
+    wait_for(lambda: address(driver) == "#BTC")
     driver.back()
-    wait(lambda: text(driver, "asset-name") == "BTT", 20)
+    wait_for(lambda: text(driver, "asset-name") == "BTT")
 
 
 def test_an_unknown_asset_is_named_and_the_page_stays(
     platform: Platform, driver: webdriver.Chrome
 ) -> None:
     driver.get(f"{platform.url}/#BTT")
-    wait(lambda: text(driver, "asset-name") == "BTT", 20)
+    wait_for(lambda: text(driver, "asset-name") == "BTT")
     for name in ("DOGE", "nothing", "%", "B%54", "<b>x</b>"):
         go(driver, f"#{name}")
-        wait(lambda: "no index of" in text(driver, "notice"), 20)
+        wait_for(lambda: "no index of" in text(driver, "notice"))
         assert "BTC, BTT, TOKAMAK" in text(driver, "notice")
-        assert (text(driver, "asset-name"), address(driver)) == ("BTT", "#BTT")
+        wait_for(lambda: (text(driver, "asset-name"), address(driver)) == ("BTT", "#BTT"))
         assert driver.execute_script("return localStorage.getItem('asset')") == "BTT"
         there_and_back(driver)
 
@@ -127,29 +127,28 @@ def test_an_unknown_asset_is_named_from_the_start(
 ) -> None:
     driver.get("about:blank")
     driver.get(f"{platform.url}/#{name}")
-    wait(lambda: "no index of" in text(driver, "notice"), 20)
-    wait(lambda: text(driver, "asset-name") == "BTT" and text(driver, "value") != "–", 20)
+    wait_for(lambda: "no index of" in text(driver, "notice"))
+    wait_for(lambda: text(driver, "asset-name") == "BTT" and text(driver, "value") != "–")
     there_and_back(driver)
 
 
 def there_and_back(driver: webdriver.Chrome) -> None:
     """Choose another asset: the notice about the unknown one disappears. Then choose BTT again."""
     driver.find_element(By.CSS_SELECTOR, "#assets .name").click()
-    wait(lambda: text(driver, "asset-name") == "BTC", 20)
-    wait(lambda: not driver.find_element(By.ID, "notice").is_displayed(), 20)
+    wait_for(lambda: text(driver, "asset-name") == "BTC")
+    wait_for(lambda: not driver.find_element(By.ID, "notice").is_displayed())
     go(driver, "#BTT")
-    wait(lambda: text(driver, "asset-name") == "BTT", 20)
+    wait_for(lambda: text(driver, "asset-name") == "BTT")
 
 
 def test_the_table_lists_every_venue_of_a_renamed_coin(driver: webdriver.Chrome) -> None:
     go(driver, "#tokamak")
     rows = "return [...document.querySelectorAll('#venues tbody tr')].map((r) => r.dataset.venue)"
     expected = {"upbit:TON/KRW", "upbit:TOKAMAK/KRW", "binance:TOKAMAK/USDT", "upbit:USDT/KRW"}
-    wait(
+    wait_for(
         lambda: expected <= set(driver.execute_script(rows)),
-        20,
-        lambda: str(driver.execute_script(rows)),
+        shown=lambda: str(driver.execute_script(rows)),
     )
     # a market that does not count is also listed
     go(driver, "#BTC")
-    wait(lambda: "binance:BTC/USDC" in driver.execute_script(rows), 20)
+    wait_for(lambda: "binance:BTC/USDC" in driver.execute_script(rows))

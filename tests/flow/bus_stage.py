@@ -1,11 +1,9 @@
-"""Helpers of the bus's tests: settings below a short folder, a collecting subscriber, waiting."""
+"""Helpers of the bus's tests: settings below a short folder, a collecting subscriber."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,10 @@ from coinspace._ext.message import Message
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.config import BusSettings, Settings
+from tests.waiting import until
 
 PROCESS = "orderbook-collector-upbit"
 BOOK = b"orderbook.upbit.BTC/KRW."
-TIMEOUT_S = 60.0
 _epochs = itertools.count(1_000_000_000)
 
 
@@ -31,15 +29,6 @@ def settings_in(folder: Path, **bus: Any) -> Settings:
 def next_epoch() -> int:
     """Return an epoch that no publisher of this test run has had."""
     return next(_epochs)
-
-
-async def until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until a condition holds. Raises: AssertionError naming the condition."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout_s
-    while not condition():
-        assert loop.time() < deadline, f"not within {timeout_s} s: {what}"
-        await asyncio.sleep(0.005)
 
 
 class Listener(Subscriber):

@@ -34,7 +34,8 @@ from coinspace.errors import CoinSpaceError
 from coinspace.storage.questdb.address import address
 from tests.flow.clock import WallClock
 from tests.flow.host import MIB, Disk, Network
-from tests.flow.platform import Platform, environment, free_port, query, wait_for
+from tests.flow.platform import Platform, alive, environment, query
+from tests.waiting import free_port, wait_for
 
 ASSETS = ("BTC", "ETH")
 MARKETS = {
@@ -165,7 +166,7 @@ class Chaos:
         self.write_config()
         command = ["up", "--config", str(self.config)]
         self._up = self._spawn("up.log", command, self.environment)
-        wait_for("a healthy platform", self.healthy, 400)
+        wait_for(self.healthy, "a healthy platform", limit_s=400)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -207,7 +208,7 @@ class Chaos:
         # never with the platform's clock
         plain = environment(self.folder, self.port)
         self._simulator = self._spawn("simulate.log", command, plain, self.network.command)
-        wait_for("the exchanges", lambda: self.control("GET", "") is not None, 30)
+        wait_for(lambda: self.control("GET", "") is not None, "the exchanges")
 
     def _spawn(
         self, log: str, command: list[str], variables: dict[str, str], place: Sequence[str] = ()
@@ -313,7 +314,7 @@ class Chaos:
             finally:
                 self._over.set()
                 watching.result()
-        wait_for("the exchanges", lambda: self.control("DELETE", "/faults") is not None, 30)
+        wait_for(lambda: self.control("DELETE", "/faults") is not None, "the exchanges")
 
     def _lane(
         self, faults: tuple[Callable[[random.Random], None], ...], draw: random.Random, until: float
@@ -333,7 +334,7 @@ class Chaos:
         print(f"{time.monotonic() - self._began:8.1f} {fault} {detail}", file=self._log, flush=True)
 
     def _victim(self, draw: random.Random) -> tuple[str, int]:
-        pids = {name: pid for name, pid in self.platform.pids().items() if _alive(pid)}
+        pids = {name: pid for name, pid in self.platform.pids().items() if alive(pid)}
         if not pids:
             raise ProcessLookupError
         name = draw.choice(sorted(pids))
@@ -366,7 +367,7 @@ class Chaos:
         os.kill(pid, signal.SIGSTOP)
         try:
             deadline = time.monotonic() + seconds
-            while time.monotonic() < deadline and _alive(pid):
+            while time.monotonic() < deadline and alive(pid):
                 time.sleep(0.2)
         finally:
             with suppress(ProcessLookupError):
@@ -532,11 +533,3 @@ class Chaos:
         assert done.stdout, done.stderr
         report: dict[str, Any] = json.loads(done.stdout)
         return report
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

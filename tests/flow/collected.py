@@ -47,7 +47,7 @@ class Collected(Faults):
                 stdout=out,
                 stderr=self._log,
             )
-        self.until(lambda: self._lines(), 30)
+        self.until(self._lines)
         for exchange, urls in self._lines()[0]["exchanges"].items():
             own = f"COINSPACE_EXCHANGES__{exchange.upper()}__"
             self.environment[f"{own}MARKETS"] = json.dumps(MARKETS[exchange])

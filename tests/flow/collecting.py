@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,7 @@ from coinspace.exchanges.exchange import RestTrade, Stream
 from coinspace.market import Market
 from coinspace.process import Process
 from coinspace.simulator.server import ExchangeServer
-
-POLL_S = 0.02
-# a busy machine is slow
-LIMIT_S = 60.0
+from tests.waiting import until
 
 
 class Collecting:
@@ -34,17 +31,23 @@ class Collecting:
         self.server = server
         self.worker = worker
         self.messages: list[Message] = []
+        self._newest: dict[bytes, int] = {}
 
     def take(self, message: Message) -> None:
         self.messages.append(message)
+        self._newest[message.topic] = message.sequence
+
+    async def arrived(self) -> None:
+        """Wait until `messages` has everything that the worker has published until now."""
+        published = dict(self.worker.publisher.sequences)
+        await until(
+            lambda: all(self._newest.get(topic, 0) >= last for topic, last in published.items()),
+            "the messages on their way",
+        )
 
     @property
     def states(self) -> dict[str, str]:
         return dict(self.worker.stage.states)
-
-    def all_disconnected(self) -> bool:
-        reported = [self.reported(market) for market in self.states]
-        return all(states and states[-1]["state"] == "disconnected" for states in reported)
 
     def count(self, name: str) -> float:
         return self.worker.counters().get(name, 0)
@@ -61,24 +64,20 @@ class Collecting:
     def fault(self, spec: str) -> Any:
         return self.server.disorder.add(spec)
 
-    async def until(
-        self, condition: Callable[[], object], what: str, limit_s: float = LIMIT_S
-    ) -> None:
-        """Wait for a condition; fail naming the condition and the counters."""
-        for _ in range(int(limit_s / POLL_S)):
-            if condition():
-                return
-            await asyncio.sleep(POLL_S)
-        counters = {k: v for k, v in self.worker.counters().items() if v and "{" not in k}
-        raise AssertionError(f"not within {limit_s} s: {what}; {self.states} {counters}")
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for a condition, and for the messages that were published until then."""
+        await until(condition, what, shown=self._shown)
+        await self.arrived()
 
-    async def synced(self, limit_s: float = LIMIT_S) -> None:
+    def _shown(self) -> object:
+        return self.states, {k: v for k, v in self.worker.counters().items() if v and "{" not in k}
+
+    async def synced(self) -> None:
         markets = self.worker.settings.markets
         await self.until(
             # a market has no state before its connection is open
             lambda: len(self.states) >= len(markets) and set(self.states.values()) == {"synced"},
             "every market synced",
-            limit_s,
         )
 
 
@@ -164,20 +163,22 @@ async def collecting(
         [settings.bus.endpoint(worker.name)], [b""], running.take, bus=settings.bus
     )
     subscriber.start(asyncio.get_running_loop())
-    # a subscription needs a moment to reach the publisher
-    await asyncio.sleep(0.1)
+
+    def connected() -> bool:
+        worker.publisher.heartbeat()
+        return bool(running.messages)
+
     try:
+        await until(connected, "the subscription")
         await worker.start()
         yield running
-        await asyncio.sleep(0.1)
-        missed = subscriber.counters().get("missed", 0)
-        assert not missed, f"{missed} messages lost between collector and test"
     finally:
         await worker.stop()
-        # the last messages are still on their way
-        with suppress(AssertionError):
-            await running.until(running.all_disconnected, "the end of all markets", 2)
-        subscriber.close()
+        try:
+            await running.arrived()
+            assert not subscriber.counters()["missed"], "messages lost between collector and test"
+        finally:
+            subscriber.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 

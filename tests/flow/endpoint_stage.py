@@ -17,7 +17,7 @@ from coinspace._ext import message as m
 from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import Venue
 from coinspace.bus.publisher import Publisher
-from coinspace.config import Settings
+from coinspace.config import Settings, StorageSettings
 from coinspace.endpoint.worker import Endpoint
 from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts, encode
@@ -31,6 +31,7 @@ from coinspace.method.record import (
 from coinspace.method.record import encode as encode_record
 from coinspace.storage import schema as tables
 from coinspace.storage.questdb.address import address
+from tests.waiting import until
 
 VENUES = {"upbit:BTC/KRW": 0.3, "bithumb:BTC/KRW": 0.2, "binance:BTC/USDT": 0.5}
 # size of each venue at its best prices, in base units
@@ -42,6 +43,8 @@ def settings(folder: Path, **endpoint: Any) -> Settings:
     loaded = Settings(data=folder)
     (folder / "run").mkdir(parents=True, exist_ok=True)
     loaded.endpoint.port = 0
+    # a nearly full disk of this machine fails no test
+    loaded.storage.disk_low_mb = 1
     for key, value in endpoint.items():
         setattr(loaded.endpoint, key, value)
     return loaded
@@ -105,6 +108,7 @@ class Stage:
         self.books = Publisher("orderbook-collector-upbit", chosen.bus, epoch)
         self.tickers = Publisher("ticker-collector-upbit", chosen.bus, epoch)
         self.aggregator = Publisher("orderbook-aggregator", chosen.bus, epoch)
+        self.publishers = (self.index, self.books, self.tickers, self.aggregator)
         self._topics: dict[tuple[int, bytes], Any] = {}
 
     def _topic(self, publisher: Publisher, name: bytes) -> Any:
@@ -189,28 +193,34 @@ class Stage:
         for asset in self.settings.index.assets:
             self.publish_index(asset)
             self.publish_aggregate(asset)
+        self.books.heartbeat({"BTC/KRW": "synced"})
         self.publish_book()
         self.publish_ticker()
         self.publish_trade(time.time_ns() // 1000)
-        self.books.heartbeat({"BTC/KRW": "synced"})
 
     async def heard_by(self, endpoint: Endpoint) -> None:
-        """Publish until the endpoint has received something of everything."""
+        """Publish one message of each kind, and wait until the endpoint has all of them.
 
-        def heard() -> bool:
-            self.publish_all()
-            live = endpoint.live
-            return (
-                len(live.indices) == len(live.aggregates) == len(self.settings.index.assets)
-                and bool(live.books)
-                and bool(live.trades)
+        No message is on its way afterwards.
+        """
+
+        def connected() -> bool:
+            for publisher in self.publishers:
+                publisher.heartbeat()
+            return bool(endpoint.subscriber._receiver.n_processes == len(self.publishers))
+
+        await until(connected)
+        self.publish_all()
+        live, assets = endpoint.live, len(self.settings.index.assets)
+        await until(
+            lambda: (
+                len(live.indices) == len(live.aggregates) == assets and live.books and live.trades
             )
-
-        await until(heard)
+        )
 
     def close(self) -> None:
         """Close every publisher."""
-        for publisher in (self.index, self.books, self.tickers, self.aggregator):
+        for publisher in self.publishers:
             publisher.close()
 
 
@@ -240,7 +250,7 @@ def served(folder: Path, *, questdb: Settings | None = None, **more: Any) -> Ite
     chosen = settings(folder, **more)
     if questdb is not None:
         database = address(questdb)
-        tables.create(database, ttl=False)
+        tables.create(database, StorageSettings(ttl="off"))
         chosen.storage.ilp, chosen.storage.sql = database.ilp, database.readonly_sql
 
     async def serve() -> None:
@@ -261,11 +271,3 @@ def served(folder: Path, *, questdb: Settings | None = None, **more: Any) -> Ite
     finally:
         stop.set()
         thread.join(60)
-
-
-async def until(condition: Any, timeout_s: float = 60.0) -> None:
-    """Wait for a condition. Raises: AssertionError when it does not come true."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.02)

@@ -13,12 +13,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import free_port, wait_for
+
 MARKETS = {
     "upbit": ["BTC/KRW", "ETH/KRW"],
     "bithumb": ["BTC/KRW", "ETH/KRW"],
     "binance": ["BTC/USDT", "ETH/USDT"],
 }
-POLL_S = 0.1
 
 
 class Exchanges:
@@ -27,9 +28,7 @@ class Exchanges:
     def __init__(self, folder: Path, *collectors: tuple[str, str], **environment: str) -> None:
         """Start them. Args: collectors: stream and exchange; default: all order books."""
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.environment = {
             **os.environ,
             "COINSPACE_DATA": str(folder),
@@ -65,13 +64,12 @@ class Exchanges:
 
     def restart(self) -> None:
         self.simulator = self.spawn("simulate", "--port", str(self.port), "--rate", "0.5")
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
+
+        def started() -> bool:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(POLL_S)
-        raise AssertionError("the simulator did not start")
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+        wait_for(started, "the simulator")
 
     def fault(self, spec: str) -> None:
         """Start a fault."""
@@ -96,18 +94,22 @@ class Exchanges:
     def until_synced(self, before: list[int], limit_s: float) -> float:
         """Wait until every market is synced on a newer connection; return how long it took."""
         began = time.monotonic()
-        while time.monotonic() - began < limit_s:
-            found = [self.counters(*name) for name in self.names]
-            if all(
+
+        def found() -> list[dict[str, Any]]:
+            return [self.counters(*name) for name in self.names]
+
+        wait_for(
+            lambda: all(
                 one.get("connects", 0) > old
                 and one["links"] == 1
                 and one["synced"] == one["markets"]
-                for old, one in zip(before, found, strict=True)
-            ):
-                return time.monotonic() - began
-            time.sleep(POLL_S)
-        log = (self.folder / "log").read_text()[-3000:]
-        raise AssertionError(f"not synced within {limit_s} s; {found} {log}")
+                for old, one in zip(before, found(), strict=True)
+            ),
+            "every market synced",
+            limit_s=limit_s,
+            shown=lambda: (found(), self.text[-3000:]),
+        )
+        return time.monotonic() - began
 
     @property
     def text(self) -> str:

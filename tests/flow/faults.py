@@ -27,13 +27,14 @@ import psycopg
 from coinspace._ext.message import ORDERBOOK, REPEAT, TICKER, TRADE
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.segments import read_journal
-from coinspace.config import JournalSettings, Settings
+from coinspace.config import JournalSettings, Settings, StorageSettings
 from coinspace.errors import StorageError
-from coinspace.process import read_health
+from coinspace.health_file import read_health
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.sender import BATCH_BYTES
 from tests.flow.feeder_process import BURST, BURST_S
+from tests.waiting import wait_for
 
 BOOKS = "orderbook-collector-upbit"
 TICKERS = "ticker-collector-upbit"
@@ -88,18 +89,18 @@ class Faults:
         """Describe what is published."""
         return f"{self.rate:g} messages a second, market and topic"
 
-    def start(self, timeout_s: float = 90) -> None:
+    def start(self) -> None:
         """Start every process and wait until all work."""
         self.spawn(QUESTDB)
-        self.until(lambda: self.state(QUESTDB) == "ready", timeout_s)
+        self.until(lambda: self.state(QUESTDB) == "ready")
         for name in WORKERS:
             self.spawn(name)
-        self.until(lambda: all(self.state(name) == "ready" for name in WORKERS), timeout_s)
+        self.until(lambda: all(self.state(name) == "ready" for name in WORKERS))
         self.note_memory()
         self.idle_mb = dict(self.resident_mb)
         for name in self.publishers:
             self.spawn(name)
-        self.until(self.fed, timeout_s)
+        self.until(self.fed)
 
     def fed(self) -> bool:
         """Return whether all publishers work."""
@@ -128,7 +129,7 @@ class Faults:
     def kill(self, name: str) -> None:
         """Kill a process by SIGKILL and wait for its end."""
         self.processes[name].kill()
-        self.processes[name].wait(10)
+        self.processes[name].wait(60)
 
     def restart(self, name: str) -> None:
         """Kill a process by SIGKILL and start it again."""
@@ -168,13 +169,13 @@ class Faults:
         """Kill the database; its keeper starts it. Returns: seconds to the first new row."""
         before = self.server_pid()
         os.kill(before, signal.SIGKILL)
-        self.until(lambda: self._server_back(before), 120)
+        self.until(lambda: self._server_back(before))
         return self.first_row()
 
     def first_row(self) -> float:
         """Return the seconds from now until a new row is stored."""
         began, commits = time.monotonic(), self.commits()
-        self.until(lambda: self.commits() > commits, 60)
+        self.until(lambda: self.commits() > commits)
         return time.monotonic() - began
 
     def commits(self) -> int:
@@ -192,7 +193,7 @@ class Faults:
             (self.settings.data / BURST).unlink()
         time.sleep(5)
         self.spawn(QUESTDB)
-        self.until(lambda: self.state(QUESTDB) == "ready", 120)
+        self.until(lambda: self.state(QUESTDB) == "ready")
 
     def caught_up(self) -> bool:
         """Return whether the workers have only live messages left to store."""
@@ -245,13 +246,14 @@ class Faults:
         health = read_health(self.settings, name)
         return float(health["counters"].get(counter, 0)) if health else 0.0
 
-    def until(self, condition: Callable[[], object], timeout_s: float) -> None:
+    def until(self, condition: Callable[[], object], limit_s: float = 120) -> None:
         """Wait for a condition; record the workers' memory meanwhile."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
+
+        def met() -> object:
             self.note_memory()
-            assert time.monotonic() < deadline, f"not within {timeout_s} s; {self.explain()}"
-            time.sleep(0.1)
+            return condition()
+
+        wait_for(met, limit_s=limit_s, shown=self.explain)
 
     def note_memory(self) -> None:
         """Keep the highest resident size of each worker."""
@@ -290,7 +292,7 @@ class Faults:
     def stop_feeders(self, *killed: str) -> None:
         """Stop publishing: kill these by SIGKILL, end the others by SIGTERM."""
         # SIGTERM before a process has installed its handlers would end it as a kill does
-        self.until(lambda: all(self.state(name) != "down" for name in self.publishers), 60)
+        self.until(lambda: all(self.state(name) != "down" for name in self.publishers))
         for name in self.publishers:
             if name in killed:
                 self.kill(name)
@@ -317,7 +319,7 @@ class Faults:
 
     def repaired(self) -> bool:
         """Return whether changed columns are repaired and the damaged rows are stored again."""
-        if schema.differences(address(self.settings), ttl=False):
+        if schema.differences(address(self.settings), StorageSettings(ttl="off")):
             return False
         rows = self.sql("select distinct status from gap where publisher like '%-storage-worker'")
         return rows == [("filled",)]
@@ -413,7 +415,7 @@ class Faults:
                 process.terminate()
         for process in self.processes.values():
             try:
-                process.wait(25)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -20,11 +20,11 @@ from coinspace.collector.limits import Window
 from coinspace.collector.ticker import TickerStage
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Limit, Subscription
+from tests.waiting import until
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 SYMBOL, MARKET = "KRW-BTC", "BTC/KRW"
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-POLL_S = 0.02
 
 
 class Caller:
@@ -113,14 +113,8 @@ class Calls:
     def warnings(self) -> list[Any]:
         return [line for line in self.lines if line["log_level"] in ("warning", "error")]
 
-    async def until(
-        self, condition: Callable[[], object], what: str, limit_s: float = 60.0
-    ) -> None:
-        for _ in range(int(limit_s / POLL_S)):
-            if condition():
-                return
-            await asyncio.sleep(POLL_S)
-        raise AssertionError(f"not within {limit_s} s: {what}; {self.reasons} {self.lines}")
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        await until(condition, what, shown=lambda: (self.reasons, self.lines))
 
 
 @asynccontextmanager

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
-import psycopg
 
 from coinspace.config import Settings
-from coinspace.storage.questdb.address import address
+from tests.flow import database
+from tests.waiting import free_port
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 60.0) -> Any:
-    """Return the first true result of `check`; fail naming what was waited for."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        result = check()
-        if result:
-            return result
-        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain for {what}"
-        time.sleep(0.1)
+def alive(pid: int) -> bool:
+    """Return whether a process runs; one that has ended and awaits its parent does not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"
 
 
 class Platform:
@@ -56,12 +46,12 @@ class Platform:
         """Return the API's JSON answer, None without an answer or when it is an error."""
         try:
             with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.port}{path}", timeout=20
+                f"http://127.0.0.1:{self.port}{path}", timeout=60
             ) as response:
                 return orjson.loads(response.read())
         except urllib.error.HTTPError as error:
             return orjson.loads(error.read()) if any_status else None
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
+        except (OSError, http.client.HTTPException):
             return None
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -72,7 +62,7 @@ class Platform:
             cwd=self.data,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
@@ -104,11 +94,12 @@ def environment(data: Path, port: int) -> dict[str, str]:
 
 @contextmanager
 def platform(data: Path, *arguments: str) -> Iterator[Platform]:
-    """Run `coinspace up` on simulated exchanges; its output goes to data/up.log."""
+    """Run `coinspace up`, by default on simulated exchanges; its output goes to data/up.log."""
     port = free_port()
+    exchanges = () if "--replay" in arguments else ("--simulate",)
     with (data / "up.log").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "coinspace", "up", "--simulate", *arguments],
+            [sys.executable, "-m", "coinspace", "up", *exchanges, *arguments],
             env=environment(data, port),
             cwd=data,
             stdout=output,
@@ -129,9 +120,7 @@ def platform(data: Path, *arguments: str) -> Iterator[Platform]:
 
 def query(data: Path, text: str) -> list[tuple[Any, ...]]:
     """Run a query in the platform's database."""
-    found = address(Settings(data=data))
-    with psycopg.connect(found.sql, autocommit=True) as connection:
-        return connection.execute(text.encode()).fetchall()
+    return database.query(Settings(data=data), text)
 
 
 class Database:
@@ -147,7 +136,7 @@ class Database:
             env=self._environment,
             cwd=self._data,
             check=True,
-            timeout=90,
+            timeout=200,
             capture_output=True,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,9 +12,10 @@ import psycopg
 
 from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
-from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from tests.flow.database import applied, query, whole
 from tests.flow.endpoint_stage import running, settings
+from tests.waiting import wait_for
 
 # an asset and times of our own on the shared server: 2026-01-01T00:00:00Z, a tick a second
 ASSET = "HST"
@@ -70,27 +70,20 @@ def fill(found: Any) -> None:
 
 def store_history(questdb: Settings) -> Settings:
     """Store it, which changes nothing the second time, and wait until the views contain it."""
-    found = address(questdb)
-    schema.create(found, ttl=False)
-    fill(found)
-    deadline = time.monotonic() + 60
-    with psycopg.connect(found.sql, autocommit=True) as connection:
-        while True:
-            ready = [
-                connection.execute(f"SELECT count() FROM {table} WHERE {where}").fetchall()[0][0]
-                for table, where in (
-                    ("index_1s", f"asset='{ASSET}'"),
-                    ("index_1m", f"asset='{ASSET}'"),
-                    ("index_1h", f"asset='{ASSET}'"),
-                    ("trade", "market='HST/KRW'"),
-                    ("gap", "market='HST/KRW'"),
-                    ("orderbook", "market='HST/KRW'"),
-                )
-            ]
-            if ready == [TICKS - 10, 3, 1, 50, 7, 1]:
-                return questdb
-            assert time.monotonic() < deadline, ready
-            time.sleep(0.1)
+    whole(questdb)
+    fill(address(questdb))
+    applied(questdb)
+    views = ("index_1s", "index_1m", "index_1h")
+    sums = [f"SELECT count(), sum(ticks) FROM {view} WHERE asset='{ASSET}'" for view in views]
+    wait_for(
+        lambda: (
+            [query(questdb, text)[0] for text in sums]
+            == [(TICKS - 10, TICKS - 10), (3, TICKS - 10), (1, TICKS - 10)]
+        ),
+        "the views",
+        shown=lambda: [query(questdb, text) for text in sums],
+    )
+    return questdb
 
 
 def configured(stored: Settings, folder: Path) -> Settings:

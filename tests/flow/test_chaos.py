@@ -19,7 +19,8 @@ from benchmarks.measure import FOLDER, Result
 from coinspace.clock import SECOND_NS
 from tests.flow.chaos import ASSETS, Chaos
 from tests.flow.host import Disk, Network
-from tests.flow.platform import Database, query, wait_for
+from tests.flow.platform import Database, query
+from tests.waiting import wait_for
 
 FIGURES = Path(__file__).resolve().parents[2] / FOLDER
 SEED = int(os.environ.get("COINSPACE_SEED", "1"))
@@ -54,12 +55,16 @@ def survive(chaos: Chaos, seconds: float, case: str) -> None:
     began_ns = time.time_ns()
     chaos.run(seconds)
     calm = time.monotonic()
-    wait_for("a healthy platform without a hand", chaos.healthy, RECOVERY_S)
+    wait_for(chaos.healthy, "a healthy platform without a hand", limit_s=RECOVERY_S)
     recovered_s = time.monotonic() - calm
     chaos.sample()
     end_ns = time.time_ns() - 5 * SECOND_NS
     try:
-        wait_for("a record of every tick", lambda: not missing(chaos, began_ns, end_ns), RECOVERY_S)
+        wait_for(
+            lambda: not missing(chaos, began_ns, end_ns),
+            "a record of every tick",
+            limit_s=RECOVERY_S,
+        )
     except AssertionError:
         absent = missing(chaos, began_ns, end_ns)
         outages = query(chaos.data, "select * from gap where kind = 'index'")

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
+import os
+import pty
 import re
+import struct
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+import termios
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +29,12 @@ from coinspace.client.table import Table
 from coinspace.config import Settings
 from coinspace.endpoint.worker import Endpoint
 from coinspace.errors import CoinSpaceError, EndpointError, StorageError
+from coinspace.listing import columns, text_of
+from coinspace.query import LISTS, _all_rows
 from coinspace.storage.questdb.address import address
-from tests.flow.endpoint_stage import Stage, running, served, settings, until
+from tests.flow.endpoint_stage import Stage, running, served, settings
 from tests.flow.stored_history import ASSET, START_MS, history_site, store_history
+from tests.waiting import free_port, until
 
 
 def test_synchronous_client(tmp_path: Path) -> None:
@@ -41,6 +50,57 @@ def test_synchronous_client(tmp_path: Path) -> None:
         events.close()  # type: ignore[attr-defined]
     with Client(url, timeout_s=2) as gone, pytest.raises(ConnectionLost):
         gone.index("BTC")
+
+
+# routes for people, streams, and those that only a monitor asks
+WITHOUT_METHOD = {"/", "/docs", "/openapi.json", "/metrics", "/livez", "/v1/stream", "/v1/ws"}
+CALLS: list[Callable[[Client], Any]] = [
+    lambda client: client.index("btc"),
+    lambda client: client.indices(),
+    lambda client: client.premium("BTC", size=1),
+    lambda client: client.explain("BTC"),
+    lambda client: client.orderbook("BTC", levels=1, within=1),
+    lambda client: client.orderbook("upbit", "BTC/KRW"),
+    lambda client: client.orderbooks("upbit", "BTC/KRW"),
+    lambda client: client.values("BTC"),
+    lambda client: client.ohlc("BTC"),
+    lambda client: client.trades("upbit"),
+    lambda client: client.tickers("upbit", "BTC/KRW"),
+    lambda client: client.venues(),
+    lambda client: client.gaps("upbit"),
+    lambda client: client.methodology(),
+    lambda client: client.pipeline(),
+    lambda client: client.ready(),
+]
+
+
+def test_every_route_has_a_method_with_a_readable_answer(
+    questdb: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    chunks = AsyncClient.chunks
+
+    def listening(self: AsyncClient, path: str, *args: Any, **more: Any) -> Any:
+        asked.append(path)
+        return chunks(self, path, *args, **more)
+
+    monkeypatch.setattr(AsyncClient, "chunks", listening)
+    with served(tmp_path, questdb=questdb) as url, Client(url) as client:
+        assert repr(client) == f"<Client {url}>"
+        for call in CALLS:
+            answer = call(client)
+            assert " object at 0x" not in repr(answer)
+            assert len(repr(answer)) < 5000
+            assert answer._repr_html_()
+            frames = answer.to_pandas(), answer.to_polars()
+            assert len({len(frame) for frame in frames}) == 1
+        documented = client.json("/openapi.json")["paths"]
+    patterns = {
+        path: re.compile(re.sub(r"{\w+}", "[^/]+", path))
+        for path in documented.keys() - WITHOUT_METHOD
+    }
+    missing = [path for path, one in patterns.items() if not any(map(one.fullmatch, asked))]
+    assert not missing
 
 
 async def test_stream_resumes_without_a_gap_after_a_cut(tmp_path: Path) -> None:
@@ -70,7 +130,8 @@ async def test_stream_resumes_without_a_gap_after_a_cut(tmp_path: Path) -> None:
 
 
 async def test_stream_goes_on_when_the_endpoint_restarts(tmp_path: Path) -> None:
-    chosen = settings(tmp_path)
+    # the second endpoint listens where the first one did
+    chosen = settings(tmp_path, port=free_port())
     stage = Stage(chosen)
     first = Endpoint(chosen)
     await first.start()
@@ -80,7 +141,6 @@ async def test_stream_goes_on_when_the_endpoint_restarts(tmp_path: Path) -> None
         async with AsyncClient(first.server.url) as client:
             events = client.stream(indices=["BTC"])
             assert (await anext(events)).name == "index"
-            chosen.endpoint.port = first.server.port
             reading = asyncio.create_task(_until_gap(events))
             await asyncio.sleep(0.05)
             await first.stop()
@@ -136,7 +196,7 @@ def test_times_need_a_time_zone() -> None:
             client.values("BTC", start=datetime(2026, 1, 1, tzinfo=UTC))
 
 
-RANGE = {"start": START_MS, "end": START_MS + 80_000}
+RANGE: Any = {"start": START_MS, "end": START_MS + 80_000}
 
 
 @pytest_asyncio.fixture
@@ -198,12 +258,11 @@ async def test_values_and_trades_become_tables(history_url: str) -> None:
 @pytest.mark.parametrize(
     ("module", "call"), [("pandas", "to_pandas"), ("polars", "to_polars"), ("pyarrow", "to_arrow")]
 )
-def test_a_missing_library_is_named_with_its_extra(
+def test_a_missing_library_is_named_with_its_package(
     monkeypatch: pytest.MonkeyPatch, module: str, call: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    extra = {"pyarrow": "arrow"}.get(module, module)
-    with pytest.raises(CoinSpaceError, match=rf"pip install coinspace\[{extra}\]"):
+    with pytest.raises(CoinSpaceError, match=rf"`pip install {module}( pyarrow)?`"):
         getattr(Table(b""), call)()
 
 
@@ -324,10 +383,135 @@ def test_query_prints_tables_and_json(tmp_path: Path) -> None:
             (["venues", "BTC"], "expected no subject"),
             (["index", "BTC", "--levels", "5"], "--levels is not an option"),
             (["values", "BTC", "--start", "yesterday"], "--start: expected epoch"),
-            (["venues", "--format", "parquet"], "expected table or json"),
+            (["explain", "BTC", "--format", "parquet"], "expected table or json"),
         ):
             failed = run.invoke(coinspace, ["query", *arguments, "--url", url])
             assert isinstance(failed.exception, EndpointError)
             assert text in str(failed.exception)
         refused = run.invoke(coinspace, ["query", "index", "DOGE", "--url", url])
         assert isinstance(refused.exception, ApiError)
+
+
+# query -> what its table must show; the stage publishes these values
+SHOWN = {
+    ("indices",): ["BTC", "100004.45"],
+    ("index", "ETH"): ["100004.45", "kr.value", "140006230", "premium.coin", "0.0000145"],
+    ("premium", "ETH"): ["premium.coin", "0.0000145", "kr.value", "premium.executable"],
+    ("orderbook", "BTC"): ["bid size", "100000", "ask size", "depth"],
+    ("orderbook", "upbit/BTC/KRW"): ["bid size", "139990000", "0.00000001"],
+    ("explain", "ETH"): ["index.value", "used"],
+    ("methodology",): ["interval_ms", "definitions"],
+    ("venues",): ["upbit:BTC/KRW"],
+    ("tickers",): ["140000000"],
+    ("trades",): ["0.0001"],
+    ("pipeline",): ["processes"],
+}
+
+
+def test_tables_fit_every_terminal_and_show_nested_numbers(tmp_path: Path) -> None:
+    with served(tmp_path) as url:
+        for words, shown in SHOWN.items():
+            done = asked(*words, "--json", "--url", url)
+            assert done.exit_code == 0, done.exception
+            body = orjson.loads(done.stdout_bytes)
+            for width in (20, 40, 80, 100, None):
+                text = text_of(body, width)
+                assert text
+                if width is not None:
+                    assert max(map(columns, text.splitlines())) <= width, (words, width)
+                if width is None or width >= 40:
+                    assert [one for one in shown if one not in text] == [], (words, width)
+            # a pipe has every column
+            assert "not shown" not in text_of(body, None)
+            piped = asked(*words, "--url", url).stdout
+            assert "…" not in piped
+            assert "not shown" not in piped
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_a_table_on_a_terminal(tmp_path: Path, width: int) -> None:
+    with served(tmp_path) as url:
+        text = on_terminal(["query", "indices", "--url", url], width, {"TERM": "dumb"})
+    lines = text.splitlines()
+    assert any("100004.45" in line for line in lines), text
+    assert max(map(columns, lines)) <= width
+    assert "\x1b" not in text
+
+
+def test_a_terminal_without_utf8_and_colour(tmp_path: Path) -> None:
+    more = {"PYTHONIOENCODING": "ascii", "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "60"}
+    with served(tmp_path) as url:
+        for command in (
+            ["query", "orderbook", "BTC", "--url", url],
+            ["query", "venues", "--url", url],
+            ["status"],
+            ["doctor"],
+            ["--help"],
+            ["top", "--once", "--interval", "0.01"],
+        ):
+            text = on_terminal(command, 60, {**more, "COINSPACE_DATA": str(tmp_path)})
+            assert text.isascii(), text
+            assert "\x1b" not in text
+            assert "Traceback" not in text
+
+
+def on_terminal(command: list[str], width: int, environment: dict[str, str]) -> str:
+    """Run a command on a terminal of its own, and return what it wrote there."""
+    outer, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    kept = {name: one for name, one in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coinspace", *command],
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        env={**kept, **environment},
+    )
+    os.close(inner)
+    parts = []
+    try:
+        while part := os.read(outer, 65_536):
+            parts.append(part)
+    except OSError:
+        # the other end is closed
+        pass
+    finally:
+        os.close(outer)
+        process.wait(60)
+    return b"".join(parts).decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("what", ["indices", "tickers", "venues", "pipeline"])
+def test_lists_come_in_every_format(tmp_path: Path, what: str) -> None:
+    import polars as pl
+
+    with served(tmp_path) as url:
+        count = len(orjson.loads(asked(what, "--json", "--url", url).stdout_bytes)[LISTS[what]])
+        text = asked(what, "--format", "csv", "--url", url)
+        assert text.exit_code == 0, text.exception
+        assert len(text.stdout.splitlines()) == 1 + count
+        for ending, read in (("parquet", pl.read_parquet), ("arrow", pl.read_ipc_stream)):
+            file = tmp_path / f"list.{ending}"
+            assert asked(what, "--output", str(file), "--url", url).exit_code == 0
+            assert len(read(file)) == count
+
+
+@pytest.mark.usefixtures("on_database")
+def test_gaps_come_whole_as_csv() -> None:
+    question = ("gaps", "--database", "--market", "HST/KRW", "--format", "csv", *SPAN)
+    whole = asked(*question)
+    assert whole.exit_code == 0, whole.exception
+    assert len(whole.stdout.splitlines()) == 1 + 7
+    few = asked(*question, "--limit", "2")
+    assert len(few.stdout.splitlines()) == 1 + 2
+
+
+def test_every_page_of_a_list_is_read_once() -> None:
+    pages = {None: ([1, 2], "/v1/gaps?start=1&cursor=a"), "a": ([3], None)}
+
+    def ask(given: dict[str, Any]) -> Iterator[bytes]:
+        rows, following = pages[given.get("cursor")]
+        yield orjson.dumps({"gaps": [{"first": one} for one in rows], "next": following})
+
+    assert [one["first"] for one in _all_rows("gaps", {}, ask)] == [1, 2, 3]
+    assert [one["first"] for one in _all_rows("gaps", {"limit": 2}, ask)] == [1, 2]

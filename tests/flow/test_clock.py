@@ -33,15 +33,16 @@ def test_a_step_moves_the_wall_clock_and_not_the_monotonic_clock(
         assert process.stdout is not None
         for offset_s in (-3600, 7200, 0):
             clock.step(offset_s)
+            before = time.time_ns() + offset_s * 10**9, time.monotonic_ns()
             process.stdin.write(b"\n")
             process.stdin.flush()
             wall, monotonic = map(int, process.stdout.readline().split())
-            assert abs(wall / 1e9 - time.time() - offset_s) < 5
-            assert abs(monotonic - time.monotonic_ns()) < 5e9
+            assert before[0] <= wall <= time.time_ns() + offset_s * 10**9
+            assert before[1] <= monotonic <= time.monotonic_ns()
         process.stdin.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_clock_that_steps_by_hours_delays_no_connection(tmp_path: Path) -> None:
     """Back, forward and nearly right again, each time with a lost connection behind it."""
     clock = WallClock(tmp_path)

@@ -4,6 +4,7 @@ counters.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from itertools import pairwise
 
@@ -29,47 +30,66 @@ async def server() -> AsyncIterator[ExchangeServer]:
         yield running
 
 
-async def played(server: ExchangeServer, spec: str, seconds: float) -> Collecting:
-    """Collect two Binance books with one fault in force for a while, then let them recover."""
+async def books_go_on(running: Collecting, market: str = "BTC/USDT", more: int = 4) -> None:
+    before = len(running.books(market))
+    await running.until(lambda: len(running.books(market)) >= before + more, f"{market} goes on")
+
+
+async def played(server: ExchangeServer, spec: str, **counted: int) -> Collecting:
+    """Collect two Binance books; apply a fault until counters show it, then let them recover."""
     async with collecting(server, "binance", markets=MARKETS) as running:
         truth = Truth(running, SYMBOLS)
         watch = asyncio.create_task(truth.watch())
         await running.synced()
+        # later frames cannot be part of the snapshot
+        await books_go_on(running)
         fault = running.fault(spec)
-        await running.until(lambda: fault.hits > 0, f"{spec} has an effect")
-        await asyncio.sleep(seconds)
+        hits = fault.count if ":count=" in spec else 1
+        await running.until(lambda: fault.hits >= hits, f"{spec} has an effect")
+        await running.until(
+            lambda: all(running.count(name) >= least for name, least in counted.items()),
+            f"{spec} is counted as {counted}",
+        )
         server.disorder.clear()
         await running.synced()
-        before = len(running.books("BTC/USDT"))
-        await running.until(lambda: len(running.books("BTC/USDT")) > before + 3, "BTC books go on")
-        await asyncio.sleep(0.2)
+        await books_go_on(running)
+        await running.until(
+            lambda: len(recovered(running)) == running.count("resyncs"), "every gap has an end"
+        )
+        await running.until(lambda: truth.check() > 0, "a book that REST returned, too")
         watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watch
-        assert truth.check() > 0
         assert running.count("crossed") == 0
         return running
 
 
+def recovered(running: Collecting) -> list[int]:
+    """Return how long each gap of BTC lasted, ns."""
+    reported = running.reported("BTC/USDT")
+    return [one["recovery_ns"] for one in reported if "recovery_ns" in one]
+
+
 # counters that each fault must raise; when the last ones end, newer frames overtake withheld ones
-FRAME_FAULTS: list[tuple[str, float, dict[str, int]]] = [
-    ("drop:binance:BTCUSDT:count=1", 0.6, {"gaps": 1, "resyncs": 1}),
-    ("truncate:binance:BTCUSDT:count=1", 0.6, {"malformed": 1, "gaps": 1, "resyncs": 1}),
-    ("garbage:binance:BTCUSDT:count=1", 0.6, {"malformed": 1, "gaps": 1, "resyncs": 1}),
-    ("reorder:binance:BTCUSDT:count=1", 0.8, {"gaps": 1, "resyncs": 1}),
-    ("duplicate:binance:BTCUSDT:count=5", 0.8, {"gaps": 0, "resyncs": 0, "malformed": 0}),
-    ("huge:binance:BTCUSDT:count=2", 0.8, {"gaps": 0, "malformed": 0}),
-    ("split:binance:BTCUSDT:count=5:n=3", 0.8, {"gaps": 0, "malformed": 0}),
-    ("chop:binance:BTCUSDT:count=5:n=3:ms=5", 0.8, {"gaps": 0, "malformed": 0}),
-    ("stall:binance:BTCUSDT:count=5", 1.2, {"malformed": 0}),
-    ("coalesce:binance:BTCUSDT:count=8:n=4", 1.0, {"malformed": 0}),
-    ("delay:binance:BTCUSDT:ms=300:count=5", 1.0, {"malformed": 0}),
+FRAME_FAULTS: list[tuple[str, dict[str, int]]] = [
+    ("drop:binance:BTCUSDT:count=1", {"gaps": 1, "resyncs": 1}),
+    ("truncate:binance:BTCUSDT:count=1", {"malformed": 1, "gaps": 1, "resyncs": 1}),
+    ("garbage:binance:BTCUSDT:count=1", {"malformed": 1, "gaps": 1, "resyncs": 1}),
+    ("reorder:binance:BTCUSDT:count=1", {"gaps": 1, "resyncs": 1}),
+    ("duplicate:binance:BTCUSDT:count=5", {"gaps": 0, "resyncs": 0, "malformed": 0}),
+    ("huge:binance:BTCUSDT:count=2", {"gaps": 0, "malformed": 0}),
+    ("split:binance:BTCUSDT:count=5:n=3", {"gaps": 0, "malformed": 0}),
+    ("chop:binance:BTCUSDT:count=5:n=3:ms=5", {"gaps": 0, "malformed": 0}),
+    ("stall:binance:BTCUSDT:count=5", {"malformed": 0}),
+    ("coalesce:binance:BTCUSDT:count=8:n=4", {"malformed": 0}),
+    ("delay:binance:BTCUSDT:ms=300:count=5", {"malformed": 0}),
 ]
 
 
-async def one_bad_symbol(spec: str, seconds: float, counted: dict[str, int]) -> None:
+async def one_bad_symbol(spec: str, counted: dict[str, int]) -> None:
+    began = time.monotonic()
     async with ExchangeServer(Simulation(11, {"binance": MARKETS}), limits=False) as server:
-        running = await played(server, spec, seconds)
+        running = await played(server, spec, **counted)
     for name, expected in counted.items():
         assert running.count(name) == expected, name
     assert running.count("failures") == 0
@@ -78,21 +98,27 @@ async def one_bad_symbol(spec: str, seconds: float, counted: dict[str, int]) -> 
     eth = [reported["state"] for reported in running.reported("ETH/USDT")]
     assert eth[-2:] == ["synced", "disconnected"], eth
     assert eth.count("synced") == 1
-    recovered = [one for one in running.reported("BTC/USDT") if "recovery_ns" in one]
-    assert len(recovered) == running.count("resyncs")
-    assert all(0 < one["recovery_ns"] < 5_000_000_000 for one in recovered)
+    took_ns = (time.monotonic() - began) * 1e9
+    assert len(recovered(running)) == running.count("resyncs")
+    assert all(0 < one < took_ns for one in recovered(running))
     ids = [book.id for book in running.books("ETH/USDT")]
     assert ids == sorted(set(ids)), "every update once, in order"
 
 
 async def test_bad_frames_of_one_symbol_affect_only_that_symbol() -> None:
-    """Run all frame faults at once, each with its own exchange and collector."""
+    """Run some frame faults at a time, each with its own exchange and collector."""
+    places = asyncio.Semaphore(4)
+
+    async def in_turn(spec: str, counted: dict[str, int]) -> None:
+        async with places:
+            await one_bad_symbol(spec, counted)
+
     results = await asyncio.gather(
-        *(one_bad_symbol(*fault) for fault in FRAME_FAULTS), return_exceptions=True
+        *(in_turn(*fault) for fault in FRAME_FAULTS), return_exceptions=True
     )
     failed = {
         spec: result
-        for (spec, _, _), result in zip(FRAME_FAULTS, results, strict=True)
+        for (spec, _), result in zip(FRAME_FAULTS, results, strict=True)
         if result is not None
     }
     assert not failed, failed
@@ -106,7 +132,7 @@ async def test_bad_frames_of_one_symbol_affect_only_that_symbol() -> None:
     ],
 )
 async def test_lost_connections_come_back(server: ExchangeServer, spec: str, reason: str) -> None:
-    running = await played(server, spec, 0.3)
+    running = await played(server, spec, connects=2)
     assert running.count("connects") == 2
     reported = [one for one in running.reported("BTC/USDT") if one["state"] == "disconnected"]
     assert reason in reported[0]["reason"]
@@ -118,7 +144,7 @@ async def test_lost_connections_come_back(server: ExchangeServer, spec: str, rea
 async def test_a_shutdown_message_replaces_the_connection_before_it_is_cut(
     server: ExchangeServer,
 ) -> None:
-    running = await played(server, "shutdown:binance:n=3", 3.5)
+    running = await played(server, "shutdown:binance:n=60", replacements=1)
     assert running.count("shutdowns") == 1
     assert running.count("replacements") == 1
     # the new connection opens first: no state but synced, no update missed, none twice
@@ -138,7 +164,7 @@ async def test_connections_are_replaced_before_their_longest_life(
     async with collecting(server, "binance", markets=MARKETS) as running:
         await running.synced()
         await running.until(lambda: running.count("replacements") >= 2, "two replacements")
-        await asyncio.sleep(0.3)
+        await books_go_on(running)
         assert running.count("gaps") == 0
         for market in MARKETS:
             assert [one["state"] for one in running.reported(market)].count("synced") == 1
@@ -164,8 +190,8 @@ async def test_no_trade_is_lost_or_repeated_when_connections_are_replaced(
 async def test_a_half_open_connection_is_noticed(
     server: ExchangeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(binance, "PING_INTERVAL_S", 0.3)
-    running = await played(server, "halfopen:binance", 2.5)
+    monkeypatch.setattr(binance, "PING_INTERVAL_S", 1.0)
+    running = await played(server, "halfopen:binance", connects=2)
     assert running.count("connects") == 2
 
 
@@ -199,8 +225,7 @@ async def test_corrupted_frames_stop_no_book(server: ExchangeServer) -> None:
         await running.synced()
         fault = running.fault("flip:upbit:KRW-BTC:count=40")
         await running.until(lambda: fault.hits == 40, "bytes change")
-        before = len(running.books("BTC/KRW"))
-        await running.until(lambda: len(running.books("BTC/KRW")) > before + 3, "books go on")
+        await books_go_on(running, "BTC/KRW")
         await running.synced()
         assert running.count("malformed") > 0
         assert running.count("failures") == 0
@@ -223,7 +248,6 @@ async def test_corrupted_frames_stop_no_book(server: ExchangeServer) -> None:
         assert bids[0, 0] < asks[0, 0]
 
 
-@pytest.mark.timeout(150)
 async def test_a_corrupted_digit_is_found_by_rest(server: ExchangeServer) -> None:
     """Only the exchange itself can show that such a book is wrong."""
     async with collecting(server, "binance", markets=MARKETS, compare_interval_s=5.0) as running:
@@ -244,11 +268,11 @@ async def test_a_corrupted_digit_is_found_by_rest(server: ExchangeServer) -> Non
         del running.messages[:]
         truth = Truth(running, SYMBOLS)
         watch = asyncio.create_task(truth.watch())
-        await running.until(lambda: len(running.books("BTC/USDT")) > 10, "BTC books go on")
+        await books_go_on(running, more=10)
+        await running.until(lambda: truth.check(levels=99) > 0, "a book that REST returned, too")
         watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watch
-        assert truth.check(levels=99) > 0
 
 
 async def test_a_wrong_book_of_a_silent_market_is_found_by_rest(
@@ -274,28 +298,27 @@ async def test_refused_snapshots_wait_as_long_as_the_exchange_asks(
 ) -> None:
     async with collecting(server, "binance", markets=MARKETS) as running:
         await running.synced()
+        # later frames cannot be part of the snapshot
+        await books_go_on(running)
         fault = running.fault(f"rest:binance:status={status}:retry=1:path=depth:count=1")
-        # two: the snapshot may contain the first of them already
-        running.fault("drop:binance:BTCUSDT:count=2")
-        await running.until(lambda: running.states["BTC/USDT"] == "buffering", "a gap")
-        began = asyncio.get_running_loop().time()
+        running.fault("drop:binance:BTCUSDT:count=1")
         await running.until(lambda: running.count("rest_refusals") >= 1, "a refusal")
-        await running.synced()
-        took_s = asyncio.get_running_loop().time() - began
+        await running.until(lambda: recovered(running), "the end of the gap")
         assert fault.hits == 1
         if status != 503:
-            assert took_s > 0.9
+            assert recovered(running)[0] > 900_000_000
         assert running.states["ETH/USDT"] == "synced"
 
 
 async def test_stale_snapshots_are_not_used(server: ExchangeServer) -> None:
     async with collecting(server, "binance", markets=MARKETS) as running:
         await running.synced()
-        running.fault("stale:binance:BTCUSDT:for=1.5")
-        await asyncio.sleep(0.5)
+        running.fault("stale:binance:BTCUSDT")
+        await books_go_on(running)
         running.fault("drop:binance:BTCUSDT:count=1")
         await running.until(lambda: running.count("stale_snapshots") >= 1, "a stale snapshot")
         assert running.states["BTC/USDT"] != "synced"
+        server.disorder.clear()
         await running.synced()
         books = running.books("BTC/USDT")
         assert [book.id for book in books] == sorted({book.id for book in books})
@@ -308,8 +331,8 @@ async def test_refused_handshakes_are_repeated_later(
     server: ExchangeServer, status: int, reason: str
 ) -> None:
     server.disorder.add(f"handshake:binance:status={status}:count=2")
+    began = asyncio.get_running_loop().time()
     async with collecting(server, "binance", markets=MARKETS) as running:
-        began = asyncio.get_running_loop().time()
         await running.synced()
         assert running.count("connect_failures") == 2
         # the server says one second each time, the dialer two at the second
@@ -338,20 +361,19 @@ async def test_halts_and_delistings_are_reported_and_end(
         )
         assert running.states["ETH/USDT"] == "synced"
         # a halted market is not a fault of the process
-        assert running.worker.process.state == "ready"
+        await running.until(lambda: running.worker.process.state == "ready", "no fault")
         sol = running.reported("SOL/USDT")[-1]
         assert (sol["change"], sol["collected"]) == ("delisted", False)
-        before = len(running.books("BTC/USDT"))
         server.disorder.clear()
         await running.until(lambda: running.states["BTC/USDT"] == "synced", "the halt ends")
-        await running.until(lambda: len(running.books("BTC/USDT")) > before, "BTC books go on")
+        await books_go_on(running, more=1)
         await running.until(
             lambda: (
                 [one["change"] for one in running.reported("SOL/USDT")] == ["delisted", "listed"]
             ),
             "listed again",
         )
-        assert running.count("listing_events") == 4
+        await running.until(lambda: running.count("listing_events") == 4, "four events")
 
 
 async def test_a_suspended_market_of_a_korean_exchange_is_halted_until_it_trades(
@@ -387,26 +409,39 @@ async def test_a_refused_subscription_is_tried_again_later(
         process = running.worker.process
         running.fault(f"error:{exchange}")
         await running.until(
-            lambda: running.states[market] in ("disconnected", "connecting"), "the link ends"
+            lambda: "refused" in str(process.reason) and process.state == "degraded",
+            "the refusal is shown",
         )
-        refused = asyncio.get_running_loop().time()
-        await running.until(lambda: "refused" in str(process.reason), "the refusal is shown")
-        assert process.state == "degraded"
         await running.until(lambda: running.count("connects") == 2, "another subscription")
-        assert asyncio.get_running_loop().time() - refused > 2, "no loop"
         await running.synced()
+        times = {
+            state: [
+                message.received_ns
+                for message in running.messages
+                if message.kind_name == "state" and message.json()["state"] == state
+            ]
+            for state in ("disconnected", "subscribed")
+        }
+        assert times["subscribed"][1] - times["disconnected"][0] > 2 * 10**9, "no loop"
         await running.until(lambda: process.state == "ready", "the refusal is over")
 
 
 async def test_an_exchange_clock_that_is_hours_off_stops_no_book(server: ExchangeServer) -> None:
     async with collecting(server, "upbit", markets=["BTC/KRW"]) as running:
         await running.synced()
-        running.fault("clock:upbit:by=3h:for=1")
-        await asyncio.sleep(2.5)
+
+        def jumps() -> int:
+            books = running.books("BTC/KRW")
+            return sum(abs(b.exchange_ns - a.exchange_ns) > 3.6e12 for a, b in pairwise(books))
+
+        await books_go_on(running, "BTC/KRW")
+        running.fault("clock:upbit:by=3h")
+        await running.until(lambda: jumps() == 1, "a book of that clock")
+        server.disorder.clear()
+        await running.until(lambda: jumps() == 2, "there and back")
+        await books_go_on(running, "BTC/KRW")
         await running.synced()
-        books = running.books("BTC/KRW")
-        jumps = [abs(b.exchange_ns - a.exchange_ns) > 3.6e12 for a, b in pairwise(books)]
-        assert sum(jumps) == 2, "there and back"
+        assert jumps() == 2
         assert running.count("clock_steps") == 1
 
 
@@ -415,7 +450,7 @@ async def test_an_unknown_symbol_is_reported_and_the_others_run(
 ) -> None:
     from coinspace.collector import stage
 
-    monkeypatch.setattr(stage, "FIRST_FRAME_NS", 1_000_000_000)
+    monkeypatch.setattr(stage, "FIRST_FRAME_NS", 3_000_000_000)
     async with collecting(server, "upbit", markets=["BTC/KRW", "NOSUCH/KRW"]) as running:
         await running.until(
             lambda: running.states == {"BTC/KRW": "synced", "NOSUCH/KRW": "stale"},
@@ -428,10 +463,10 @@ async def test_an_unknown_symbol_is_reported_and_the_others_run(
 async def test_quiet_connections_are_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upbit, "PING_INTERVAL_S", 0.5)
     async with (
-        ExchangeServer(Simulation(3, ONLY), idle_s=1.5) as server,
+        ExchangeServer(Simulation(3, ONLY), idle_s=4.0) as server,
         collecting(server, "upbit", markets=["BTC/KRW"]) as running,
     ):
         await running.synced()
-        await asyncio.sleep(3)
+        await asyncio.sleep(6)
         assert running.count("connects") == 1
         assert running.states == {"BTC/KRW": "synced"}

@@ -33,7 +33,9 @@ async def test_books_over_wss_and_https_with_a_private_authority(tmp_path: Path)
         assert server.urls["binance"]["websocket"].startswith("wss:")
         assert server.urls["binance"]["rest"].startswith("https:")
         async with collecting(server, "binance", ca_file=ca_file) as running:
-            await running.until(lambda: running.states["BTC/USDT"] == "synced", "synced over TLS")
+            await running.until(
+                lambda: running.states.get("BTC/USDT") == "synced", "synced over TLS"
+            )
             assert running.count("snapshots") >= 1
 
 
@@ -88,7 +90,6 @@ async def every_trade_once(exchange: str, market: str) -> None:
         running.fault(f"reset:{exchange}")
         await running.until(lambda: running.count("connects") >= 2, "connected again")
         await running.until(lambda: running.count("trades_filled") > 0, "trades filled")
-        await asyncio.sleep(0.5)
 
         def by_rest() -> list[Message]:
             return [trade for trade in running.trades(market) if trade.flags & REST]
@@ -147,12 +148,12 @@ async def read_format(server: ExchangeServer, stream: Stream, exchange: str, for
 
 async def test_pings_of_the_server_are_answered() -> None:
     async with (
-        ExchangeServer(Simulation(2, ONLY), ping_s=0.5, pong_s=1.0) as server,
+        ExchangeServer(Simulation(2, ONLY), ping_s=0.5, pong_s=3.0) as server,
         collecting(server, "binance", markets=["BTC/USDT"]) as running,
     ):
         await running.synced()
         # a client that does not answer is cut after two pings
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(5)
         assert running.count("connects") == 1
         assert running.states == {"BTC/USDT": "synced"}
 
@@ -164,9 +165,9 @@ async def test_hundreds_of_streams_are_subscribed_within_the_message_limit() -> 
         ExchangeServer(Simulation(2, ONLY)) as server,
         collecting(server, "binance", "ticker", [*strangers, "BTC/USDT"]) as running,
     ):
-        await running.until(lambda: running.states["BTC/USDT"] == "synced", "the last stream")
+        await running.until(lambda: running.states.get("BTC/USDT") == "synced", "the last stream")
         # a hundred streams in the address, six frames for the others
-        assert running.count("acks") == 6
+        await running.until(lambda: running.count("acks") == 6, "every answer")
         assert running.count("connects") == 1
         assert running.count("disconnects") == 0
 
@@ -184,7 +185,7 @@ async def dropped_trade_filled(exchange: str, market: str) -> None:
     ):
         await running.until(lambda: len(running.trades(market)) > 5, "some trades")
         if exchange != "binance":
-            await running.until(lambda: running.count("volumes_proven") == 1, "a proof")
+            await running.until(lambda: running.count("volumes_proven") >= 1, "a proof")
         fault = running.fault(f"drop:{exchange}:{symbol}:channel=trade:count=1")
         await running.until(lambda: fault.hits == 1, "a trade is dropped")
         await running.until(lambda: running.count("trades_filled") == 1, "it is filled")
@@ -250,7 +251,9 @@ async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
         ExchangeServer(Simulation(9, ONLY), limits=False) as server,
         collecting(server, "binance", record=True) as running,
     ):
-        await running.until(lambda: len(running.books("BTC/USDT")) > 10, "some books")
+        await running.until(
+            lambda: sum(not book.flags for book in running.books("BTC/USDT")) > 10, "some books"
+        )
         archive = running.worker.process.settings.data / "archive"
         published = running.messages
         (recorder,) = running.worker.recorders
@@ -297,7 +300,7 @@ async def probed(server: ExchangeServer, name: str) -> list[Fact]:
     settings = load().exchanges[name]
     settings.websocket = server.urls[name]["websocket"]
     settings.rest = server.urls[name]["rest"]
-    return await run_probe(name, settings, 1.0)
+    return await run_probe(name, settings, 3.0)
 
 
 async def test_probe_reports_what_is_wrong() -> None:

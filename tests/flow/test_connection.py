@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -128,7 +129,7 @@ async def test_a_connection_that_ends_before_it_is_open_is_dialled_again(
     async with peer(script) as port, calling(port) as calls:
         await calls.until(lambda: calls.connection.failures[cause] >= 2, f"{name} is counted")
         assert calls.connection.connect_failures == calls.connection.failures.total()
-        assert reason in calls.reasons[0], calls.reasons
+        assert any(reason in one for one in calls.reasons), calls.reasons
     assert [line["event"] for line in calls.warnings()] == ["connection failed"]
 
 
@@ -146,7 +147,7 @@ async def test_an_unanswered_dial_ends_with_the_time_out(
     with blackhole() as port:
         async with calling(port) as calls:
             await calls.until(lambda: calls.connection.failures["timeout"] >= 1, "a time-out")
-            assert calls.reasons[:1] == [f"no TCP connection within {HANDSHAKE_S:g} s"]
+            assert f"no TCP connection within {HANDSHAKE_S:g} s" in calls.reasons
 
 
 async def test_an_unresolved_name_ends_with_the_time_out(
@@ -160,7 +161,7 @@ async def test_an_unresolved_name_ends_with_the_time_out(
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
     async with calling(1) as calls:
         await calls.until(lambda: calls.connection.failures["timeout"] >= 1, "a time-out")
-        assert calls.reasons[:1] == [f"no address within {HANDSHAKE_S:g} s"]
+        assert f"no address within {HANDSHAKE_S:g} s" in calls.reasons
 
 
 async def test_a_silent_address_does_not_delay_the_next_address(
@@ -340,7 +341,7 @@ async def test_any_frame_is_a_sign_of_life(opcode: int, monkeypatch: pytest.Monk
             await caller.send_frame(opcode, b'{"status":"UP"}')
 
     async with peer(lively) as port, calling(port) as calls:
-        monkeypatch.setattr(calls.connection.exchange, "PING_INTERVAL_S", 0.1)
+        monkeypatch.setattr(calls.connection.exchange, "PING_INTERVAL_S", 0.5)
         await calls.until(lambda: heard.count(PING) >= 5, "five pings")
         assert not calls.connection.failures
     assert (opcode == PING) == (PONG in heard)
@@ -451,17 +452,22 @@ async def test_links_that_are_replaced_early_are_replaced_at_growing_intervals(
     monkeypatch.setattr(module, "OVERLAP_S", 0.0)
     monkeypatch.setattr(module, "CLOSE_TIMEOUT_S", 0.0)
     dials: list[float] = []
+    open_link = module.Connection._open
 
-    async def script(caller: Caller) -> None:
+    async def noted(connection: module.Connection, link: Link) -> None:
         dials.append(asyncio.get_running_loop().time())
-        await open_and_wait(caller)
+        await open_link(connection, link)
 
-    async with peer(script) as port, calling(port) as calls:
-        while len(dials) < 6:
-            for link in calls.connection.links[-1:]:
-                calls.connection.replace(link.number, "again")
-            await asyncio.sleep(0.01)
-            assert len(calls.connection.links) <= 2
+    monkeypatch.setattr(module.Connection, "_open", noted)
+
+    def replaced() -> bool:
+        for link in calls.connection.links[-1:]:
+            calls.connection.replace(link.number, "again")
+        assert len(calls.connection.links) <= 2
+        return len(dials) >= 6
+
+    async with peer(open_and_wait) as port, calling(port) as calls:
+        await calls.until(replaced, "six dials")
     assert dials[4] - dials[3] > 0.79 * 0.8
     assert dials[5] - dials[4] > 0.79 * 1.6
 
@@ -544,8 +550,10 @@ async def test_a_wait_that_the_exchange_asks_for_is_respected_and_bounded() -> N
         (b"-5", limits.BLOCK_S - 1, limits.BLOCK_S),
         (b"soon", limits.BLOCK_S - 1, limits.BLOCK_S),
     ):
+        began = time.monotonic()
         answer = b"HTTP/1.1 429 Slow\r\nRetry-After: " + asked + b"\r\n\r\n"
         async with peer(says(answer)) as port, calling(port) as calls:
             await calls.until(lambda: calls.connection.connect_failures == 1, "refused")
             wait_s = calls.connection._wait_ns() / SECOND_NS
-            assert least_s <= wait_s <= most_s, (asked, wait_s)
+            passed_s = time.monotonic() - began
+            assert least_s - passed_s <= wait_s <= most_s, (asked, wait_s)

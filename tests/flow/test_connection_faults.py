@@ -15,11 +15,10 @@ from coinspace.simulator.server import ExchangeServer
 from coinspace.simulator.simulation import Simulation
 from tests.flow.certificates import make_certificates
 from tests.flow.collecting import collecting
+from tests.waiting import free_port, until
 
 MARKET = {"upbit": "BTC/KRW", "bithumb": "BTC/KRW", "binance": "BTC/USDT"}
 HANDSHAKE_S = 2.0
-# a wait of eight seconds, a time-out, and what a busy machine adds
-RECOVERY_S = 60.0
 
 # fault that a dial meets -> the cause that is counted, or one of two
 DIALS = {
@@ -71,7 +70,9 @@ async def survive(
     spec = f"{name}:{exchange}:{options}:for=1h".replace("::", ":")
     markets = {exchange: [MARKET[exchange]]}
     async with (
-        ExchangeServer(Simulation(5, markets, rate=0.5), limits=False, tls=context) as server,
+        ExchangeServer(
+            Simulation(5, markets, rate=0.5), port=free_port(), limits=False, tls=context
+        ) as server,
         collecting(server, exchange, markets=markets[exchange], ca_file=ca_file) as running,
     ):
         await running.synced()
@@ -84,7 +85,7 @@ async def survive(
             lambda: any(running.count(one) for one in counted), f"{spec} is counted as {cause}"
         )
         server.disorder.remove(fault.id)
-        await running.synced(RECOVERY_S)
+        await running.synced()
         assert running.worker.process.failure is None
         assert running.count("failures") == running.count("malformed") == 0
         found = running.worker.counters()
@@ -147,12 +148,10 @@ async def test_impossible_faults_are_refused_with_the_reason() -> None:
 
 
 async def test_a_closed_port_is_open_again_when_its_fault_is_removed() -> None:
-    async with ExchangeServer(Simulation(5, {"upbit": ["BTC/KRW"]})) as server:
+    only = {"upbit": ["BTC/KRW"]}
+    async with ExchangeServer(Simulation(5, only), port=free_port()) as server:
         fault = server.disorder.add("refuse:upbit:for=1h")
-        for _ in range(100):
-            if fault.hits:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: fault.hits)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", server.port)
         server.disorder.clear()

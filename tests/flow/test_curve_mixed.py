@@ -11,7 +11,8 @@ from pydantic import SecretStr
 
 from coinspace.bus.publisher import Publisher
 from coinspace.config import BusSettings, Settings
-from tests.flow.bus_stage import Listener, next_epoch, settings_in, until
+from tests.flow.bus_stage import Listener, next_epoch, settings_in
+from tests.waiting import free_port, until
 
 
 def keys() -> tuple[str, str]:
@@ -46,8 +47,8 @@ async def test_every_publisher_is_heard_in_any_order(
     local = own.endpoint("local")
     made = {
         "local": publisher("local", tmp_path, OURS, local),
-        "first": publisher("first", tmp_path, FIRST, "tcp://127.0.0.1:*"),
-        "second": publisher("second", tmp_path, SECOND, "tcp://127.0.0.1:*"),
+        "first": publisher("first", tmp_path, FIRST, f"tcp://127.0.0.1:{free_port()}"),
+        "second": publisher("second", tmp_path, SECOND, f"tcp://127.0.0.1:{free_port()}"),
     }
     endpoints = {name: one.endpoint for name, one in made.items()}
     remote = {endpoints["first"]: FIRST[0], endpoints["second"]: SECOND[0]}
@@ -81,7 +82,7 @@ async def test_every_publisher_is_heard_in_any_order(
 async def test_a_publisher_with_another_key_is_counted_as_unheard(tmp_path: Path) -> None:
     own = bus(tmp_path, OURS)
     local = publisher("local", tmp_path, OURS, own.endpoint("local"))
-    first = publisher("first", tmp_path, FIRST, "tcp://127.0.0.1:*")
+    first = publisher("first", tmp_path, FIRST, f"tcp://127.0.0.1:{free_port()}")
     listener = Listener(
         [first.endpoint, local.endpoint],
         [b"heartbeat."],

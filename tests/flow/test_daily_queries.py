@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from coinspace.config import Settings, StorageSettings
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.sender import Sender
+from tests.flow.database import applied, query, whole
+from tests.waiting import until
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "messages.md"
 # title -> statement, with parameters as psycopg takes them
@@ -25,6 +26,8 @@ MINUTE_NS = 60_000_000_000
 START = datetime(2022, 5, 17, 12, 0)
 START_NS = int((START - datetime(1970, 1, 1)).total_seconds()) * 1_000_000_000
 ASSET, EXCHANGE, MARKET = "DLY", "upbit", "DLY/KRW"
+# gets a late trade
+LATE_MARKET = "DLL/KRW"
 PARAMETERS = {
     "asset": ASSET,
     "exchange": EXCHANGE,
@@ -37,8 +40,8 @@ PARAMETERS = {
 @pytest.fixture
 async def filled(questdb: Settings, tmp_path: Path) -> Settings:
     """Three minutes of ticks, books and trades; the second minute has no index value."""
+    whole(questdb)
     found = address(questdb)
-    schema.create(found, ttl=False)
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
     sender = Sender(Settings(data=tmp_path, storage=storage), "daily")
     sender.start()
@@ -47,9 +50,27 @@ async def filled(questdb: Settings, tmp_path: Path) -> Settings:
             at_ns = START_NS + minute * MINUTE_NS + second * 1_000_000_000
             _tick(sender, at_ns, minute)
             _book(sender, at_ns, minute)
-        _trades(sender, START_NS + minute * MINUTE_NS + 5_000_000_000, minute)
-    assert await sender.close(30)
+        for market in (MARKET, LATE_MARKET):
+            _trades(sender, market, START_NS + minute * MINUTE_NS + 5_000_000_000, minute)
+    assert await sender.close(60)
+    applied(questdb)
+    # a view shows rows some time after its table
+    for complete in (
+        f"SELECT sum(ticks) = 18 FROM index_1m WHERE asset = '{ASSET}'",
+        f"SELECT sum(trades) = 9 FROM trade_1m WHERE market = '{MARKET}'",
+        f"SELECT sum(trades) >= 9 FROM trade_1m WHERE market = '{LATE_MARKET}'",
+    ):
+        await until(partial(_is_true, questdb, complete), complete)
     return questdb
+
+
+def _is_true(settings: Settings, text: str) -> bool:
+    return query(settings, text) == [(True,)]
+
+
+def ask(settings: Settings, text: str) -> list[tuple[Any, ...]]:
+    with schema.connect(address(settings)) as connection:
+        return list(connection.execute(text, PARAMETERS).fetchall())
 
 
 def _tick(sender: Sender, at_ns: int, minute: int) -> None:
@@ -94,12 +115,12 @@ def _book(sender: Sender, at_ns: int, minute: int) -> None:
     )
 
 
-def _trades(sender: Sender, at_ns: int, minute: int) -> None:
+def _trades(sender: Sender, market: str, at_ns: int, minute: int) -> None:
     # trades of one instant, out of order: the candle follows their ids
     for trade_id in (3, 1, 2):
         sender.row(
             "trade",
-            symbols={"exchange": EXCHANGE, "market": MARKET, "side": "buy"},
+            symbols={"exchange": EXCHANGE, "market": market, "side": "buy"},
             columns={
                 "price": 141_000.0 + trade_id,
                 "size": 1.0,
@@ -109,37 +130,27 @@ def _trades(sender: Sender, at_ns: int, minute: int) -> None:
         )
 
 
-async def ask(settings: Settings, query: str, expected: int) -> list[tuple[Any, ...]]:
-    deadline = time.monotonic() + 60
-    with schema.connect(address(settings)) as connection:
-        while True:
-            rows = connection.execute(query, PARAMETERS).fetchall()
-            if len(rows) >= expected or time.monotonic() > deadline:
-                return list(rows)
-            await asyncio.sleep(0.05)
-
-
 def minute(n: int) -> datetime:
     return START + timedelta(minutes=n)
 
 
 async def test_daily_questions(filled: Settings) -> None:
     assert len(QUESTIONS) == 5, "a question of the document is not asked here"
-    premium = await ask(filled, QUESTIONS["Premium by the minute"], 3)
+    premium = ask(filled, QUESTIONS["Premium by the minute"])
     assert premium == [
         (minute(0), 0.02, 140_000.0, 1400.0),
         (minute(1), None, None, 1400.0),
         (minute(2), 0.02, 140_002.0, 1400.0),
     ]
 
-    trades = await ask(filled, QUESTIONS["Trades beside the index"], 9)
+    trades = ask(filled, QUESTIONS["Trades beside the index"])
     assert len(trades) == 9
     by_id = {row[1]: row for row in trades}
     assert by_id[1][5:] == (140_000.0, pytest.approx(141_001 / 140_000 - 1))
     assert by_id[11][5] is None
     assert by_id[22][5:] == (140_002.0, pytest.approx(141_002 / 140_002 - 1))
 
-    depth = await ask(filled, QUESTIONS["Depth at 10, 25 and 50 bp"], 3)
+    depth = ask(filled, QUESTIONS["Depth at 10, 25 and 50 bp"])
     for n, row in enumerate(depth):
         bid_10, ask_10, bid_25, ask_25, bid_50, ask_50 = row[1:]
         for found, levels, size in (
@@ -153,21 +164,29 @@ async def test_daily_questions(filled: Settings) -> None:
             assert found == levels * size, row
     assert len(depth) == 3
 
-    assert await ask(filled, QUESTIONS["Venue uptime"], 2) == [
+    assert ask(filled, QUESTIONS["Venue uptime"]) == [
         ("binance:DLY/USDT", pytest.approx(2 / 3), 18),
         ("upbit:DLY/KRW", 1.0, 18),
     ]
-    assert await ask(filled, QUESTIONS["Minutes without a value"], 1) == [(minute(1), 6)]
+    assert ask(filled, QUESTIONS["Minutes without a value"]) == [(minute(1), 6)]
 
 
 async def test_candles_go_by_trade_id_and_a_late_trade_changes_them(
     filled: Settings, tmp_path: Path
 ) -> None:
-    query = (
-        "SELECT ts, open, high, low, close, volume, trades FROM trade_1m WHERE market = 'DLY/KRW'"
+    candles = (
+        "SELECT ts, open, high, low, close, volume, trades FROM trade_1m"
+        f" WHERE market = '{LATE_MARKET}' ORDER BY ts"
     )
-    candles = await ask(filled, query, 3)
-    assert candles[0] == (minute(0), 141_001.0, 141_003.0, 141_001.0, 141_003.0, 3.0, 3)
+    assert query(filled, candles)[0] == (
+        minute(0),
+        141_001.0,
+        141_003.0,
+        141_001.0,
+        141_003.0,
+        3.0,
+        3,
+    )
     found = address(filled)
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
     sender = Sender(Settings(data=tmp_path / "late", storage=storage), "late")
@@ -175,13 +194,10 @@ async def test_candles_go_by_trade_id_and_a_late_trade_changes_them(
     late_ns = START_NS + 5_000_000_000
     sender.row(
         "trade",
-        symbols={"exchange": EXCHANGE, "market": MARKET, "side": "buy"},
+        symbols={"exchange": EXCHANGE, "market": LATE_MARKET, "side": "buy"},
         columns={"price": 142_000.0, "size": 1.0, "trade_id": 4},
         at_ns=late_ns,
     )
-    assert await sender.close(20)
-    deadline = time.monotonic() + 60
-    while (candles := await ask(filled, query, 3))[0][4] != 142_000.0:
-        assert time.monotonic() < deadline, candles
-        await asyncio.sleep(0.1)
-    assert candles[0] == (minute(0), 141_001.0, 142_000.0, 141_001.0, 142_000.0, 4.0, 4)
+    assert await sender.close(60)
+    late = (minute(0), 141_001.0, 142_000.0, 141_001.0, 142_000.0, 4.0, 4)
+    await until(lambda: query(filled, candles)[0] == late, shown=lambda: query(filled, candles))

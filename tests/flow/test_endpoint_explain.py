@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import pytest_asyncio
 
 from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import Venue
-from coinspace.config import Settings
+from coinspace.config import Settings, StorageSettings
 from coinspace.index.calculator import Index
 from coinspace.index.governance import definition
 from coinspace.market import Market
@@ -28,6 +26,7 @@ from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row, tick_row, venue_rows
 from coinspace.storage.transport import TimestampNanos
 from tests.flow.endpoint_stage import running, settings
+from tests.waiting import until
 
 # an asset and times of our own on the shared server
 ASSET = "CRV"
@@ -124,7 +123,7 @@ def _array(levels: np.ndarray[Any, Any]) -> str:
 
 @pytest_asyncio.fixture
 async def site(questdb: Settings, tmp_path: Path) -> AsyncIterator[Site]:
-    schema.create(address(questdb), ttl=False)
+    schema.create(address(questdb), StorageSettings(ttl="off"))
     chosen = configured(questdb, tmp_path)
     async with (
         running(chosen) as (_, endpoint),
@@ -138,15 +137,17 @@ async def explain(
 ) -> dict[str, Any]:
     """Ask until what was stored is visible: each row becomes visible on its own."""
     path = f"/v1/indices/{ASSET}/explain?ts={record.ts_ms}"
-    deadline = time.monotonic() + 60
-    while True:
+    body: dict[str, Any] = {}
+
+    async def complete() -> bool:
+        nonlocal body
         async with session.get(path) as answer:
-            body: dict[str, Any] = await answer.json(content_type=None)
+            body = await answer.json(content_type=None)
         stored = answer.status == 200 and body["index"]["ts"] == record.ts_ms
-        if stored and len(body["used"]) == len(VENUES) and visible(body):
-            return body
-        assert time.monotonic() < deadline, body
-        await asyncio.sleep(0.05)
+        return stored and len(body["used"]) == len(VENUES) and visible(body)
+
+    await until(complete, path, shown=lambda: body)
+    return body
 
 
 def has_curve(body: dict[str, Any]) -> bool:

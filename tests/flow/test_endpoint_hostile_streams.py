@@ -13,9 +13,11 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from coinspace.endpoint.live.states import state
 from coinspace.endpoint.routes import streams
 from coinspace.endpoint.worker import Endpoint
-from tests.flow.endpoint_stage import running, settings, until
+from tests.flow.endpoint_stage import running, settings
+from tests.waiting import until
 
 SOON_S = 60.0
 HANDSHAKE = (
@@ -233,13 +235,12 @@ async def test_many_subscriptions_make_the_first_state_once(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    make = streams._make_state
 
     def counted(context: Any, name: str) -> bytes | None:
         made.append(name)
-        return make(context, name)
+        return state(context, name)
 
-    monkeypatch.setattr(streams, "_make_state", counted)
+    monkeypatch.setattr("coinspace.endpoint.routes.streams.state", counted)
     monkeypatch.setattr(streams, "STATE_S", 3600.0)
     async with opened(endpoint) as one, opened(endpoint) as other:
         for _ in range(5):

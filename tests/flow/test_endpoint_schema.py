@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from coinspace.config import Settings
+from coinspace.config import Settings, StorageSettings
 from coinspace.storage import schema as tables
 from coinspace.storage.questdb.address import address
 from tests.flow.endpoint_stage import running, settings
@@ -38,7 +38,7 @@ EXAMPLES = 12
 @pytest.fixture(scope="module")
 def url(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     found = address(questdb)
-    tables.create(found, ttl=False)
+    tables.create(found, StorageSettings(ttl="off"))
     chosen = settings(tmp_path_factory.mktemp("schema"))
     chosen.storage.ilp, chosen.storage.sql = found.ilp, found.readonly_sql
     ready, stop = threading.Event(), threading.Event()

@@ -1,7 +1,8 @@
 """Every fault can be seen by a client, and ends when it should."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from coinspace.errors import ConfigError
 from coinspace.simulator.faults import parse
 from coinspace.simulator.server import ExchangeServer
 from coinspace.simulator.simulation import Simulation
+from tests.waiting import until
 
 STREAM = "/ws/btcusdt@depth@100ms"
 
@@ -45,13 +47,31 @@ class Listener:
     async def __aexit__(self, *error: object) -> None:
         await self.socket.close()
 
-    async def frames(self, n: int, timeout_s: float = 60.0) -> list[dict[str, Any]]:
+    async def frame(self) -> dict[str, Any]:
+        message = await self.socket.receive(timeout=60)
+        assert message.type == aiohttp.WSMsgType.TEXT, message
+        found: dict[str, Any] = orjson.loads(message.data)
+        return found
+
+    async def frames(self, n: int) -> list[dict[str, Any]]:
+        return [await self.frame() for _ in range(n)]
+
+    async def until(self, fits: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """Return the first frame that fits."""
+        async with asyncio.timeout(60):
+            while not fits(frame := await self.frame()):
+                pass
+        return frame
+
+    async def silence(self) -> list[dict[str, Any]]:
+        """Return the frames on their way, after which none comes for a second."""
         frames = []
-        for _ in range(n):
-            message = await self.socket.receive(timeout=timeout_s)
-            assert message.type == aiohttp.WSMsgType.TEXT, message
-            frames.append(orjson.loads(message.data))
-        return frames
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    frames.append(await asyncio.wait_for(self.frame(), 1))
+                except TimeoutError:
+                    return frames
 
     async def gaps(self, n: int) -> list[int]:
         """Return U - (last u + 1) between n frames."""
@@ -70,22 +90,22 @@ async def test_without_faults_nothing_is_missing(
 async def test_drop_in_the_middle_makes_one_gap(
     server: ExchangeServer, client: aiohttp.ClientSession
 ) -> None:
+    server.disorder.add("drop:binance:BTCUSDT:every=4:count=1")
     async with Listener(server, client) as listener:
-        server.disorder.add("drop:binance:BTCUSDT:every=4:count=1")
         gaps = await listener.gaps(8)
     assert sum(gap > 0 for gap in gaps) == 1
 
 
 async def test_duplicate(server: ExchangeServer, client: aiohttp.ClientSession) -> None:
+    server.disorder.add("duplicate:binance:every=3")
     async with Listener(server, client) as listener:
-        server.disorder.add("duplicate:binance:every=3")
         ids = [frame["u"] for frame in await listener.frames(8)]
     assert len(ids) - len(set(ids)) == 2
 
 
 async def test_reorder(server: ExchangeServer, client: aiohttp.ClientSession) -> None:
+    server.disorder.add("reorder:binance:every=3:count=1")
     async with Listener(server, client) as listener:
-        server.disorder.add("reorder:binance:every=3:count=1")
         ids = [frame["u"] for frame in await listener.frames(8)]
     assert ids != sorted(ids)
     assert len(set(ids)) == 8
@@ -95,11 +115,11 @@ async def test_delay(server: ExchangeServer, client: aiohttp.ClientSession) -> N
     async with Listener(server, client) as listener:
         await listener.frames(1)
         server.disorder.add("delay:binance:ms=700")
-        loop = asyncio.get_running_loop()
-        begin_s = loop.time()
-        frames = await listener.frames(3)
-        assert loop.time() - begin_s > 0.6
-    assert [f["u"] for f in frames] == sorted(f["u"] for f in frames)
+        begin_ms = server.source.now_ns() / 1e6
+        delayed = await listener.until(lambda frame: frame["E"] > begin_ms)
+        assert server.source.now_ns() / 1e6 - delayed["E"] > 600
+        ids = [delayed["u"], *(frame["u"] for frame in await listener.frames(3))]
+    assert ids == sorted(ids)
 
 
 @pytest.mark.parametrize("kind", ["split", "chop:ms=2", "coalesce:n=4"])
@@ -117,10 +137,10 @@ async def test_stall_holds_back_and_then_sends_all(
 ) -> None:
     async with Listener(server, client) as listener:
         [first] = await listener.frames(1)
-        server.disorder.add("stall:binance:BTCUSDT:for=1")
-        with pytest.raises(TimeoutError):
-            await listener.frames(2, 0.6)
-        frames = [first, *await listener.frames(10)]
+        fault = server.disorder.add("stall:binance:BTCUSDT")
+        frames = [first, *await listener.silence()]
+        server.disorder.remove(fault.id)
+        frames += await listener.frames(10)
     pairs = pairwise(frames)
     assert sum(after["U"] - before["u"] - 1 > 0 for before, after in pairs) <= 1
 
@@ -130,13 +150,11 @@ async def test_mute_is_alive_and_sends_nothing(
 ) -> None:
     async with Listener(server, client) as listener:
         await listener.frames(1)
-        server.disorder.add("mute:binance:for=30")
-        await asyncio.sleep(0.05)
+        server.disorder.add("mute:binance")
+        await listener.silence()
         await listener.socket.send_str('{"method":"UNSUBSCRIBE","params":[],"id":9}')
-        [answer] = await listener.frames(1)
-        assert answer == {"result": None, "id": 9}
-        with pytest.raises(TimeoutError):
-            await listener.frames(1, 0.5)
+        assert await listener.frame() == {"result": None, "id": 9}
+        assert await listener.silence() == []
 
 
 async def test_halfopen_sends_nothing_and_reads_nothing(
@@ -144,13 +162,13 @@ async def test_halfopen_sends_nothing_and_reads_nothing(
 ) -> None:
     async with Listener(server, client) as listener:
         await listener.frames(1)
-        server.disorder.add("halfopen:binance:for=1")
-        await asyncio.sleep(0.05)
+        fault = server.disorder.add("halfopen:binance")
+        await until(lambda: fault.hits)
         await listener.socket.send_str('{"method":"UNSUBSCRIBE","params":[],"id":9}')
-        with pytest.raises(TimeoutError):
-            await listener.frames(3, 0.5)
-        found = await listener.frames(8)
-        assert {"result": None, "id": 9} in found
+        assert all("result" not in frame for frame in await listener.silence())
+        server.disorder.remove(fault.id)
+        answer = await listener.until(lambda frame: "result" in frame)
+        assert answer == {"result": None, "id": 9}
 
 
 async def test_reset(server: ExchangeServer, client: aiohttp.ClientSession) -> None:
@@ -158,7 +176,7 @@ async def test_reset(server: ExchangeServer, client: aiohttp.ClientSession) -> N
         await listener.frames(1)
         server.disorder.add("reset:binance")
         while True:
-            message = await listener.socket.receive(timeout=3)
+            message = await listener.socket.receive(timeout=60)
             if message.type != aiohttp.WSMsgType.TEXT:
                 break
         assert listener.socket.close_code == 1006
@@ -167,18 +185,17 @@ async def test_reset(server: ExchangeServer, client: aiohttp.ClientSession) -> N
 async def test_close_code_and_reason(server: ExchangeServer, client: aiohttp.ClientSession) -> None:
     async with Listener(server, client) as listener:
         server.disorder.add("close:binance:code=1012:reason=maintenance")
-        message = await listener.socket.receive(timeout=3)
+        message = await listener.socket.receive(timeout=60)
         while message.type == aiohttp.WSMsgType.TEXT:
-            message = await listener.socket.receive(timeout=3)
+            message = await listener.socket.receive(timeout=60)
         assert (message.data, message.extra) == (1012, "maintenance")
 
 
 async def test_shutdown_is_announced(server: ExchangeServer, client: aiohttp.ClientSession) -> None:
     async with Listener(server, client) as listener:
         server.disorder.add("shutdown:binance:n=1")
-        frames = await listener.frames(3)
-        assert "serverShutdown" in [frame["e"] for frame in frames]
-        while (message := await listener.socket.receive(timeout=3)).type == aiohttp.WSMsgType.TEXT:
+        await listener.until(lambda frame: frame["e"] == "serverShutdown")
+        while (message := await listener.socket.receive(timeout=60)).type == aiohttp.WSMsgType.TEXT:
             pass
         assert message.data == 1001
 
@@ -191,7 +208,7 @@ async def test_spoiled_frames(
     async with client.ws_connect(server.urls["upbit"]["websocket"]) as socket:
         server.disorder.add(f"{kind}:upbit:KRW-BTC:count=2")
         await socket.send_json(request)
-        payloads = [(await socket.receive(timeout=3)).data for _ in range(5)]
+        payloads = [(await socket.receive(timeout=60)).data for _ in range(5)]
     spoiled = 0
     for payload in payloads:
         try:
@@ -204,8 +221,8 @@ async def test_spoiled_frames(
 
 
 async def test_huge(server: ExchangeServer, client: aiohttp.ClientSession) -> None:
+    server.disorder.add("huge:binance:count=1:bytes=3000000")
     async with Listener(server, client) as listener:
-        server.disorder.add("huge:binance:count=1:bytes=3000000")
         frames = await listener.frames(3)
     assert sum(len(frame.get("padding", "")) == 3_000_000 for frame in frames) == 1
 
@@ -215,8 +232,8 @@ async def test_error_frame_then_close(
 ) -> None:
     async with client.ws_connect(server.urls["upbit"]["websocket"]) as socket:
         server.disorder.add("error:upbit")
-        assert "error" in orjson.loads((await socket.receive(timeout=2)).data)
-        assert (await socket.receive(timeout=2)).data == 1000
+        assert "error" in orjson.loads((await socket.receive(timeout=60)).data)
+        assert (await socket.receive(timeout=60)).data == 1000
 
 
 @pytest.mark.parametrize("status", [418, 429, 500, 503])
@@ -246,25 +263,26 @@ async def test_refused_handshake(server: ExchangeServer, client: aiohttp.ClientS
 async def test_stale_snapshot(server: ExchangeServer, client: aiohttp.ClientSession) -> None:
     server.disorder.add("stale:binance:BTCUSDT:count=1")
     url = server.urls["binance"]["rest"] + "/api/v3/depth?symbol=BTCUSDT&limit=5000"
-    await asyncio.sleep(0.4)
     async with Listener(server, client) as listener:
-        [first] = await listener.frames(1)
+        # the first one may hold updates from before the fault
+        last = (await listener.frames(3))[-1]
         async with client.get(url) as answer:
             stale = await answer.json()
         async with client.get(url) as answer:
             fresh = await answer.json()
-    assert stale["lastUpdateId"] < first["U"]
-    assert fresh["lastUpdateId"] >= first["U"]
+    assert stale["lastUpdateId"] < last["U"]
+    assert fresh["lastUpdateId"] >= last["U"]
     assert len(stale["bids"]) > 1000
 
 
 async def test_clock(server: ExchangeServer, client: aiohttp.ClientSession) -> None:
+    began = time.monotonic()
     async with Listener(server, client) as listener:
-        [before] = await listener.frames(1)
+        before = await listener.frame()
         server.disorder.add("clock:binance:by=-3h")
-        await listener.frames(1)
-        [after] = await listener.frames(1)
-    assert -10_800_000 <= after["E"] - before["E"] < -10_790_000
+        after = await listener.until(lambda frame: frame["E"] < before["E"] - 1_000_000)
+    passed_ms = (time.monotonic() - began) * 1000
+    assert -10_800_000 <= after["E"] - before["E"] <= passed_ms - 10_800_000
 
 
 async def test_control_address(server: ExchangeServer, client: aiohttp.ClientSession) -> None:
@@ -275,9 +293,7 @@ async def test_control_address(server: ExchangeServer, client: aiohttp.ClientSes
         ) as answer:
             assert answer.status == 201
             number = (await answer.json())["id"]
-        await asyncio.sleep(0.2)
-        with pytest.raises(TimeoutError):
-            await listener.frames(4, 0.4)
+        await listener.silence()
         async with client.get(control) as answer:
             state = await answer.json()
             assert state["faults"][0]["hits"] > 0
@@ -318,9 +334,9 @@ async def test_halt_and_delist(server: ExchangeServer, client: aiohttp.ClientSes
     info = server.urls["binance"]["rest"] + "/api/v3/exchangeInfo"
     listed = server.urls["upbit"]["rest"] + "/v1/market/all"
     halt = server.disorder.add("halt:binance:BTCUSDT")
-    server.disorder.add("delist:upbit:KRW-SOL")
+    delisting = server.disorder.add("delist:upbit:KRW-SOL")
     async with Listener(server, client) as listener:
-        await asyncio.sleep(0.3)
+        await until(lambda: halt.hits and delisting.hits)
         async with client.get(info) as answer:
             rows = {row["symbol"]: row["status"] for row in (await answer.json())["symbols"]}
         assert (rows["BTCUSDT"], rows["ETHUSDT"]) == ("HALT", "TRADING")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -20,7 +17,7 @@ from coinspace.index.store import store
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row
-from coinspace.storage.tables import TABLES
+from tests.flow.database import applied, emptied, query
 
 DAY_NS = 18_000 * chain.DAY_NS
 
@@ -28,24 +25,11 @@ DAY_NS = 18_000 * chain.DAY_NS
 @pytest.fixture
 def settings(questdb: Settings, tmp_path: Path) -> Settings:
     found = address(questdb)
-    schema.create(found, ttl=True)
-    for table in ("methodology", "operator_log", "index_chain", "index_tick", "index_venue", "gap"):
-        query(questdb, f"TRUNCATE TABLE {table}")
+    schema.create(found, StorageSettings())
+    emptied(questdb, "methodology", "operator_log")
+    emptied(questdb, "index_chain", "index_tick", "index_venue", "gap")
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
     return Settings(data=tmp_path, storage=storage, index=IndexSettings(assets=["BTC"]))
-
-
-def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
-    with schema.connect(address(settings)) as connection:
-        done = connection.execute(text)
-        return done.fetchall() if done.description else []
-
-
-def wait_for(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 class Starts:
@@ -54,21 +38,14 @@ class Starts:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.at_ns = DAY_NS
-        self.stored = 0
 
     def news(self) -> list[Row]:
         self.at_ns += SECOND_NS
         rows = list(announce(self.settings, self.at_ns))
         if rows:
             store(self.settings, rows)
-            self.stored += len(rows)
-            wait_for(lambda: self._count() == self.stored)
+            applied(self.settings)
         return rows
-
-    def _count(self) -> int:
-        tables = ("methodology", "operator_log")
-        counts = [query(self.settings, f"SELECT count() FROM {table}") for table in tables]
-        return sum(count for ((count,),) in counts)
 
 
 def test_a_definition_is_stored_once_and_again_when_it_changes(settings: Settings) -> None:
@@ -117,10 +94,12 @@ def test_an_operators_action_is_logged_with_name_and_reason(settings: Settings) 
     assert starts.news() == []
 
 
-def test_index_records_have_no_ttl() -> None:
+def test_the_server_keeps_index_records_for_ever(settings: Settings) -> None:
     kept = {"index_tick", "index_venue", "index_next", "index_recalc", "index_chain"}
     kept |= {"methodology", "operator_log"}
-    assert {table.name for table in TABLES if not table.ttl} >= kept
+    lives = dict(query(settings, "SELECT table_name, ttlValue FROM tables()"))
+    assert {name for name, life in lives.items() if not life} >= kept
+    assert lives["orderbook"]
 
 
 def test_the_chain_is_made_and_checked_by_the_command(
@@ -135,7 +114,7 @@ def test_the_chain_is_made_and_checked_by_the_command(
         for hours in (5, 23, 24, 75)
     ]
     store(settings, ticks)
-    wait_for(lambda: query(settings, "SELECT count() FROM index_tick") == [(4,)])
+    applied(settings)
     result = CliRunner().invoke(coinspace, ["verify-chain", "--append", "--json"])
     assert result.exit_code == 0, result.output
     lines = [orjson.loads(line) for line in result.stdout.splitlines()]
@@ -145,7 +124,7 @@ def test_the_chain_is_made_and_checked_by_the_command(
     # a second run adds nothing; a changed record is found
     assert "0 days added" in CliRunner().invoke(coinspace, ["verify-chain", "--append"]).stderr
     query(settings, f"UPDATE index_tick SET value = 2.5 WHERE ts = {ticks[2].at_ns}::timestamp_ns")
-    wait_for(lambda: query(settings, "SELECT count() FROM index_tick WHERE value = 2.5") == [(1,)])
+    applied(settings)
     result = CliRunner().invoke(coinspace, ["verify-chain"])
     assert result.exit_code == 1
     assert [line.endswith("ok") for line in result.stdout.splitlines()] == [True, False, True]

@@ -28,7 +28,9 @@ from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read import memory
 from coinspace.storage.records import FX_ASSET, Row, tick_row, venue_rows
+from tests.flow.database import applied, emptied, query
 from tests.unit.index_books import book
+from tests.waiting import until
 
 STEP_NS = 200 * MILLISECOND_NS
 # separate days: the database is shared
@@ -38,22 +40,9 @@ DAY_NS = 19_000 * 86_400 * SECOND_NS
 @pytest.fixture
 def settings(questdb: Settings, tmp_path: Path) -> Settings:
     found = address(questdb)
-    schema.create(found, ttl=False)
+    schema.create(found, StorageSettings(ttl="off"))
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
     return Settings(data=tmp_path, storage=storage)
-
-
-def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
-    with schema.connect(address(settings)) as connection:
-        done = connection.execute(text)
-        return done.fetchall() if done.description else []
-
-
-def wait_for(check: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not check():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 class Course:
@@ -126,7 +115,8 @@ def test_a_restart_changes_no_record(settings: Settings, candidate: bool) -> Non
     table = "index_next" if candidate else "index_tick"
     wanted = 101 if candidate else 100
     count = f"SELECT count() FROM {table} WHERE asset = '{asset}'"
-    wait_for(lambda: query(settings, count) == [(wanted,)], "rows not stored")
+    applied(settings)
+    assert query(settings, count) == [(wanted,)]
 
     twin = course.index
     restarted = Index(asset, course.parameters)
@@ -159,9 +149,10 @@ def test_a_restart_keeps_the_window_of_the_rate_after_a_confirmed_jump(settings:
     assert statuses[39:43] == ["ok", "suspect", "suspect", "ok"]
     store(settings, rows)
     count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
-    wait_for(lambda: query(settings, count) == [(60,)], "rows not stored")
+    applied(settings)
+    assert query(settings, count) == [(60,)]
     fx_rows = f"SELECT count() FROM index_venue WHERE asset = '{FX_ASSET}' AND ts >= {start_ns}"
-    wait_for(lambda: query(settings, f"{fx_rows}::timestamp_ns") >= [(120,)], "rows not stored")
+    assert query(settings, f"{fx_rows}::timestamp_ns") >= [(120,)]
     fx = FxIndex(course.parameters)
     with schema.connect(address(settings)) as connection:
         memory = read_fx_memory(connection, asset, start_ns + 60 * SECOND_NS, 300 * SECOND_NS)
@@ -170,7 +161,7 @@ def test_a_restart_keeps_the_window_of_the_rate_after_a_confirmed_jump(settings:
     assert [rate for _, rate in fx.rate.state()["window"]] == [
         record_fx for _, record_fx in _accepted(rows, start_ns + 42 * SECOND_NS)
     ]
-    assert fx.filter.references().keys() == {"bithumb:USDT/KRW", "upbit:USDT/KRW"}
+    assert fx.filter.references.keys() == {"bithumb:USDT/KRW", "upbit:USDT/KRW"}
 
 
 def _accepted(rows: list[Row], since_ns: int) -> list[tuple[int, float]]:
@@ -183,9 +174,9 @@ def _accepted(rows: list[Row], since_ns: int) -> list[tuple[int, float]]:
 
 def test_a_half_stored_outage_is_continued(settings: Settings) -> None:
     asset, start_ns = "MEMO", DAY_NS + 86_400 * SECOND_NS - 60 * SECOND_NS
-    query(settings, "TRUNCATE TABLE index_chain")
+    emptied(settings, "index_chain")
     index = Index(asset, IndexParameters())
-    index.filter.restore(["upbit:MEMO/KRW"], False)
+    index.filter.restore(["upbit:MEMO/KRW"], False, {})
     before: dict[str, str | None] = {
         "asset": asset,
         "status": "ok",
@@ -204,7 +195,8 @@ def test_a_half_stored_outage_is_continued(settings: Settings) -> None:
     after = Row("index_tick", last_ns + STEP_NS, before, {"value": 1.6, "value_raw": 1.6})
     store(settings, [taken[0], after, *taken[1:]])
     count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
-    wait_for(lambda: query(settings, count) == [(79,)], "rows not stored")
+    applied(settings)
+    assert query(settings, count) == [(79,)]
     with schema.connect(address(settings)) as connection:
         # a day whose records are not complete gets no link
         assert DAY_NS not in chain.missing_days(connection, last_ns + 7 * chain.DAY_NS)
@@ -220,7 +212,8 @@ def test_a_half_stored_outage_is_continued(settings: Settings) -> None:
     backlog.resume(entries)
     assert backlog.step(10_000, last_ns + 9 * SECOND_NS) == 600 - 77
     store(settings, taken)
-    wait_for(lambda: query(settings, count) == [(602,)], "rows not stored")
+    applied(settings)
+    assert query(settings, count) == [(602,)]
     # one record per tick, with the flag, and without changes of stored ones
     found = query(
         settings,
@@ -233,7 +226,7 @@ def test_a_half_stored_outage_is_continued(settings: Settings) -> None:
     assert {row[1:3] for row in found[1:-1]} == {("not_computed", "upbit:MEMO/KRW")}
     assert [row[3] for row in found[1:-1]] == [i >= 300 for i in range(600)]
     gaps = f"SELECT status, count, epoch FROM gap WHERE market = '{asset}'"
-    wait_for(lambda: query(settings, gaps) == [("filled", 600, 7)], "the gap stays open")
+    assert query(settings, gaps) == [("filled", 600, 7)]
     with schema.connect(address(settings)) as connection:
         days = chain.missing_days(connection, last_ns + 7 * chain.DAY_NS)
         assert DAY_NS in days
@@ -257,14 +250,7 @@ def test_a_longer_outage_is_not_stored_twice(settings: Settings) -> None:
     tick = Row("index_tick", start_ns, {"asset": asset, "status": "ok"}, {"value_raw": 1.0})
     # it ended before any later record was stored: the next start finds all of its ticks missing
     store(settings, [tick, *taken])
-    gaps = f"SELECT count() FROM gap WHERE market = '{asset}'"
-    wait_for(lambda: query(settings, gaps) == [(1,)], "gap not stored")
-    wait_for(
-        lambda: (
-            query(settings, f"SELECT count() FROM index_tick WHERE asset = '{asset}'") == [(1,)]
-        ),
-        "tick not stored",
-    )
+    applied(settings)
     with schema.connect(address(settings)) as connection:
         # also not of an asset that is no longer configured
         entries = read_entries(connection, "b-calculator", {}, make)
@@ -305,10 +291,7 @@ async def test_nothing_is_missing_after_a_long_silence_of_the_database(
         await asyncio.sleep(0.5)
         assert spooled()
         mine.storage.ilp = there.ilp
-        deadline = time.monotonic() + 60
-        while spooled() or worker.sender.pending:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+        await until(lambda: not spooled() and not worker.sender.pending)
         # in order after it, and in memory again
         worker._emit(course.tick(ticks, 140_000_000, still=False), course.aggregate)
         assert not spooled()
@@ -318,9 +301,10 @@ async def test_nothing_is_missing_after_a_long_silence_of_the_database(
         worker.subscriber.close()
         assert await worker.sender.close()
     count = f"SELECT count(), count_distinct(ts) FROM index_tick WHERE asset = '{asset}'"
-    wait_for(lambda: query(settings, count) == [(ticks + 1, ticks + 1)], "ticks not stored")
+    applied(settings)
+    assert query(settings, count) == [(ticks + 1, ticks + 1)]
     venues = f"SELECT count() FROM index_venue WHERE asset = '{asset}'"
-    wait_for(lambda: query(settings, venues) == [(3 * (ticks + 1),)], "venues not stored")
+    assert query(settings, venues) == [(3 * (ticks + 1),)]
     nulls = f"SELECT count() FROM index_tick WHERE asset = '{asset}' AND value_raw = null"
     assert query(settings, nulls) == [(0,)]
 
@@ -337,6 +321,7 @@ async def test_a_crash_beside_a_silent_database_leaves_no_gap(
     course = Course(asset, start_ns=start_ns)
     # the database has the first tick, the process's memory the next ones, the file the rest
     store(settings, [tick_row(course.tick(0, 140_000_000, still=False))])
+    applied(settings)
     crashed = Worker(Process("index-calculator", mine))
     crashed.sender.start()
     for second in range(1, ticks):
@@ -354,26 +339,28 @@ async def test_a_crash_beside_a_silent_database_leaves_no_gap(
     try:
         assert await worker._restore()
         assert worker.calculator.index(asset).last_ts_ns == start_ns + (ticks - 1) * SECOND_NS
-        fill = asyncio.create_task(worker._fill())
-        deadline = time.monotonic() + 60
-        while worker.backlog.ticks or worker.sender.pending:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
-        fill.cancel()
+        # the first tick of the new process, and the search for ticks without a record
+        worker._emit(course.tick(ticks, 140_000_000, still=False), course.aggregate)
+        tasks = [asyncio.create_task(one) for one in (worker._fill(), worker._find_gaps())]
+        filled = f"SELECT count() FROM gap WHERE market = '{asset}' AND status = 'filled'"
+        await until(lambda: query(settings, filled) == [(1,)], filled)
+        for task in tasks:
+            task.cancel()
     finally:
         worker.publisher.close()
         worker.subscriber.close()
         assert await worker.sender.close()
     count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
-    wait_for(lambda: query(settings, count) == [(ticks,)], "ticks not stored")
+    applied(settings)
+    assert query(settings, count) == [(ticks + 1,)]
     found = query(
         settings, f"SELECT ts::long, reason FROM index_tick WHERE asset = '{asset}' ORDER BY ts"
     )
-    assert [row[0] for row in found] == [start_ns + i * SECOND_NS for i in range(ticks)]
-    lost = ticks - 1 - int(spooled)
-    assert [row[1] for row in found] == [None, *["not_computed"] * lost, *[None] * int(spooled)]
+    assert [row[0] for row in found] == [start_ns + i * SECOND_NS for i in range(ticks + 1)]
+    lost, kept = ticks - 1 - int(spooled), int(spooled) + 1
+    assert [row[1] for row in found] == [None, *["not_computed"] * lost, *[None] * kept]
     gaps = f"SELECT status, count FROM gap WHERE market = '{asset}'"
-    wait_for(lambda: query(settings, gaps) == [("filled", lost)], "the gap stays open")
+    assert query(settings, gaps) == [("filled", lost)]
 
 
 def test_gaps_between_stored_ticks_are_found_but_not_in_other_intervals(
@@ -388,7 +375,8 @@ def test_gaps_between_stored_ticks_are_found_but_not_in_other_intervals(
     ]
     store(settings, rows)
     count = f"SELECT count() FROM index_tick WHERE asset = '{asset}'"
-    wait_for(lambda: query(settings, count) == [(len(stored),)], "ticks not stored")
+    applied(settings)
+    assert query(settings, count) == [(len(stored),)]
 
     def holes(since: int, until: int) -> list[tuple[int, int]]:
         with schema.connect(address(settings)) as connection:
@@ -419,6 +407,7 @@ async def test_a_gap_that_an_earlier_process_left_gets_records(
     course = Course(asset, start_ns=start_ns)
     # a process began before the database answered, stored its ticks and was killed
     store(settings, [tick_row(course.tick(n, 140_000_000, still=False)) for n in (0, 1, 7, 8)])
+    applied(settings)
     worker = Worker(Process("index-calculator", mine))
     worker.sender.start()
     tasks = []
@@ -428,15 +417,13 @@ async def test_a_gap_that_an_earlier_process_left_gets_records(
         worker._emit(course.tick(9, 140_000_000, still=False), course.aggregate)
         found = f"SELECT reason FROM index_tick WHERE asset = '{asset}' ORDER BY ts"
         expected = [(None,)] * 2 + [("not_computed",)] * 5 + [(None,)] * 3
-        deadline = time.monotonic() + 60
-        while query(settings, found) != expected:
-            assert time.monotonic() < deadline, query(settings, found)
-            await asyncio.sleep(0.1)
+        await until(lambda: query(settings, found) == expected, found)
     finally:
         for task in tasks:
             task.cancel()
         worker.publisher.close()
         worker.subscriber.close()
         assert await worker.sender.close()
+    applied(settings)
     gaps = f"SELECT status, count FROM gap WHERE market = '{asset}'"
-    wait_for(lambda: query(settings, gaps) == [("filled", 5)], "the gap stays open")
+    assert query(settings, gaps) == [("filled", 5)]

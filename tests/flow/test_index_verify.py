@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -21,6 +21,8 @@ from coinspace.index.store import checked_links, store
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row
+from tests.flow.database import applied, emptied, query
+from tests.waiting import until
 
 EXCHANGES = ("upbit", "bithumb", "binance")
 RESTARTED = ("index-calculator", "orderbook-aggregator")
@@ -86,7 +88,7 @@ class Platform:
             [sys.executable, "-m", "coinspace", *command],
             env=self.environment,
             capture_output=True,
-            timeout=100,
+            timeout=250,
             check=False,
         )
 
@@ -98,30 +100,23 @@ def settings(questdb: Settings, tmp_path_factory: pytest.TempPathFactory) -> Set
     return Settings(data=tmp_path_factory.mktemp("iv"), storage=storage)
 
 
-def query(settings: Settings, text: str) -> list[tuple[Any, ...]]:
-    with schema.connect(address(settings)) as connection:
-        done = connection.execute(text)
-        return done.fetchall() if done.description else []
-
-
+@pytest.mark.timeout(900)
 async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> None:
-    schema.create(address(settings), ttl=False)
-    for table in ("index_tick", "index_venue"):
-        query(settings, f"TRUNCATE TABLE {table}")
+    schema.create(address(settings), StorageSettings(ttl="off"))
+    emptied(settings, "index_tick", "index_venue", "index_recalc")
     platform = Platform(settings)
     good = "SELECT count() FROM index_tick WHERE asset = 'SOL' AND value != null"
     try:
         platform.begin()
         # ticks and memory lost by a restart make no difference
         for part, command in enumerate((*RESTARTED, None), 1):
-            deadline = time.monotonic() + 60
-            while query(settings, good)[0][0] < part * RUN_S * 5 // 2:
-                assert time.monotonic() < deadline, "no index values within a minute"
-                await asyncio.sleep(0.5)
+            enough = part * RUN_S * 5 // 2
+            await until(partial(lambda enough: query(settings, good)[0][0] >= enough, enough), good)
             if command is not None:
                 await platform.restart(command)
     finally:
         platform.end()
+    applied(settings)
     # from the first tick with all processes up, to the last one before they stop
     first, last = query(
         settings,
@@ -162,6 +157,7 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
         "UPDATE index_tick SET value = value * 1.01"
         f" WHERE asset = 'BTC' AND ts = {wrong_ns}::timestamp_ns",
     )
+    applied(settings)
     result = platform.run(
         "verify-index",
         *("--feeds", str(settings.data / "archive"), "--asset", "BTC"),
@@ -171,18 +167,15 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
     assert result.returncode == 1
     verdict = orjson.loads(result.stdout)
     assert (verdict["different"], verdict["restated"]) == (1, 1)
-    rows: list[tuple[Any, ...]] = []
-    while not rows:
-        rows = query(settings, "SELECT value, original, operator, because FROM index_recalc")
-        await asyncio.sleep(0.1)
+    applied(settings)
+    rows = query(settings, "SELECT value, original, operator, because FROM index_recalc")
     assert rows[0][1] == pytest.approx(rows[0][0] * 1.01)
     assert rows[0][2:] == ("kim", "a test")
 
 
 def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
-    schema.create(address(settings), ttl=False)
-    for table in ("index_tick", "index_venue", "index_chain"):
-        query(settings, f"TRUNCATE TABLE {table}")
+    schema.create(address(settings), StorageSettings(ttl="off"))
+    emptied(settings, "index_tick", "index_venue", "index_chain")
     day_ns = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * SECOND_NS
     rows = [
         Row(
@@ -194,14 +187,14 @@ def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
         for hours in (1, 2, 23, 25, 49)
     ]
     store(settings, rows)
-    wait_for(settings, "SELECT count() FROM index_tick", 5)
+    applied(settings)
     with schema.connect(address(settings)) as connection:
         previous = chain.FIRST
         for day in range(3):
             link = chain.make_link(connection, day_ns + day * chain.DAY_NS, previous)
             store(settings, [link.row()])
             previous = link.link
-    wait_for(settings, "SELECT count() FROM index_chain", 3)
+    applied(settings)
     checked = list(checked_links(settings))
     assert [(link.day, link.records) for link, _ in checked] == [
         ("2026-01-01", 3),
@@ -212,7 +205,7 @@ def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
 
     at_ns = day_ns + 25 * 3600 * SECOND_NS
     query(settings, f"UPDATE index_tick SET value = 1.0 WHERE ts = {at_ns}::timestamp_ns")
-    wait_for(settings, "SELECT count() FROM index_tick WHERE value = 1.0", 1)
+    applied(settings)
     found = {link.day: wrong for link, wrong in checked_links(settings)}
     assert "digest: expected" in found["2026-01-02"][0]
     assert found["2026-01-01"] == found["2026-01-03"] == []
@@ -222,14 +215,7 @@ def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
         first = chain.stored_links(connection)[0]
         forged = chain.make_link(connection, day_ns + chain.DAY_NS, first.link)
     store(settings, [forged.row()])
-    wait_for(settings, f"SELECT count() FROM index_chain WHERE link = '{forged.link}'", 1)
+    applied(settings)
     found = {link.day: wrong for link, wrong in checked_links(settings)}
     assert found["2026-01-02"] == []
     assert "previous: expected" in found["2026-01-03"][0]
-
-
-def wait_for(settings: Settings, text: str, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while query(settings, text)[0][0] != count:
-        assert time.monotonic() < deadline, text
-        time.sleep(0.05)

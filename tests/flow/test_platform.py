@@ -1,6 +1,5 @@
 """The whole platform on simulated exchanges, as `make run` starts it."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -11,7 +10,11 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.flow.platform import Database, Platform, environment, platform, query, wait_for
+from coinspace.config import Settings
+from coinspace.simulator.simulated_feed import write_feeds
+from tests.flow.database import applied
+from tests.flow.platform import Database, Platform, alive, environment, platform, query
+from tests.waiting import wait_for
 
 ASSETS = {"BTC", "ETH", "XRP", "SOL"}
 KOREAN = {f"{asset}/KRW" for asset in ASSETS | {"USDT"}}
@@ -29,39 +32,34 @@ def values(running: Platform) -> dict[str, str]:
     return {one["asset"]: one["value"] for one in indices if one["value"] is not None}
 
 
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def complete(data: Path, table: str) -> bool:
     return set(query(data, f"select distinct exchange, market from {table}")) == MARKETS
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_platform_runs_end_to_end_and_stops_cleanly(tmp_path: Path) -> None:
     with platform(tmp_path) as running:
-        wait_for("an index value of every asset", lambda: values(running).keys() == ASSETS, 150)
-        status = wait_for("a healthy status", lambda: healthy(running), 120)
+        wait_for(
+            lambda: values(running).keys() == ASSETS, "an index value of every asset", limit_s=150
+        )
+        status = wait_for(lambda: healthy(running), "a healthy status", limit_s=120)
         assert len(status["processes"]) == 11
         first = values(running)
-        wait_for("the index to move", lambda: values(running) != first)
+        wait_for(lambda: values(running) != first, "the index to move")
         for table in ("orderbook", "ticker", "trade"):
-            wait_for(f"every market in {table}", partial(complete, tmp_path, table))
+            wait_for(partial(complete, tmp_path, table), f"every market in {table}")
         indices = "select distinct asset from index_tick where value is not null"
-        wait_for("every index in index_tick", lambda: len(query(tmp_path, indices)) >= len(ASSETS))
+        wait_for(lambda: len(query(tmp_path, indices)) >= len(ASSETS), "every index in index_tick")
         pids = running.pids()
         health = tmp_path / "run"
         assert running.stop() == 0
         # no process is left, and every row that the workers counted is in the database
-        assert not [name for name, pid in pids.items() if alive(pid)]
+        wait_for(lambda: not any(map(alive, pids.values())), "the end of every process")
         counted = {
             name: orjson.loads((health / f"{name}.json").read_bytes())["counters"] for name in pids
         }
     with Database(tmp_path):
+        applied(Settings(data=tmp_path))
         # every book and price that a collector published is a row, repeats of a book are not
         books = [c for name, c in counted.items() if name.startswith("orderbook-collector")]
         published = sum(c["books_published"] - c["repeats"] for c in books)
@@ -72,6 +70,22 @@ def test_platform_runs_end_to_end_and_stops_cleanly(tmp_path: Path) -> None:
         until_ms = str(time.time_ns() // 1_000_000)
         reconciled = running.run("reconcile", "--json", "--to", until_ms)
         assert reconciled.returncode == 0, reconciled.stdout
+
+
+def test_platform_runs_on_recordings(tmp_path: Path) -> None:
+    """The exchanges, markets and assets are those that were recorded."""
+    markets = {"upbit": ["BTC/KRW", "USDT/KRW"], "bithumb": ["BTC/KRW", "USDT/KRW"]}
+    markets["binance"] = ["BTC/USDT"]
+    list(write_feeds(tmp_path / "day.feed.zst", 3, markets, duration_s=60))
+    feeds = sorted(map(str, tmp_path.glob("day-*")))
+    with platform(tmp_path, "--replay", *feeds) as running:
+        wait_for(lambda: values(running).keys() == {"BTC"}, "an index value", limit_s=150)
+        venues = running.get("/v1/venues") or {}
+        assert {(one["exchange"], one["market"]) for one in venues["venues"]} == {
+            (exchange, market) for exchange, texts in markets.items() for market in texts
+        }
+        assert running.stop() == 0
+    assert "starting the exchanges of `coinspace replay`" in (tmp_path / "up.log").read_text()
 
 
 def healthy(running: Platform) -> dict[str, list[object]] | None:
@@ -92,7 +106,7 @@ def test_taken_port_is_one_line(tmp_path: Path) -> None:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
     assert done.returncode == 1

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from tests.flow.clock import WallClock
-from tests.flow.platform import Platform, platform, query, wait_for
+from tests.flow.platform import Platform, platform, query
+from tests.waiting import wait_for
 
 STEP_NS = 200_000_000
 
@@ -45,17 +43,14 @@ class Host:
 
     def honest(self) -> bool:
         """Return whether the newest value is current or marked as stale."""
+        asked_ms = self.now_ns / 1e6
         one = self.value()
-        return not one or one["stale"] or abs(self.now_ns / 1e6 - one["ts"]) < 5000
+        oldest_ms, newest_ms = asked_ms - 5000, self.now_ns / 1e6 + 5000
+        return not one or one["stale"] or oldest_ms < one["ts"] < newest_ms
 
     def problems(self) -> list[str]:
-        try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.running.port}/readyz", timeout=20
-            ) as answer:
-                return list(orjson.loads(answer.read())["reasons"])
-        except urllib.error.HTTPError as error:
-            return list(orjson.loads(error.read())["reasons"])
+        answer = self.running.get("/readyz", any_status=True)
+        return list(answer["reasons"]) if answer else ["no answer"]
 
     def goes_on(self, what: str) -> None:
         """Wait until values are fresh; meanwhile no old value may be served as fresh."""
@@ -64,10 +59,10 @@ class Host:
             assert self.honest(), f"{what}: {self.value()}"
             return self.fresh()
 
-        wait_for(f"fresh values after {what}", done, 90)
+        wait_for(done, f"fresh values after {what}", limit_s=90)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_the_clock_is_set_while_everything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,7 +73,7 @@ def test_the_clock_is_set_while_everything_runs(
     with platform(tmp_path) as running:
         host = Host(running, clock)
         host.set_clock(7200)
-        wait_for("a fresh value", host.fresh, 200)
+        wait_for(host.fresh, "a fresh value", limit_s=200)
         ahead_ns = host.now_ns
         for what, offset_s in (
             ("a clock that was two hours ahead is set right", 0),
@@ -89,23 +84,27 @@ def test_the_clock_is_set_while_everything_runs(
             host.goes_on(what)
         # ticks of the wrong clock lie in the future, and readiness reports them with a remedy
         shown_reasons = wait_for(
-            "the reason", lambda: [p for p in host.problems() if "future" in p], 90
+            lambda: [p for p in host.problems() if "future" in p], "the reason", limit_s=90
         )
         assert "index-reset-clock" in shown_reasons[0]
         shown = running.run("index-reset-clock")
         assert "BTC" in shown.stdout, shown
         done = running.run("index-reset-clock", "--operator", "test", "--because", "a test")
         assert done.returncode == 0, done
-        wait_for("nothing in the future", lambda: not host.problems(), 90)
+        wait_for(lambda: not host.problems(), "nothing in the future", limit_s=90)
         present_ns = host.now_ns
-        wait_for("some seconds of ticks", lambda: host.now_ns - present_ns > 6 * 10**9)
+        wait_for(lambda: host.now_ns - present_ns > 6 * 10**9, "some seconds of ticks")
         span = f"ts > {present_ns}::timestamp_ns and ts < {host.now_ns - 3 * 10**9}::timestamp_ns"
         found = f"select ts::long from index_tick where asset = 'BTC' and {span}"
-        ticks = [row[0] for row in query(tmp_path, found)]
-        steps = {later - before for before, later in itertools.pairwise(sorted(ticks))}
-        assert steps == {STEP_NS}
+
+        def steps() -> set[int]:
+            ticks = sorted(row[0] for row in query(tmp_path, found))
+            return {later - before for before, later in itertools.pairwise(ticks)}
+
+        # a tick that a busy machine missed is calculated later
+        wait_for(lambda: steps() == {STEP_NS}, "every tick", shown=steps)
         # what the wrong clock published is kept
         void = f"select count() from index_recalc where ts < {ahead_ns + 10**11}::timestamp_ns"
-        assert query(tmp_path, void)[0][0] > 0
+        wait_for(lambda: query(tmp_path, void)[0][0] > 0, "the void ticks")
         logged = "select count() from operator_log where action = 'clock_stepped'"
-        assert query(tmp_path, logged)[0][0] > 0
+        wait_for(lambda: query(tmp_path, logged)[0][0] > 0, "the step in the operator's log")

@@ -1,12 +1,12 @@
 """The private server: its addresses, its users, its end and its restart."""
 
+import contextlib
 import os
 import signal
 import stat
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,13 @@ import pytest
 
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import ConfigError, StorageError
-from coinspace.process import read_health
+from coinspace.health_file import read_health
 from coinspace.storage.questdb import runtime
 from coinspace.storage.questdb.address import address, configured
 from coinspace.storage.questdb.server import ManagedServer, exec_status, is_private_server
+from coinspace.storage.read import statement
+from tests.flow.platform import alive
+from tests.waiting import wait_for
 
 
 def listening(pid: int) -> set[tuple[str, ...]]:
@@ -65,6 +68,24 @@ def test_readonly_user_cannot_write(questdb: Settings) -> None:
             reader.execute("create table forbidden (x int)")
 
 
+def test_the_check_of_statements_knows_what_the_server_calls_by_name_alone(
+    questdb: Settings,
+) -> None:
+    with psycopg.connect(address(questdb).readonly_sql, autocommit=True) as reader:
+        names = {name for (name,) in reader.execute("select name from functions()")}
+        called = set()
+        for name in filter(str.isidentifier, names):
+            for text in (f"select {name}", f"select * from {name}"):
+                with contextlib.suppress(StorageError, psycopg.Error):
+                    reader.execute(statement.check(text).encode())
+                    called.add(name)
+    assert len(names) > 200
+    # values that need no arguments
+    assert {name for name in called - statement.CALLED if not name.startswith("rnd_")} <= {
+        *("build", "false", "null", "true"),
+    }
+
+
 def test_a_long_query_is_bounded_and_delays_no_write(questdb: Settings) -> None:
     """A query with endless groups reaches the server's limit; writes and reads are answered."""
     found = address(questdb)
@@ -98,11 +119,11 @@ def test_a_long_query_is_bounded_and_delays_no_write(questdb: Settings) -> None:
     assert "limit" in refusals[0] or "timeout" in refusals[0]
 
 
-@pytest.mark.timeout(180)
 def test_survives_a_kill_and_refuses_a_second_start(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
     server = ManagedServer(settings)
-    first = server.start()
+    server.spawn()
+    first = server.wait_ready()
     try:
         # ILP over TCP, which has no password, is off by default
         assert len(listening(first.pid)) == 3
@@ -110,11 +131,12 @@ def test_survives_a_kill_and_refuses_a_second_start(tmp_path: Path) -> None:
             writer.execute("create table kept (x long)")
             writer.execute("insert into kept values (42)")
         with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
-            ManagedServer(settings).start()
+            ManagedServer(settings).spawn()
         server.kill()
         assert server.poll() == -signal.SIGKILL
         assert not is_private_server(first)
-        again = server.start()
+        server.spawn()
+        again = server.wait_ready()
         assert (again.http, again.sql) == (first.http, first.sql), "found where it was"
         with psycopg.connect(again.sql, autocommit=True) as reader:
             assert reader.execute("select x from kept").fetchall() == [(42,)]
@@ -125,7 +147,6 @@ def test_survives_a_kill_and_refuses_a_second_start(tmp_path: Path) -> None:
         server.kill()
 
 
-@pytest.mark.timeout(180)
 def test_command_restarts_a_dead_server_and_leaves_no_orphan(tmp_path: Path) -> None:
     environment = {**os.environ, "COINSPACE_DATA": str(tmp_path)}
     settings = Settings(data=tmp_path)
@@ -144,7 +165,7 @@ def test_command_restarts_a_dead_server_and_leaves_no_orphan(tmp_path: Path) -> 
         assert started.stdout.startswith("http://127.0.0.1:")
         before = address(settings).pid
         os.kill(before, signal.SIGKILL)
-        wait_until(lambda: _pid(settings) not in (0, before), 90)
+        wait_for(lambda: _pid(settings) not in (0, before), "another server", limit_s=120)
         assert questdb("status").returncode == 0
         console = questdb("console")
         assert console.stdout.endswith("/index.html\n")
@@ -154,7 +175,7 @@ def test_command_restarts_a_dead_server_and_leaves_no_orphan(tmp_path: Path) -> 
         keeper = health["pid"]
         server = address(settings).pid
         os.kill(keeper, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{server}").exists(), 60)
+        wait_for(lambda: not alive(server), "no orphan")
     finally:
         if not keeper:
             questdb("stop")
@@ -167,26 +188,18 @@ def _pid(settings: Settings) -> int:
     return address(settings).pid
 
 
-def wait_until(condition: object, timeout_s: float) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "condition not met in time"
-        time.sleep(0.05)
-
-
 def test_port_in_use_is_one_clear_line(tmp_path: Path, questdb: Settings) -> None:
     port = int(address(questdb).http.rpartition(":")[2])
     settings = Settings(data=tmp_path, storage=StorageSettings(http_port=port))
     with pytest.raises(ConfigError, match=f"storage.http_port.*{port} is in use"):
-        ManagedServer(settings).start()
+        ManagedServer(settings).spawn()
 
 
 def test_the_error_for_a_missing_jar_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COINSPACE_QUESTDB_JAR", str(tmp_path / "none.jar"))
-    with pytest.raises(ConfigError, match="expected a jar file"):
+    with pytest.raises(ConfigError, match="expected a readable jar file"):
         runtime.jar()
     monkeypatch.delenv("COINSPACE_QUESTDB_JAR")
     monkeypatch.setenv("COINSPACE_CACHE", str(tmp_path))

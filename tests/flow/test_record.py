@@ -27,6 +27,7 @@ from coinspace.simulator.playback import Playback
 from coinspace.simulator.server import ExchangeServer
 from tests.flow.certificates import make_certificates
 from tests.flow.platform import environment
+from tests.waiting import until
 
 EVERYTHING: tuple[Channel, ...] = ("orderbook", "ticker", "trade")
 
@@ -75,15 +76,22 @@ async def capture_until(
     monkeypatch.setattr(capture_module, "Capture", Kept)
     stopping = asyncio.Event()
     task = asyncio.create_task(
-        capture(settings, folder, channels, stopping, max_bytes=1 << 30, segment_s=60)
+        capture(settings, folder, channels, stopping, max_bytes=1 << 30, segment_s=3600)
     )
-    while not task.done():
-        counted = {one.name: one.counters() for one in made}
-        if counted and all(counted.values()) and enough(counted):
-            stopping.set()
-            break
-        await asyncio.sleep(0.05)
+
+    def counted() -> dict[str, Counters]:
+        return {one.name: one.counters() for one in made}
+
+    await until(
+        lambda: task.done() or (made and all(counted().values()) and enough(counted())),
+        shown=counted,
+    )
+    stopping.set()
     return await task
+
+
+async def reached(one: Capture, condition: Callable[[Counters], bool]) -> None:
+    await until(lambda: one.counters() and condition(one.counters()), shown=one.counters)
 
 
 async def test_recording_all_exchanges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,16 +157,16 @@ async def test_an_interruption_and_a_gap_are_marked_and_healed(tmp_path: Path) -
             tmp_path,
             stopping,
             max_bytes=1 << 30,
-            segment_s=60,
+            segment_s=3600,
         )
         task = asyncio.create_task(one.run())
         # without an update the snapshot may be ahead of the stream, and the drop has no effect
-        await until(one, lambda counted: counted["synced"] == 1 and counted["applied"] > 0)
+        await reached(one, lambda counted: counted["synced"] == 1 and counted["applied"] > 0)
         server.disorder.add("drop:binance:BTCUSDT:count=1")
-        await until(one, lambda counted: counted["resyncs"] == 1 and counted["synced"] == 1)
+        await reached(one, lambda counted: counted["resyncs"] == 1 and counted["synced"] == 1)
         for connection in server.all_connections():
             connection.abort()
-        await until(one, lambda counted: counted["connects"] == 2 and counted["synced"] == 1)
+        await reached(one, lambda counted: counted["connects"] == 2 and counted["synced"] == 1)
         await asyncio.sleep(0.3)
         stopping.set()
         await task
@@ -188,10 +196,15 @@ async def test_a_replaced_connection_leaves_no_gap_in_the_recording(
             tmp_path,
             stopping,
             max_bytes=1 << 30,
-            segment_s=60,
+            segment_s=3600,
         )
         task = asyncio.create_task(one.run())
-        await until(one, lambda counted: counted["synced"] == 4 and counted["replacements"] >= 2)
+        await reached(
+            one,
+            lambda counted: (
+                counted["synced"] == 4 and counted["replacements"] >= 2 and counted["applied"] > 60
+            ),
+        )
         await asyncio.sleep(0.3)
         stopping.set()
         await task
@@ -209,7 +222,10 @@ async def test_each_connection_has_files_of_its_own(
     monkeypatch.setattr(binance, "STREAMS_PER_CONNECTION", 4)
     async with ExchangeServer() as server:
         counters = await capture_until(
-            lambda counted: counted["binance-orderbook"]["synced"] == 4,
+            lambda counted: (
+                counted["binance-orderbook"]["synced"] == 4
+                and counted["binance-orderbook"]["applied"] > 40
+            ),
             monkeypatch,
             {"binance": settings_of(server)["binance"]},
             tmp_path,
@@ -227,14 +243,6 @@ async def test_each_connection_has_files_of_its_own(
         assert theirs == fetched
         symbols += theirs
     assert sorted(symbols) == ["BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT"]
-
-
-async def until(one: Capture, condition: Any) -> None:
-    for _ in range(1200):
-        if (counted := one.counters()) and condition(counted):
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(one.counters())
 
 
 async def test_patterns_over_tls_with_a_private_authority(
@@ -268,7 +276,7 @@ async def test_a_pattern_that_nothing_matches_is_a_clear_error(tmp_path: Path) -
                 EVERYTHING,
                 asyncio.Event(),
                 max_bytes=1 << 30,
-                segment_s=60,
+                segment_s=3600,
             )
 
 
@@ -279,7 +287,7 @@ async def test_the_command_takes_patterns(tmp_path: Path) -> None:
             "COINSPACE_EXCHANGES__BITHUMB__WEBSOCKET": urls["websocket"],
             "COINSPACE_EXCHANGES__BITHUMB__REST": urls["rest"],
         }
-        options = ["--exchange", "bithumb", "--market", "*/KRW", "--duration", "4"]
+        options = ["--exchange", "bithumb", "--market", "*/KRW", "--duration", "6"]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "coinspace", "record", "--channel", "orderbook", *options),
             env=env,

@@ -10,7 +10,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.flow.platform import Database, environment, free_port, query, wait_for
+from tests.flow.platform import Database, environment, query
+from tests.waiting import free_port, wait_for
 
 UPBIT_MARKETS = [
     "STX/KRW",
@@ -43,7 +44,7 @@ def command(*arguments: str, env: dict[str, str], data: Path) -> Iterator[subpro
         finally:
             process.terminate()
             try:
-                process.wait(30)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -75,7 +76,7 @@ def reached(data: Path, table: str, market: str | None, count: int) -> bool:
     return stored(data, table, market) >= count
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("exchange", "files", "markets", "expected"),
     [
@@ -125,15 +126,15 @@ def test_every_recorded_update_is_one_row(
         for worker in workers:
             stack.enter_context(command(worker, env=env, data=tmp_path))
         for worker in workers:
-            wait_for(f"{worker} to be ready", partial(ready, tmp_path, worker))
+            wait_for(partial(ready, tmp_path, worker), f"{worker} to be ready")
         for collector in collectors:
             kind = collector.removesuffix(f"-{exchange}")
             stack.enter_context(command(kind, exchange, env=env, data=tmp_path))
         for (table, market), count in expected.items():
             wait_for(
-                f"{count} rows of {market or 'every market'} in {table}",
                 partial(reached, tmp_path, table, market, count),
-                120,
+                f"{count} rows of {market or 'every market'} in {table}",
+                limit_s=120,
             )
         for name in (*collectors, *workers):
             assert counter(tmp_path, name, "dropped") == 0

@@ -11,10 +11,12 @@ import orjson
 from coinspace.recording.format import FeedReader
 from coinspace.simulator.playback import Playback
 from coinspace.simulator.server import ExchangeServer
+from tests.waiting import until
 
 UPBIT = "upbit-9-codes-20210405.feed.zst"
 BTC = "binance-btcusdt-20240808.feed.zst"
 ETH = "binance-ethusdt-20240808.feed.zst"
+BTC_DIFFS = 3451
 
 
 class Book:
@@ -74,7 +76,7 @@ async def collect(server: ExchangeServer, symbols: list[str], n_frames: int) -> 
 async def test_exactly_the_updates_after_the_snapshot_are_applied(feeds: Path) -> None:
     source = Playback([feeds / BTC, feeds / ETH], speed=math.inf, settle_s=0.2)
     async with ExchangeServer(source) as server:
-        books = await collect(server, ["BTCUSDT", "ETHUSDT"], 3451 + 3434)
+        books = await collect(server, ["BTCUSDT", "ETHUSDT"], BTC_DIFFS + 3434)
     assert books["BTCUSDT"].applied == 3449
     assert books["ETHUSDT"].applied == 3432
     assert books["BTCUSDT"].gaps == books["ETHUSDT"].gaps == 0
@@ -97,11 +99,8 @@ async def collect_then_compare(server: ExchangeServer, feeds: Path) -> None:
         async with client.get(url) as answer:
             first = await answer.json()
         assert len(first["bids"]) == 1000
-        while True:
-            try:
-                last = orjson.loads((await socket.receive(timeout=1)).data)["u"]
-            except TimeoutError:
-                break
+        for _ in range(BTC_DIFFS):
+            last = orjson.loads((await socket.receive(timeout=60)).data)["u"]
         async with client.get(url) as answer:
             book = await answer.json()
     assert book["lastUpdateId"] == last
@@ -158,6 +157,7 @@ async def test_one_clock_waits_for_its_clients_and_keeps_the_order(feeds: Path) 
         await asyncio.sleep(0.5)
         assert not order
         await asyncio.gather(first, listen(server, "ethusdt@trade", 6106))
+        await until(lambda: finished)
     assert len(order) == 9757 + 6106
     assert finished[0]["frames"] == 41_248 + 33_617
 
@@ -170,7 +170,7 @@ async def test_a_part_of_a_recording_is_played_at_the_given_speed(feeds: Path) -
         [feeds / BTC],
         speed=20.0,
         start_ns=first_ns + 100 * 10**9,
-        end_ns=first_ns + 110 * 10**9,
+        end_ns=first_ns + 140 * 10**9,
         settle_s=0.05,
         on_finish=lambda facts: finished.set(),
     )
@@ -181,8 +181,8 @@ async def test_a_part_of_a_recording_is_played_at_the_given_speed(feeds: Path) -
             begin_s = asyncio.get_running_loop().time()
             await asyncio.wait_for(finished.wait(), 60)
             took_s = asyncio.get_running_loop().time() - begin_s
-    # ten seconds at a speed of 20 take half a second; a busy machine may need more
-    assert 0.3 < took_s < 10
+    # 40 seconds at a speed of 20 take two; a busy machine may see the first frame late or need more
+    assert 1 < took_s < 30
 
 
 async def test_an_upbit_recording_is_played_completely(feeds: Path) -> None:

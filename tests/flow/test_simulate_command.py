@@ -81,4 +81,5 @@ async def test_simulated_exchanges_end_with_their_supervisor() -> None:
     await asyncio.wait_for(process.stdout.readline(), 60)
     process.kill()
     # the child keeps the pipe open until it ends
-    assert await asyncio.wait_for(process.stdout.read(), 20) == b""
+    assert await asyncio.wait_for(process.stdout.read(), 60) == b""
+    await process.wait()

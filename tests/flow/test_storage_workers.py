@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from coinspace._ext.message import ORDERBOOK, REPEAT
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.publisher import Publisher, open_publisher
 from coinspace.bus.segments import read_journal
-from coinspace.config import Settings
-from coinspace.process import read_health
+from coinspace.config import Settings, StorageSettings
+from coinspace.health_file import read_health
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
+from tests.flow.database import applied
 from tests.flow.feeding import LEVELS, MARKETS, Feeder, book
+from tests.waiting import until
 
 BOOKS = "orderbook-collector-bithumb"
 TICKERS = "ticker-collector-bithumb"
+OFF = StorageSettings(ttl="off")
 
 
 def environment(settings: Settings, folder: Path, **more: str) -> dict[str, str]:
@@ -71,13 +71,6 @@ def killed(name: str, env: dict[str, str]) -> Iterator[None]:
         process.wait()
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout_s} s: {condition}"
-        await asyncio.sleep(0.05)
-
-
 def counter_of(settings: Settings, name: str, counter: str) -> float:
     health = read_health(settings, name)
     return float(health["counters"].get(counter, 0)) if health else 0.0
@@ -88,7 +81,6 @@ def state_of(settings: Settings, name: str) -> str:
     return str(health["state"]) if health else "none"
 
 
-@pytest.mark.timeout(120)
 async def test_books_tickers_and_trades_reach_the_database(
     questdb: Settings, tmp_path: Path
 ) -> None:
@@ -100,7 +92,7 @@ async def test_books_tickers_and_trades_reach_the_database(
         running("ticker-storage-worker", env) as ticker_worker,
     ):
         names = ("orderbook-storage-worker", "ticker-storage-worker")
-        await until(lambda: all(state_of(own, name) == "ready" for name in names), 60)
+        await until(lambda: all(state_of(own, name) == "ready" for name in names))
         books = Publisher(BOOKS, own.bus, epoch)
         tickers = Publisher(TICKERS, own.bus, epoch)
         try:
@@ -133,13 +125,13 @@ async def test_books_tickers_and_trades_reach_the_database(
         finally:
             books.close()
             tickers.close()
-        assert all(state_of(own, name) == "ready" for name in names)
+        await until(lambda: all(state_of(own, name) == "ready" for name in names))
     assert books_worker.returncode == 0
     assert ticker_worker.returncode == 0
+    applied(questdb)
     check_rows(questdb, epoch)
 
 
-@pytest.mark.timeout(120)
 async def test_messages_that_no_worker_received_are_stored(
     questdb: Settings, tmp_path: Path
 ) -> None:
@@ -148,7 +140,7 @@ async def test_messages_that_no_worker_received_are_stored(
     env = environment(questdb, tmp_path)
     name = "orderbook-storage-worker"
     with running(name, env):
-        await until(lambda: state_of(own, name) == "ready", 60)
+        await until(lambda: state_of(own, name) == "ready")
         epochs = []
         for _ in range(3):
             epochs.append(time.time_ns())
@@ -173,7 +165,6 @@ async def test_messages_that_no_worker_received_are_stored(
         assert health["counters"]["messages_lost"] == 0
 
 
-@pytest.mark.timeout(180)
 async def test_messages_of_a_repaired_table_are_stored_again_by_their_worker(
     questdb: Settings, tmp_path: Path
 ) -> None:
@@ -181,7 +172,7 @@ async def test_messages_of_a_repaired_table_are_stored_again_by_their_worker(
     own = Settings(data=tmp_path)
     env = environment(questdb, tmp_path)
     name, epoch = "orderbook-storage-worker", time.time_ns()
-    schema.create(address(questdb), ttl=False)
+    schema.create(address(questdb), OFF)
     publisher = open_publisher(BOOKS, own, epoch)
     Feeder(publisher, BOOKS, start_ns=epoch).send(60)
     publisher.close()
@@ -197,16 +188,16 @@ async def test_messages_of_a_repaired_table_are_stored_again_by_their_worker(
             ).fetchall()
 
         with running(name, env):
-            await until(lambda: found()[0] == 108, 90)
+            await until(lambda: found()[0] == 108)
         before = found()
         connection.execute("alter table orderbook alter column bid_size type boolean")
         # the server applies a change of columns in its own time, this one and the repairing one
-        await until(lambda: schema.repair(address(questdb), {"orderbook"}, ttl=False))
-        await until(lambda: not schema.repair(address(questdb), {"orderbook"}, ttl=False))
+        await until(lambda: schema.repair(address(questdb), {"orderbook"}, OFF))
+        await until(lambda: not schema.repair(address(questdb), {"orderbook"}, OFF))
         await until(lambda: found() != before)
-        assert damages() == [("open",)]
+        await until(lambda: damages() == [("open",)])
         with running(name, env):
-            await until(lambda: found() == before, 90)
+            await until(lambda: found() == before)
             await until(lambda: damages() == [("filled",)])
 
 

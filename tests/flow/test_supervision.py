@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -13,19 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.flow.platform import Platform, environment, free_port, platform, wait_for
+from tests.flow.platform import Platform, alive, environment, platform
+from tests.waiting import free_port, wait_for
 
 COLLECTOR = "ticker-collector-upbit"
 KILLED = (COLLECTOR, "orderbook-collector-upbit", "index-calculator")
 HANGING = "orderbook-aggregator"
-
-
-def alive(pid: int) -> bool:
-    """Return whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def index_value(running: Platform) -> Any:
@@ -47,16 +39,15 @@ def heard(systemd: socket.socket, state: str) -> bool:
     return state in said
 
 
-def up(data: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def up(data: Path, *prefix: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "coinspace", "up", "--simulate", *arguments],
-        env=environment(data, free_port()) | options.pop("more", {}),
+        [*prefix, sys.executable, "-m", "coinspace", "up", "--simulate", "--seconds", "120"],
+        env=environment(data, free_port()) | variables,
         cwd=data,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=250,
         check=False,
-        **options,
     )
 
 
@@ -74,25 +65,25 @@ def test_dead_and_hung_processes_come_back_and_a_stop_ends_all(
         monkeypatch.setenv("NOTIFY_SOCKET", str(address))
         monkeypatch.setenv("WATCHDOG_USEC", "2000000")
         with platform(tmp_path) as running:
-            wait_for("readiness", lambda: heard(systemd, "READY=1"), 120)
-            wait_for("a sign of life", lambda: heard(systemd, "WATCHDOG=1"))
-            wait_for("index values", lambda: index_value(running), 120)
+            wait_for(lambda: heard(systemd, "READY=1"), "readiness", limit_s=120)
+            wait_for(lambda: heard(systemd, "WATCHDOG=1"), "a sign of life")
+            wait_for(lambda: index_value(running), "index values", limit_s=120)
             pids = running.pids()
             for name in KILLED:
                 os.kill(pids[name], signal.SIGKILL)
             os.kill(pids[HANGING], signal.SIGSTOP)
             for name in (*KILLED, HANGING):
-                wait_for(f"a new {name}", partial(restarted, running, name, pids[name]), 90)
-            wait_for("a ready platform", lambda: running.get("/readyz"), 90)
-            wait_for("a healthy status", lambda: running.run("status").returncode == 0, 90)
+                wait_for(partial(restarted, running, name, pids[name]), f"a new {name}", limit_s=90)
+            wait_for(lambda: running.get("/readyz"), "a ready platform", limit_s=90)
+            wait_for(lambda: running.run("status").returncode == 0, "a healthy status", limit_s=90)
             before = index_value(running)
-            wait_for("moving values", lambda: index_value(running) not in (False, before))
+            wait_for(lambda: index_value(running) not in (False, before), "moving values")
             children = running.pids()
             # unread messages fill the socket
             heard(systemd, "")
             assert running.stop() == 0
             assert heard(systemd, "STOPPING=1")
-        assert not [name for name, pid in {**pids, **children}.items() if alive(pid)]
+        wait_for(lambda: not any(map(alive, {*pids.values(), *children.values()})), "no process")
     status = running.run("status")
     assert status.returncode == 2
     lines = status.stdout.splitlines()[:-1]
@@ -106,10 +97,7 @@ def test_dead_and_hung_processes_come_back_and_a_stop_ends_all(
 
 
 def test_too_few_open_files_are_named(tmp_path: Path) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-
-    done = up(tmp_path, "--seconds", "120", preexec_fn=limit)
+    done = up(tmp_path, "sh", "-c", 'ulimit -n 256; exec "$0" "$@"')
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("coinspace: ")
@@ -127,7 +115,7 @@ def test_too_few_open_files_are_named(tmp_path: Path) -> None:
 def test_permanent_errors_are_refused_before_the_start(
     tmp_path: Path, setting: str, value: str, said: str
 ) -> None:
-    done = up(tmp_path, more={setting: value})
+    done = up(tmp_path, **{setting: value})
     assert done.returncode == 1
     assert said in done.stderr
     assert not list(tmp_path.glob("logs/*"))

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from coinspace.config import Settings
-from coinspace.process import read_health
+from coinspace.health_file import read_health
 from coinspace.storage.questdb.address import address
-from tests.flow.platform import environment, free_port, wait_for
+from tests.flow.platform import environment
+from tests.waiting import free_port, wait_for
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "coinspace"
 COLLECTOR = "orderbook-collector upbit"
@@ -38,7 +39,6 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
 # their owner handles their end and ends or restarts its one query or client
 READ_BY_OWNER = {
     "endpoint/http/connection.py",
-    "endpoint/history/local.py",
     "endpoint/http/websocket.py",
     "storage/watch.py",
     "supervisor.py",
@@ -129,7 +129,7 @@ def test_a_failed_task_starts_again(
         def counted() -> Any:
             return health(tmp_path, command).get("counters", {}).get("task_restarts")
 
-        assert wait_for("a restart of the task", counted) == 1
+        assert wait_for(counted, "a restart of the task") == 1
         assert process.poll() is None
         process.terminate()
         assert process.wait(60) == 0

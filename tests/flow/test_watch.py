@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -15,29 +16,51 @@ import pytest
 
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import StorageError
-from coinspace.storage import position, schema, watch
+from coinspace.storage import disk, position, schema, watch
 from coinspace.storage.ledger import Ledger
 from coinspace.storage.questdb.address import address
 from coinspace.storage.sender import Sender
+from tests.flow.database import query, whole
+from tests.waiting import until
 
+OFF = StorageSettings(ttl="off")
 Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
 def created(questdb: Settings) -> Settings:
-    # the other tests' tables may be repaired just now
-    schema.repair(address(questdb), {"orderbook", "ticker", "trade", "state", "gap"}, ttl=False)
+    whole(questdb)
     return questdb
 
 
-async def problems(settings: Settings, word: str, timeout_s: float = 60) -> list[str]:
-    """Look for a problem with the word until the time is over."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        found = [one for one in (await watch.look(settings)).problems if word in one]
-        if found or time.monotonic() > deadline:
-            return found
-        await asyncio.sleep(0.1)
+async def problems(settings: Settings, word: str) -> list[str]:
+    """Look until there are problems with the word; return them."""
+
+    async def look() -> list[str]:
+        return [one for one in (await watch.look(settings)).problems if word in one]
+
+    found: list[str] = await until(look, word)
+    return found
+
+
+async def _until_ttl(connection: Any, table: str, wanted: tuple[int, str]) -> None:
+    """Wait until the server shows this TTL: it applies changes later than it accepts them."""
+
+    def shown() -> Any:
+        asked = "SELECT ttlValue, ttlUnit FROM tables() WHERE table_name = %s"
+        row = connection.execute(asked, (table,)).fetchone()
+        return row == wanted or (row and row[0] == wanted[0] == 0)
+
+    await until(shown, f"a TTL of {wanted}")
+
+
+def _states(pid: int) -> set[str]:
+    """Return the states of a process's threads."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            found.add(task.read_text().rpartition(")")[2].split()[0])
+    return found
 
 
 async def test_a_suspended_table_is_named_with_its_remedy(created: Settings) -> None:
@@ -48,13 +71,13 @@ async def test_a_suspended_table_is_named_with_its_remedy(created: Settings) -> 
             (problem,) = await problems(created, "suspended")
             assert "table state is suspended" in problem
             assert "ALTER TABLE state RESUME WAL" in problem
-            async with await position.connect(found) as reader:
+            async with position.connect(found) as reader:
                 with pytest.raises(StorageError, match="state is suspended"):
                     await position.wait_applied(reader, {"state"})
                 await position.wait_applied(reader, {"orderbook"})
         finally:
             connection.execute("alter table state resume wal")
-    async with await position.connect(found) as reader:
+    async with position.connect(found) as reader:
         await position.wait_applied(reader, {"state"})
 
 
@@ -95,9 +118,9 @@ async def test_drift_is_named_and_only_repaired_by_its_owner(created: Settings) 
     (problem,) = await problems(created, "state.reason")
     assert "expected VARCHAR, was no column" in problem
     assert "ALTER TABLE state ADD COLUMN" in problem
-    assert schema.create(found, ttl=False) == []
-    assert schema.repair(found, {"trade"}, ttl=False) == []
-    (repaired,) = schema.repair(found, {"state"}, ttl=False)
+    assert schema.create(found, OFF) == []
+    assert schema.repair(found, {"trade"}, OFF) == []
+    (repaired,) = schema.repair(found, {"state"}, OFF)
     assert repaired.damaging
 
 
@@ -114,12 +137,14 @@ async def test_tables_suspended_by_the_server_are_resumed_once_the_disk_has_room
     kind: str, error: str, created: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = kind.rpartition(" ")[2]
-    schema.create(address(created), ttl=False)
-    watched = watch.Watch(created, {"state"})
+    schema.create(address(created), OFF)
     full = True
     monkeypatch.setattr(watch, "no_room", lambda _: full)
     monkeypatch.setattr(watch, "INTERVAL_S", 0.1)
     monkeypatch.setattr(watch, "FIRST_RESUME_S", 0.2)
+    watched = watch.Watch(
+        created, {"state"}, on_drift=lambda: asyncio.sleep(0), on_damage=lambda damages: None
+    )
     with schema.connect(address(created)) as connection:
         connection.execute(f"ALTER {kind} SUSPEND WAL WITH {error}")
         task = asyncio.create_task(watched.run())
@@ -127,14 +152,10 @@ async def test_tables_suspended_by_the_server_are_resumed_once_the_disk_has_room
             (problem,) = await problems(created, f"table {name} is suspended")
             assert "coinspace questdb resume" in problem
             looks = watched.looks
-            while watched.looks < looks + 3:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+            await until(lambda: watched.looks >= looks + 3)
             assert watched.findings.suspended == [name], "it waits for room"
             full = False
-            deadline = time.monotonic() + 60
-            while watched.findings.suspended:
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.05)
+            await until(lambda: not watched.findings.suspended)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -167,10 +188,9 @@ async def test_tables_and_a_ttl_of_the_users_own_are_left_alone(created: Setting
         try:
             await _until_ttl(connection, "ticker", (1, "MONTH"))
             looked = await watch.look(created)
-            assert looked.reachable
             assert looked.problems == []
-            assert schema.repair(found, {"ticker"}, ttl=False) == []
-            assert schema.create(found, ttl=True) == []
+            assert schema.repair(found, {"ticker"}, OFF) == []
+            assert schema.create(found, StorageSettings()) == []
             await _until_ttl(connection, "ticker", (1, "MONTH"))
         finally:
             connection.execute("DROP TABLE notes")
@@ -183,8 +203,8 @@ async def test_a_configured_retention_replaces_a_ttl_and_deletes_old_rows(
     created: Settings,
 ) -> None:
     found = address(created)
-    kept = {"ticker": "1w", "index_1s": "1M"}
-    schema.create(found, ttl=False)
+    storage = StorageSettings(ttl="off", retention={"ticker": "1w", "index_1s": "1M"})
+    schema.create(found, OFF)
     old_ns = time.time_ns() - 30 * 86_400 * 1_000_000_000
     with schema.connect(found) as connection:
 
@@ -200,39 +220,17 @@ async def test_a_configured_retention_replaces_a_ttl_and_deletes_old_rows(
 
         insert(old_ns)
         try:
-            drift = schema.differences(found, ttl=False, retention=kept)
+            drift = schema.differences(found, storage)
             assert {one.table for one in drift} == {"ticker", "index_1s"}
-            schema.repair(found, {"ticker", "index_tick"}, ttl=False, retention=kept)
+            schema.repair(found, {"ticker", "index_tick"}, storage)
             await _until_ttl(connection, "ticker", (1, "WEEK"))
             await _until_ttl(connection, "index_1s", (1, "MONTH"))
             insert(time.time_ns())
-            deadline = time.monotonic() + 60
-            while rows() != (1,):
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.05)
+            await until(lambda: rows() == (1,), shown=rows)
         finally:
             connection.execute("ALTER TABLE ticker SET TTL 0h")
             connection.execute("ALTER MATERIALIZED VIEW index_1s SET TTL 0h")
             await _until_ttl(connection, "index_1s", (0, "HOUR"))
-
-
-async def _until_ttl(connection: Any, table: str, wanted: tuple[int, str]) -> None:
-    """Wait until the server shows this TTL: it applies changes later than it accepts them."""
-    deadline = time.monotonic() + 60
-    while True:
-        row = connection.execute(
-            "SELECT ttlValue, ttlUnit FROM tables() WHERE table_name = %s", (table,)
-        ).fetchone()
-        if row == wanted or (row and row[0] == wanted[0] == 0):
-            return
-        assert time.monotonic() < deadline, row
-        await asyncio.sleep(0.05)
-
-
-def _states(pid: int) -> set[str]:
-    """Return the states of a process's threads."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/stat")
-    return {task.read_text().rpartition(")")[2].split()[0] for task in tasks}
 
 
 async def test_a_hung_server_is_reported_in_time(created: Settings) -> None:
@@ -240,34 +238,32 @@ async def test_a_hung_server_is_reported_in_time(created: Settings) -> None:
     os.kill(pid, signal.SIGSTOP)
     try:
         # on a loaded machine some of its threads still answer for a moment
-        while _states(pid) != {"T"}:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        began = time.monotonic()
-        looked = await watch.look(created)
+        await until(lambda: _states(pid) == {"T"})
+        async with asyncio.timeout(60):
+            looked = await watch.look(created)
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert time.monotonic() - began < watch.QUERY_TIMEOUT_S + 10, "loaded machines included"
-    assert not looked.reachable
     assert "QuestDB" in looked.problems[0]
+
+    async def reached() -> bool:
+        return not any("QuestDB" in one for one in (await watch.look(created)).problems)
+
     # a look that hung must not block the next ones
-    deadline = time.monotonic() + 60
-    while not (await watch.look(created)).reachable:
-        assert time.monotonic() < deadline
+    await until(reached)
 
 
 async def test_a_server_that_is_not_there_is_reported(tmp_path: Path) -> None:
     looked = await watch.look(Settings(data=tmp_path))
-    assert not looked.reachable
     assert "coinspace questdb start" in looked.problems[0]
 
 
 def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(data=tmp_path, storage=StorageSettings(disk_low_mb=100))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 99 << 20))
-    (problem,) = watch.disk_problems(settings)
+    (problem,) = disk.disk_problems(settings)
     assert "expected 100 MB free, was 99" in problem
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 100 << 20))
-    assert watch.disk_problems(settings) == []
+    assert disk.disk_problems(settings) == []
 
 
 async def test_a_clock_that_is_behind_is_reported(
@@ -293,11 +289,5 @@ async def test_tcp_stores_too(created: Settings, tmp_path: Path) -> None:
     )
     assert await sender.close()
 
-    def count() -> Any:
-        with schema.connect(found) as connection:
-            return connection.execute("select count() from state where market='TCP/KRW'").fetchone()
-
-    deadline = time.monotonic() + 60
-    while count() != (1,):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)
+    count = "select count() from state where market='TCP/KRW'"
+    await until(lambda: query(created, count) == [(1,)], count)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coinspace._ext.message import ORDERBOOK, Message, encode_header
 from coinspace._ext.segment import SegmentIndex, checksum64, messages
-from coinspace.bus.sink import ListSink
+from coinspace._ext.sink import ListSink
 from coinspace.errors import JournalError, MessageError
 
 LAYOUT = struct.Struct("<BBHIIIqqqqqq")

@@ -8,12 +8,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coinspace._ext.number import parse_float, parse_int, parse_start
+from coinspace._ext.number import parse_int, parse_start
 from tests.fuzz.twin import NUMBER, Malformed, Text, integer
 
 
 def bits(value: float) -> bytes:
     return struct.pack("<d", value)
+
+
+def parse_float(text: bytes) -> float:
+    value, size = parse_start(text)
+    if size != len(text):
+        raise ValueError("expected a finite JSON number and nothing behind it")
+    return value
 
 
 def agrees(text: str) -> None:

@@ -46,8 +46,8 @@ def test_a_decoded_aggregate_equals_the_encoded_one(counts: list[tuple[int, int]
     payload, n_bids, n_asks = encode(given)
     assert (n_bids, n_asks) == (sum(b for b, _ in counts), sum(a for _, a in counts))
     assert len(payload) % 8 == 0
-    found = decode(payload, publisher="p", epoch=3, sequence=4)
-    assert (found.publisher, found.epoch, found.sequence) == ("p", 3, 4)
+    found = decode(payload, epoch=3, sequence=4)
+    assert (found.epoch, found.sequence) == (3, 4)
     assert (found.asset, found.ts_ns, found.usd_krw) == ("BTC", 5, 1390.0)
     assert (found.venues, found.fx) == (given.venues, given.fx)
     assert found.fx_venues == given.fx_venues

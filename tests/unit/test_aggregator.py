@@ -390,9 +390,10 @@ def test_an_operators_exclusion_comes_first() -> None:
     bench = Bench()
     bench.books(START_NS)
     bench.state("upbit", "disconnected", START_NS)
-    bench.stage.exclude("upbit:BTC/KRW", True)
+    venue = bench.stage.venues["upbit", "BTC/KRW"]
+    venue.excluded = True
     assert bench.tick(1)["reasons"]["upbit"] == "operator"
-    bench.stage.exclude("upbit:BTC/KRW", False)
+    venue.excluded = False
     assert bench.tick(2)["reasons"]["upbit"] == "disconnected"
 
 
@@ -451,9 +452,9 @@ def test_an_aggregate_survives_the_bus() -> None:
         Aggregate("BTC", START_NS, [facts], fx, {COMPOSITE: ladder}, 1380.0, [facts])
     )
     assert (n_bids, n_asks) == (2, 1)
-    found = decode(payload, publisher="p", epoch=3, sequence=4)
+    found = decode(payload, epoch=3, sequence=4)
     assert (found.asset, found.ts_ns, found.usd_krw) == ("BTC", START_NS, 1380.0)
-    assert (found.publisher, found.epoch, found.sequence) == ("p", 3, 4)
+    assert (found.epoch, found.sequence) == (3, 4)
     assert found.venues == [facts]
     assert (found.fx, found.fx_venues) == (fx, [facts])
     for side in (0, 1):

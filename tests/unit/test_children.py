@@ -5,8 +5,7 @@ import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import pytest
 
 from coinspace import supervisor
 from coinspace.config import Settings
-from coinspace.supervisor import Child, LogFile, Supervisor, last_reason, start_simulator
+from coinspace.supervisor import Child, LogFile, Supervisor, last_reason, start_exchanges
+from tests.waiting import until
 
 SCRIPT = str(Path(__file__).with_name("supervised.py"))
 
@@ -37,17 +37,9 @@ def launch(watching: Supervisor, mode: str, name: str = "one") -> Child:
     return watching.launch(name, [name, mode, str(watching.settings.data)])
 
 
-async def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 60.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := check()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        await asyncio.sleep(0.02)
-    return found
-
-
 async def again(child: Child) -> int:
     """Wait for a working second run of the process; return its pid."""
-    await wait_for("a restart", lambda: child.restarts and child.ready)
+    await until(lambda: child.restarts and child.ready, "a restart")
     assert child.pid is not None
     return child.pid
 
@@ -58,12 +50,12 @@ async def test_a_child_whose_log_cannot_be_written_is_drained_and_restarted(
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "one.log").symlink_to("/dev/full")
     child = launch(watching, "talk")
-    await wait_for("lines", lambda: child.log.lost > 200)
+    await until(lambda: child.log.lost > 200, "lines")
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
     await again(child)
     lost = child.log.lost
-    await wait_for("more lines", lambda: child.log.lost > lost + 200)
+    await until(lambda: child.log.lost > lost + 200, "more lines")
 
 
 def end_holders(folder: Path) -> None:
@@ -75,7 +67,7 @@ async def test_a_dead_child_is_restarted_although_its_pipes_are_open(
     watching: Supervisor, tmp_path: Path
 ) -> None:
     child = launch(watching, "pipe holder")
-    await wait_for("a restart", lambda: child.restarts)
+    await until(lambda: child.restarts, "a restart")
     await watching.stop()
     end_holders(tmp_path)
     assert last_reason(tmp_path / "logs" / "one.log") == "OSError: [Errno 24] Too many open files"
@@ -88,14 +80,14 @@ async def test_a_failed_start_does_not_show_the_reason_of_an_earlier_run(
     log.parent.mkdir()
     log.write_text("coinspace: of an earlier start\n")
     child = launch(watching, "crash")
-    await wait_for("a restart", lambda: child.restarts)
+    await until(lambda: child.restarts, "a restart")
     assert watching._not_ready(child, 1.0).count("it wrote nothing") == 1
 
     async def no_process(*arguments: object, **options: object) -> None:
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)
-    await wait_for("a failed start", lambda: child.refusal)
+    await until(lambda: child.refusal, "a failed start")
     assert "Too many open files" in watching._not_ready(child, 1.0)
     # a log that was started again
     assert last_reason(log, 10**6) == "of an earlier start"
@@ -107,7 +99,7 @@ async def test_a_child_that_hangs_is_ended_and_restarted(
     monkeypatch.setattr(supervisor, "WATCH_INTERVAL_S", 0.1)
     watching.settings.supervisor.hang_s = 5.0
     child = launch(watching, "hang")
-    first = await wait_for("readiness", lambda: child.ready and child.pid)
+    first = await until(lambda: child.ready and child.pid, "readiness")
     assert await again(child) != first
     assert child.hangs == 1
 
@@ -116,9 +108,9 @@ async def test_a_stopped_child_is_restarted_only_after_the_limit(
     watching: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "HANG_TERM_S", 0.2)
-    watching.settings.supervisor.hang_s = 5.0
+    watching.settings.supervisor.hang_s = 8.0
     child = launch(watching, "good")
-    pid = await wait_for("readiness", lambda: child.ready and child.pid)
+    pid = await until(lambda: child.ready and child.pid, "readiness")
     os.kill(pid, signal.SIGSTOP)
     await asyncio.sleep(2.5)
     os.kill(pid, signal.SIGCONT)
@@ -144,7 +136,7 @@ async def test_pauses_before_restarts_grow(
     monkeypatch.setattr(Child, "COMMAND", ("/bin/false",))
     monkeypatch.setattr("coinspace.supervisor.asyncio.wait_for", wait)
     child = launch(watching, "crash")
-    await wait_for("restarts", lambda: len(pauses) >= 8)
+    await until(lambda: len(pauses) >= 8, "restarts")
     assert pauses[:8] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
     assert child.restarts >= 7
 
@@ -154,9 +146,9 @@ async def test_a_process_that_cannot_be_created_is_tried_again(
 ) -> None:
     monkeypatch.setattr(Child, "COMMAND", ("/nonexistent",))
     child = launch(watching, "good")
-    await wait_for("tries", lambda: child.restarts >= 2)
+    await until(lambda: child.restarts >= 2, "tries")
     monkeypatch.setattr(Child, "COMMAND", (sys.executable, SCRIPT))
-    await wait_for("readiness", lambda: child.ready)
+    await until(lambda: child.ready, "readiness")
 
 
 async def test_stop_ends_every_child_though_one_cannot_be_stopped_in_order(
@@ -165,7 +157,7 @@ async def test_stop_ends_every_child_though_one_cannot_be_stopped_in_order(
     names = ["orderbook-collector-upbit", "index-calculator", "unknown-kind"]
     children = [launch(watching, "good", name) for name in names]
     for child in children:
-        await wait_for("readiness", partial(getattr, child, "ready"))
+        await until(partial(getattr, child, "ready"), "readiness")
 
     async def broken(timeout_s: float = 0) -> None:
         raise OSError(28, "No space left on device")
@@ -178,7 +170,7 @@ async def test_stop_ends_every_child_though_one_cannot_be_stopped_in_order(
 
 async def test_a_child_that_ignores_sigterm_is_killed(watching: Supervisor) -> None:
     child = launch(watching, "stubborn")
-    await wait_for("readiness", lambda: child.ready)
+    await until(lambda: child.ready, "readiness")
     await child.stop(0.3)
     assert not child.running
 
@@ -242,17 +234,18 @@ def test_the_reason_is_the_error_and_not_the_last_line(
 async def test_simulated_exchanges_that_died_come_back_at_their_addresses(tmp_path: Path) -> None:
     found = Supervisor(Settings(data=tmp_path), {})
     try:
-        urls = await start_simulator(found, ["--exchange", "upbit", "--market", "BTC/KRW"])
+        arguments = ["simulate", "--exchange", "upbit", "--market", "BTC/KRW"]
+        urls = await start_exchanges(found, arguments)
         port = urlsplit(urls["COINSPACE_EXCHANGES__UPBIT__REST"]).port
         (child,) = found.children
         assert child.pid is not None
         os.kill(child.pid, signal.SIGKILL)
-        await wait_for("the end", lambda: not child.running)
+        await until(lambda: not child.running, "the end")
 
         def listens() -> bool:
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
-        await wait_for("simulated exchanges at the same port", listens)
+        await until(listens, "simulated exchanges at the same port")
     finally:
         await found.stop()

@@ -1,5 +1,10 @@
 """Commands with nothing to do report it: one line on stderr and an exit code other than 0."""
 
+import asyncio
+import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,13 +12,15 @@ import click
 import pytest
 import structlog
 
-from coinspace.cli import COMMANDS, coinspace, main
+from coinspace.cli import COMMANDS, EXAMPLES, GROUPS, coinspace, main
+from coinspace.collector.tools.capture import Watch
 from coinspace.market import as_named
 from coinspace.options import EXCHANGE, markets_by_exchange
 from coinspace.recording.format import FeedWriter
 from coinspace.simulator import faults
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS
 from coinspace.simulator.simulated_feed import write_feeds
+from tests import documents
 
 # command line, exit code, part of the line; {0} is the folder with the files of `folder`
 NOTHING_TO_DO = [
@@ -256,3 +263,72 @@ def test_names_on_the_command_line_are_taken_in_any_case_of_letters() -> None:
         EXCHANGE.convert("nowhere", None, None)
     # letters whose upper-case form is another letter are refused
     assert as_named("\u017fol") == "\u017fol"
+
+
+def test_a_command_that_is_not_there_is_corrected(capfd: pytest.CaptureFixture[str]) -> None:
+    code, err = run(["statsu"], capfd)
+    assert code == 2
+    assert "No such command 'statsu'. Did you mean status?" in err
+    assert "Did you mean" not in run(["xyzzyx"], capfd)[1]
+
+
+def test_the_help_groups_every_command_with_an_example(capfd: pytest.CaptureFixture[str]) -> None:
+    assert [name for group in GROUPS.values() for name in group] == list(EXAMPLES)
+    assert set(EXAMPLES) == set(COMMANDS)
+    run(["--help"], capfd)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capfd.readouterr().out
+    for heading in GROUPS:
+        assert heading in text
+    assert "_COINSPACE_COMPLETE=bash_source" in text
+    for name, example in EXAMPLES.items():
+        words = shlex.split(example)
+        assert words[:2] == ["coinspace", name]
+        assert documents.wrong_words(words) == [], example
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert example in " ".join(capfd.readouterr().out.split())
+
+
+def test_completion_imports_no_command() -> None:
+    code = (
+        "import sys; from coinspace.cli import coinspace\n"
+        "context = __import__('click').Context(coinspace)\n"
+        "print([one.value for one in coinspace.shell_complete(context, 'verify')])\n"
+        "print('coinspace.config' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["['verify-index', 'verify-chain']", "False"]
+
+
+def test_status_imports_no_library_of_other_commands(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from coinspace.cli import main\n"
+        "try: main(['status', '--json'])\n"
+        "except SystemExit: pass\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "COINSPACE_DATA": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert b"down" in done.stdout.encode()
+    loaded = set(done.stderr.split())
+    heavy = {"aiohttp", "asyncio", "blacksheep", "numpy", "psycopg", "questdb", "rich"}
+    assert loaded & (heavy | {"structlog", "uvloop", "zmq", "pyarrow", "pandas"}) == set()
+
+
+async def test_a_recording_says_which_connection_misses_data() -> None:
+    with structlog.testing.capture_logs() as logs:
+        watch = Watch("upbit-orderbook", asyncio.Event())
+        watch.degraded("1 of 1 not synced: BTC/KRW")
+        watch.ready()
+    assert [(one["event"], one["connection"]) for one in logs] == [
+        ("data missing", "upbit-orderbook"),
+        ("data complete", "upbit-orderbook"),
+    ]

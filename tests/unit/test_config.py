@@ -12,6 +12,7 @@ from coinspace.config_file import default_toml, masked
 from coinspace.errors import ConfigError
 from coinspace.preflight import check_start
 from coinspace.recompute.commands import read_parameters
+from coinspace.storage.questdb.address import configured
 
 
 @pytest.fixture(autouse=True)
@@ -25,15 +26,6 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "mine.toml"
     path.write_text(text)
     return path
-
-
-def test_defaults_collect_the_documented_markets() -> None:
-    settings = load()
-    korean = ["BTC/KRW", "ETH/KRW", "XRP/KRW", "SOL/KRW", "USDT/KRW"]
-    assert settings.exchanges["upbit"].markets == korean
-    assert settings.exchanges["bithumb"].markets == korean
-    assert settings.exchanges["binance"].markets == [f"{a}/USDT" for a in settings.index.assets]
-    assert settings.endpoint.host == "127.0.0.1"
 
 
 def test_environment_wins_over_file(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +110,7 @@ def test_show_masks_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     output = CliRunner().invoke(coinspace, ["config", "show"]).output
     assert "hush" not in output
     assert "quiet" not in output
-    assert "me:***@" in output
+    assert "postgresql://***@127.0.0.1:1/qdb" in output
 
 
 def test_init_does_not_overwrite(empty_folder: Path) -> None:
@@ -451,37 +443,70 @@ def test_no_error_about_a_variable_shows_a_secret(
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("websocket", "wss://stream.binance.com:9443", "wss://stream.binance.com:9443"),
-        ("websocket", "wss://h:9443/ws/btcusdt@depth", "wss://h:9443/ws/btcusdt@depth"),
-        ("websocket", "ws://[::1]:8080/a@b", "ws://[::1]:8080/a@b"),
-        ("websocket", "wss://me:pass@h:9443/x", "wss://me:***@h:9443/x"),
-        ("sql", "postgresql://me:hu/sh@h:8812/qdb", "postgresql://me:***@h:8812/qdb"),
-        ("sql", "postgresql://me:hu@sh@h:8812/qdb", "postgresql://me:***@h:8812/qdb"),
-        ("sql", "postgresql://me:8812/x@h/qdb", "postgresql://me:8812/x@h/qdb"),
-        (
-            "sql",
-            "postgresql://h:8812/qdb?password=hush&x=1",
-            "postgresql://h:8812/qdb?password=***&x=1",
-        ),
-        (
-            "ilp",
-            "http::addr=h:9000;username=u;password=p;",
-            "http::addr=h:9000;username=u;password=***;",
-        ),
-        ("ilp", "http::addr=h:9000;token=abc;", "http::addr=h:9000;token=***;"),
-        ("ilp", "tcp::addr=h:9009;", "tcp::addr=h:9009;"),
-        ("server_options", {"QDB_PG_PASSWORD": "hush"}, {"QDB_PG_PASSWORD": "***"}),
         ("keys", "keys.json", "keys.json"),
         ("curve_public_key", "public", "public"),
+        ("curve_server_keys", {"tcp://h:1": "a@b=c?d"}, {"tcp://h:1": "a@b=c?d"}),
         ("curve_secret_key", "secret", "***"),
         ("cors_origins", ["http://a:3000"], ["http://a:3000"]),
-        ("rest", "https://h/?apiKey=AAA&x=1", "https://h/?apiKey=***&x=1"),
-        ("ilp", "http::addr=h:1;password=a;;b;x=1", "http::addr=h:1;password=***;x=1"),
-        ("sql", "host=h password = 'a b\\' c' user=u", "host=h password = *** user=u"),
+        ("server_options", {"QDB_PG_PASSWORD": "hush"}, {"QDB_PG_PASSWORD": "***"}),
+        ("data", "/srv/coins@1/a=b", "/srv/coins@1/a=b"),
+        ("sql", "postgresql://me:hush@h:8812/qdb", "postgresql://***@h:8812/qdb"),
     ],
 )
 def test_show_masks_passwords_and_nothing_else(name: str, value: object, expected: object) -> None:
     assert masked(value, name) == expected
+
+
+@pytest.mark.parametrize("key", ["websocket", "rest"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        *("", "h", ":hush", "me:123/hush@h", "me:hush/1@h", "me:1?hush@h", "h:0", "h/#hush"),
+        *("h:hush", "h/ \u202e", "h:99999"),
+    ],
+)
+def test_an_address_that_a_library_would_show_in_an_error_is_refused(
+    empty_folder: Path, key: str, rest: str
+) -> None:
+    scheme = "" if rest in ("", "h") else "wss://" if key == "websocket" else "https://"
+    path = write(empty_folder, f'[exchanges.upbit]\n{key} = "{scheme}{rest}"\n')
+    with pytest.raises(
+        ConfigError, match=f"exchanges.upbit.{key}: expected (ws|http)://"
+    ) as caught:
+        load(path)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"sql": "postgresql://me:123/hush@h:8812/qdb"},
+        {"sql": "postgresql://me:hush/1@h:8812/qdb"},
+        {"sql": "postgresql://h/qdb?hush=1"},
+        {"sql": "postgresql://me:%hush@h/qdb"},
+        {"readonly_sql": "postgresql://me:hush/1@h/qdb"},
+        {"readonly_sql": "mysql://me:hush@h/qdb"},
+        {"ilp": "http::addr=me:hush@h:9000;"},
+        {"ilp": "http::addr=h:hush;"},
+    ],
+)
+def test_an_address_of_the_database_is_checked_without_showing_it(values: dict[str, str]) -> None:
+    known = {"ilp": "http::addr=h:9000;", "sql": "postgresql://me:x@h:8812/qdb"}
+    assert configured(**known).sql == known["sql"]
+    (key,) = values
+    with pytest.raises(ConfigError, match=rf"storage\.{key}: expected ") as caught:
+        configured(**{**known, **values})
+    assert "hush" not in str(caught.value)
+
+
+def test_sources_without_end_are_refused(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="expected a readable file, of at most 1048576 bytes"):
+        load("/dev/zero")
+    monkeypatch.setenv("COINSPACE_INDEX" + "__A" * 50_000, "1")
+    with pytest.raises(ConfigError, match="unknown key"):
+        load()
 
 
 # --- what only a start needs -----------------------------------------------------------------

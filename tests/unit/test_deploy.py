@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from coinspace import deploy, process
 from coinspace.cli import coinspace
 from coinspace.config import Settings
 from coinspace.deploy import TARGET, chosen, unit_name, units
+from coinspace.errors import ConfigError
 
 MOST_EXPOSED = 3.0
+ODD = (*" \t\n\r\x0b\x1b\x7f\x85\u2028\xa0\u202e\"'\\%$;#&|<>*?(){}[]!`:", "\udcff", "%%")
+NO_PLACES = ("/", "/tmp", "/tmp/coins", "/var/tmp/a/b", "/var/lib/..", "/srv/../tmp/x")
+NO_USERS = ("", " ", "%i", "a b", "root\nUser=x", "-", "a:b", "$USER", "kim;", "../x")
 # tests without systemd: a Debian or Ubuntu has it
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd is not installed on this machine"
@@ -68,8 +73,10 @@ def test_only_some_processes(tmp_path: Path) -> None:
     [
         (("--only", "index-endpiont"), "--only 'index-endpiont': expected one of"),
         (("--data", "relative"), "expected an absolute path"),
-        (("--data", "/var/lib/coin space"), "expected no spaces"),
-        (("--user", "%i"), "expected no spaces, quotes, backslashes, $ or %"),
+        *((("--data", f"/srv/coin{one}s"), "mean something else in a unit file") for one in ODD),
+        (("--data", "/var/lib/coins:links"), "mean something else in a unit file"),
+        *((("--data", one), "expected a folder that outlives") for one in NO_PLACES),
+        *((("--user", one), "expected the name or the number") for one in NO_USERS),
         (("--output", "/proc/units"), "expected a writable folder"),
     ],
 )
@@ -134,3 +141,35 @@ def test_a_second_run_replaces_the_units(folder: Path) -> None:
     (folder / TARGET).write_text("old")
     assert run("--output", str(folder)).exit_code == 0
     assert "Wants=" in (folder / TARGET).read_text()
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_interpreter_with_an_odd_path_is_refused(
+    monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    command = (f"/opt/coin{odd}space/bin/python", *process.COMMAND[1:])
+    monkeypatch.setattr(deploy, "COMMAND", command)
+    with pytest.raises(ConfigError, match=r"path of Python .* mean something else in a unit file"):
+        units(chosen(Settings(), []), user="root", data=Path("/srv/coins"), config=None)
+
+
+@needs_systemd
+def test_systemd_takes_every_allowed_character_as_it_is(tmp_path: Path) -> None:
+    data = "/srv/코인_a.b@c+d,e=f~g-h"
+    result = run("--output", str(tmp_path), "--user", "root", "--data", data)
+    assert result.exit_code == 0, result.output
+    assert directives(tmp_path / unit_name("questdb"))["Service"]["ReadWritePaths"] == data
+
+
+@pytest.mark.parametrize("way", ["option", "variable", "folder"])
+def test_units_name_the_configuration_that_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COINSPACE_CONFIG", raising=False)
+    path = tmp_path / "coinspace.toml"
+    path.write_text("")
+    arguments = ("--config", "coinspace.toml") if way == "option" else ()
+    environment = {"COINSPACE_CONFIG": "coinspace.toml"} if way == "variable" else {}
+    assert run("--output", "units", "--user", "root", *arguments, **environment).exit_code == 0
+    assert f"COINSPACE_CONFIG={path}\n" in (tmp_path / "units" / unit_name("questdb")).read_text()

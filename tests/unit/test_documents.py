@@ -254,7 +254,7 @@ def execute(command: list[str], folder: Path) -> str:
         env={**kept, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, f"{command[-1]}\n{done.stderr}"

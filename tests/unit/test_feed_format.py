@@ -204,6 +204,20 @@ def test_a_file_that_inflates_without_end_is_refused_within_bounds(
         tracemalloc.stop()
 
 
+def test_empty_lines_need_no_more_memory_than_other_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "empty.feed.zst"
+    # enough bytes that do not compress, so that the empty lines are not refused for their number
+    noise = b"".join(b"1 < %b\n" % os.urandom(500).hex().encode() for _ in range(200))
+    path.write_bytes(zstandard.compress(HEADER + noise + b"\n" * (60 << 20)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FeedError, match="expected 'TIME DIRECTION PAYLOAD'"):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_line_has_a_greatest_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "LINE_LIMIT", 1000)
     (tmp_path / "x.feed").write_bytes(HEADER + b"1 < " + b"a" * 1001 + b"\n")

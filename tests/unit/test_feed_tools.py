@@ -176,7 +176,11 @@ def test_long_work_shows_its_progress_on_a_terminal_only(
     assert shown.encode() not in quiet.stderr
     (tmp_path / "target.feed.zst").unlink(missing_ok=True)
     ours, theirs = os.openpty()
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=theirs) as process:
+    # a terminal, whatever runs the tests
+    terminal = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(
+        arguments, env=terminal, stdout=subprocess.PIPE, stderr=theirs
+    ) as process:
         os.close(theirs)
         text = b""
         with contextlib.suppress(OSError):

@@ -30,6 +30,7 @@ from coinspace.exchanges.exchange import (
     block_s,
 )
 from coinspace.market import Market
+from tests.waiting import until
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 FAST = {"weight": Limit(100_000, 1.0)}
@@ -37,12 +38,6 @@ FAST = {"weight": Limit(100_000, 1.0)}
 
 def request(number: int = 0) -> Request:
     return Request("snapshot", f"/depth?n={number}", "weight", 1, (f"S{number}",))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 class World:

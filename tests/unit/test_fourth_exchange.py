@@ -141,6 +141,54 @@ def test_a_new_module_counts_and_is_shown(extended: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+BROKEN = {
+    "raises": ("raise RuntimeError('no\\x1b[31m key\\nof mine')", "no\\x1b[31m key\\x0aof mine"),
+    "syntax": ("def", "SyntaxError"),
+    "exits": ("raise SystemExit(3)", "SystemExit"),
+    "imports": ("import a_library_that_is_missing", "a_library_that_is_missing"),
+    "empty": ("NAME = 'empty'", "ORDER: expected int, was None"),
+    "Upper": ("NAME = 'Upper'", "NAME: expected letters a-z and digits, was 'Upper'"),
+    "typed": ("{source}ORDER = '1'", "ORDER: expected int, was '1'"),
+    "quoteless": ("{source}QUOTES = ()", "QUOTES: expected at least one currency"),
+    "unset": ("{source}SETTINGS = None", "SETTINGS: expected ExchangeSettings, was None"),
+    "lacking": ("{source}del symbol_of", "symbol_of: expected a function"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_module_that_cannot_be_used_is_named_and_left_out(
+    extended: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    text, problem = BROKEN[name]
+    path = tmp_path / "more" / "coinspace_exchanges" / f"{name}.py"
+    source = path.with_name("fourth.py").read_text().replace('"fourth"', f'"{name}"')
+    path.write_text(text.replace("{source}", source))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "coinspace", *arguments],
+            env=extended,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        line = done.stderr.splitlines()[0]
+        assert line.startswith(f"coinspace: exchange not usable: {path.with_suffix('')}: ")
+        assert problem in line
+        return done
+
+    shown = run("config", "show")
+    assert shown.returncode == 0
+    assert json.loads(shown.stdout)["exchanges"].keys() == {*EXCHANGES, "fourth"}
+    # a start would leave out what the user wants to collect
+    assert run("config", "check").returncode == 1
+    extended["COINSPACE_EXCHANGES"] = json.dumps({name.lower(): {"markets": ["BTC/KRW"]}})
+    asked = run("config", "show")
+    assert asked.returncode == 1
+    assert name == "Upper" or problem in asked.stderr.splitlines()[1]
+
+
 def named(path: Path) -> list[str]:
     """Return the lines of a file that name an exchange in code, not in prose or an example."""
     tree = ast.parse(path.read_text())

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,12 +21,13 @@ from coinspace.endpoint.http.connection import HttpConnection, Receive, Scope, S
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.http.server import HttpServer
 from coinspace.endpoint.http.websocket import WebSocketConnection
+from tests.waiting import until
 
 HOST = b"Host: localhost\r\n"
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 UPGRADE = b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 # short, so that tests see the time-outs; long enough that none passes by chance
-SHORT = Timeouts(idle=0.4, request=0.4, write=0.4, linger=0.4, ping=0.3, pong=0.3, sweep=0.05)
+SHORT = Timeouts(idle=1.0, request=1.0, write=1.0, linger=1.0, ping=1.0, pong=1.0, sweep=0.05)
 # a bound for events that come sooner on any machine
 SOON_S = 60.0
 
@@ -595,12 +596,13 @@ async def test_a_websocket_that_answers_pings_stays() -> None:
 
 async def test_half_open_connections_leave_an_ordinary_client_its_latency() -> None:
     async def latency(server: HttpServer) -> float:
+        # of server and client on this thread, whatever else the machine does
         taken = []
         for _ in range(60):
-            started = time.perf_counter()
+            started = time.thread_time()
             async with connected(server, get()) as peer:
                 assert (await peer.answer())[0] == 200
-            taken.append(time.perf_counter() - started)
+            taken.append(time.thread_time() - started)
         return sorted(taken)[len(taken) // 2]
 
     states = (b"", b"G", b"GET / HTTP/1.1\r\nX: a\r\n", get(b"/", b"Content-Length: 9"), UPGRADE)
@@ -615,7 +617,6 @@ async def test_half_open_connections_leave_an_ordinary_client_its_latency() -> N
                 if number % 50 == 0:
                     await asyncio.sleep(0)
             await until(lambda: server.connections >= 2000)
-            # a busy machine may be slower
             assert await latency(server) < 10 * before + 0.05
         finally:
             for one in held:
@@ -652,9 +653,3 @@ async def test_an_endless_head_costs_no_memory() -> None:
                     peer.writer.write(b"a" * 65_536)
                     await peer.writer.drain()
         assert server.refused == 1
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SOON_S):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)

@@ -241,7 +241,7 @@ def test_no_published_record_is_ever_replaced(course: list[tuple[str, int]]) -> 
     assert platform.published_once()
     live = [tick_ns(one) for one in platform.live[-3:]]
     assert live == [START_NS + (platform.now - i) * STEP_NS for i in (2, 1, 0)]
-    assert len(list(platform.calculator.index("BTC").published)) <= 64
+    assert len(platform.calculator.index("BTC").published.spans) <= 64
 
 
 def test_an_outage_cut_to_nothing_is_closed() -> None:
@@ -275,6 +275,6 @@ def test_the_venues_that_a_filter_remembers_are_bounded() -> None:
             for i in range(VENUES_KEPT // 2 + 10)
         ]
         found.apply(START_NS + number, wave)
-        assert len(found.references()) <= VENUES_KEPT + len(wave)
-    assert len(found.references()) == VENUES_KEPT // 2 + 10
+        assert len(found.references) <= VENUES_KEPT + len(wave)
+    assert len(found.references) == VENUES_KEPT // 2 + 10
     assert len(found.flags) <= VENUES_KEPT

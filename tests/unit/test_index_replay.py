@@ -15,7 +15,7 @@ from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.method.record import IndexRecord
 from coinspace.recompute.commands import compute_index, verify_index
-from coinspace.recompute.feeds import opened, sources
+from coinspace.recompute.feeds import sources
 from coinspace.recompute.offline import FeedReplay
 from coinspace.simulator.markets.engine import START_NS
 from coinspace.simulator.simulated_feed import write_feeds
@@ -216,8 +216,7 @@ def test_a_missed_tick_is_missed_again(tmp_path: Path) -> None:
         lambda record, _: found.append(record),
         guide=Guide(first_ms, last_ms),
     )
-    with opened(readers):
-        replay.run(readers)
+    replay.run(readers)
     begun_ms = int(found[0].ts_ms)
     assert [one.ts_ms for one in found] == list(range(begun_ms, begun_ms + 200 * len(found), 200))
     for one in found:
@@ -225,13 +224,15 @@ def test_a_missed_tick_is_missed_again(tmp_path: Path) -> None:
     # earlier ticks are computed, from the first books on
     before = [one for one in found if one.ts_ms < first_ms]
     assert [one.kr is not None for one in before] == [False] + [True] * (len(before) - 1)
+    # so are later ones: the second recording goes on with the books of the same collector
+    after = [one for one in found if one.ts_ms > last_ms]
+    assert after[-1].kr is not None
     # without stored records, a pause of the recordings is skipped
     found.clear()
     readers, make = sources(tuple(paths), settings, segments=True)
     replay = FeedReplay(
         settings, make, settings.index.parameters_of, lambda record, _: found.append(record)
     )
-    with opened(readers):
-        replay.run(readers)
+    replay.run(readers)
     assert replay.pauses == 1
     assert len(found) < 3 * TICKS

@@ -30,6 +30,7 @@ from coinspace.clock import monotonic_ns, now_ns
 from coinspace.config import JournalSettings, Settings
 from coinspace.errors import JournalError
 from tests.flow.bus_stage import BOOK, PROCESS, next_epoch, settings_in
+from tests.waiting import wait_for
 
 OTHER = b"orderbook.upbit.ETH/KRW."
 SMALL = JournalSettings(segment_bytes=1 << 16, max_bytes=1 << 20, min_free_bytes=0)
@@ -56,10 +57,7 @@ class Written:
             self.publisher.publish(handle, ORDERBOOK, levels, n_bids=2, n_asks=2)
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 60
-        while not self.journal.writer.has_next and self.journal.problem is None:
-            assert time.monotonic() < deadline, "no next segment within 5 s"
-            time.sleep(0.001)
+        wait_for(lambda: self.journal.writer.has_next or self.journal.problem)
 
     def close(self) -> None:
         self.publisher.close()
@@ -247,10 +245,7 @@ def test_old_segments_go_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(segment_paths(written.folder)) >= before
     monkeypatch.setattr(journal_module, "monotonic_ns", lambda: steady() + later_ns)
     written.journal._wake.set()
-    deadline = time.monotonic() + 60
-    while len(segment_paths(written.folder)) > 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: len(segment_paths(written.folder)) <= 2)
     # the open segment stays, and writing continues
     written.send(10)
     held = sequences(written.folder)
@@ -259,6 +254,7 @@ def test_old_segments_go_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_journal_that_is_too_short_is_reported_once(tmp_path: Path) -> None:
+    began = time.monotonic()
     with capture_logs() as lines:
         written = Written(tmp_path)
         written.send(14_000)
@@ -266,7 +262,8 @@ def test_a_journal_that_is_too_short_is_reported_once(tmp_path: Path) -> None:
     assert written.journal.removed > 10
     (short,) = [one for one in lines if "journal shorter" in one["event"]]
     assert short["log_level"] == "warning"
-    assert 0 <= short["age_s"] < 60
+    # in whole seconds
+    assert 0 <= short["age_s"] <= time.monotonic() - began + 1
     assert (short["max_age_s"], short["max_bytes"]) == (SMALL.max_age_s, SMALL.max_bytes)
     assert "journal.max_bytes" in short["event"]
 
@@ -288,7 +285,7 @@ def test_epochs_are_kept_over_restarts(tmp_path: Path) -> None:
 
 
 def test_one_writer_per_folder(written: Written) -> None:
-    with pytest.raises(JournalError, match="expected no other writer, found one"):
+    with pytest.raises(JournalError, match="expected no other process, found process"):
         Journal(written.folder, SMALL, next_epoch())
 
 
@@ -314,10 +311,7 @@ def test_little_disk_stops_journalling_and_room_resumes_it(tmp_path: Path) -> No
     settings.min_free_bytes = 1 << 60
     written.send(2000, wait=False)
     written.journal._wake.set()
-    deadline = time.monotonic() + 60
-    while written.publisher.problem is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: written.publisher.problem)
     assert "bytes free" in (written.publisher.problem or "")
     written.send(2000, wait=False)
     counters = written.publisher.counters()
@@ -328,9 +322,7 @@ def test_little_disk_stops_journalling_and_room_resumes_it(tmp_path: Path) -> No
     )
     settings.min_free_bytes = 0
     written.journal._wake.set()
-    while written.publisher.counters()["journal_stopped"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: not written.publisher.counters()["journal_stopped"])
     written.send(50)
     held = sequences(written.folder)
     assert held[-50:] == list(range(3961 + 50, 4061))
@@ -362,7 +354,6 @@ def test_a_sink_without_a_journal_writes_none(tmp_path: Path) -> None:
     publisher = Publisher(PROCESS, settings.bus, next_epoch())
     assert isinstance(publisher, ZmqSink)
     assert publisher.problem is None
-    assert publisher.replay_endpoint == ""
     publisher.close()
     assert not (settings.data / "journal").exists()
 

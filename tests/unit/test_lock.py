@@ -16,7 +16,7 @@ from coinspace.lock import lock_file
 def test_a_second_lock_is_refused_until_the_first_is_released(tmp_path: Path) -> None:
     path = tmp_path / "worker.lock"
     first = lock_file(path, "worker")
-    with pytest.raises(ConfigError, match=f"as process {os.getpid()}"):
+    with pytest.raises(ConfigError, match=f"worker: .* found process {os.getpid()}"):
         lock_file(path, "worker")
     os.close(first)
     os.close(lock_file(path, "worker"))
@@ -51,7 +51,7 @@ def test_a_process_runs_once_on_a_data_folder(tmp_path: Path) -> None:
                 [*command, "worker"], capture_output=True, text=True, timeout=60, check=False
             )
             assert second.returncode == 1
-            assert f"as process {first.pid}" in second.stderr
+            assert f"found process {first.pid}" in second.stderr
             # another name is another process
             os.close(lock_file(tmp_path / "run" / "other.lock", "other"))
         finally:

@@ -53,15 +53,6 @@ def test_empty_sides(n_bids: int, n_asks: int) -> None:
     assert decoded.asks.shape == (2, n_asks)
 
 
-def test_header_layout_is_the_documented_one() -> None:
-    head = encode_header(
-        message.TRADE, flags=4, n_bids=1, n_asks=2, payload_size=16, epoch=3, sequence=4, id=-1
-    )
-    assert head[:16] == bytes([1, 3, 4, 0, 1, 0, 0, 0, 2, 0, 0, 0, 16, 0, 0, 0])
-    assert head[16:32] == (3).to_bytes(8, "little") + (4).to_bytes(8, "little")
-    assert head[56:] == b"\xff" * 8
-
-
 def broken(**change: int) -> tuple[bytes, bytes]:
     head = bytearray(encode_header(message.TRADE, payload_size=16))
     for at, value in change.items():

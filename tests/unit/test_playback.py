@@ -13,6 +13,7 @@ from coinspace.recording.format import FeedReader, FeedWriter, Record
 from coinspace.simulator.commands import serve
 from coinspace.simulator.playback import RUNS_LIMIT, Playback, Playing
 from coinspace.simulator.server import ExchangeServer
+from tests.waiting import until
 
 SECOND = 10**9
 DIFF = (
@@ -172,10 +173,8 @@ async def test_a_server_ends_when_its_source_fails(work: str, ends: bool) -> Non
         raise FeedError("the recording cannot be read on")
 
     server = ExchangeServer()
-    serving = asyncio.ensure_future(serve(server, 30 if ends else 0.5))
-    async with asyncio.timeout(10):
-        while not server.tasks.names:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    serving = asyncio.ensure_future(serve(server, 60 if ends else 3))
+    await until(lambda: server.tasks.names)
     server.tasks.spawn(work, fail())
     if ends:
         with pytest.raises(FeedError, match="cannot be read on"):

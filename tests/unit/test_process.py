@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,10 @@ import pytest
 
 from coinspace.clock import now_ns
 from coinspace.config import Settings
+from coinspace.health_file import read_health
 from coinspace.log import Output
-from coinspace.process import COMMAND, HostClock, Process, read_health
+from coinspace.process import COMMAND, HostClock, Process
+from tests.waiting import wait_for
 
 NAME = "worker"
 SCRIPT = """
@@ -37,7 +38,7 @@ async def main(running):
             running.log.info("x" * 200)
             await asyncio.sleep(0.01)
 
-    running.spawn("beat", beat())
+    running.tasks.spawn("beat", beat())
 {body}
     await running.stopping.wait()
 {end}
@@ -52,26 +53,18 @@ def indent(text: str) -> str:
 
 @contextmanager
 def start(
-    data: Path, *, body: str = "", end: str = "", patch: str = "", **options: Any
+    data: Path, *prefix: str, body: str = "", end: str = "", patch: str = "", **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     options.setdefault("stderr", subprocess.DEVNULL)
     settings = body if "running.ready()" in body else body + "\nrunning.ready()"
     script = SCRIPT.format(
         patch=patch.strip(), body=indent(settings), end=indent(end), data=str(data)
     )
-    with subprocess.Popen([sys.executable, "-c", script], **options) as process:
+    with subprocess.Popen([*prefix, sys.executable, "-c", script], **options) as process:
         try:
             yield process
         finally:
             process.kill()
-
-
-def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 60.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := check()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
-    return found
 
 
 def health(data: Path) -> dict[str, Any]:
@@ -79,7 +72,7 @@ def health(data: Path) -> dict[str, Any]:
 
 
 def ready(data: Path) -> Any:
-    return wait_for("a ready process", lambda: health(data).get("state") == "ready")
+    return wait_for(lambda: health(data).get("state") == "ready", "a ready process")
 
 
 def beats(data: Path, more: int = 2) -> None:
@@ -90,7 +83,7 @@ def beats(data: Path, more: int = 2) -> None:
         seen.add(health(data)["beat_ns"])
         return len(seen) > more
 
-    wait_for("signs of life", enough)
+    wait_for(enough, "signs of life")
 
 
 def test_sigterm_ends_a_process_whose_stderr_has_no_reader(tmp_path: Path) -> None:
@@ -99,7 +92,7 @@ def test_sigterm_ends_a_process_whose_stderr_has_no_reader(tmp_path: Path) -> No
         os.close(writer)
         ready(tmp_path)
         os.close(reader)
-        wait_for("lost lines", lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10)
+        wait_for(lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10, "lost lines")
         process.terminate()
         assert process.wait(60) == 0
     assert health(tmp_path)["state"] == "stopped"
@@ -110,7 +103,7 @@ def test_a_full_stderr_pipe_does_not_stop_the_work(tmp_path: Path) -> None:
     with start(tmp_path, stderr=writer) as process:
         os.close(writer)
         ready(tmp_path)
-        wait_for("lost lines", lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10)
+        wait_for(lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10, "lost lines")
         beats(tmp_path)
         process.terminate()
         assert process.wait(60) == 0
@@ -119,15 +112,12 @@ def test_a_full_stderr_pipe_does_not_stop_the_work(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["full disk", "closed"])
 def test_a_blocked_stderr_stops_no_work(tmp_path: Path, what: str) -> None:
-    with Path("/dev/full").open("wb") as full:
-        options: dict[str, Any] = {"stderr": full}
-        if what == "closed":
-            options = {"stderr": None, "preexec_fn": lambda: os.close(2)}
-        with start(tmp_path, **options) as process:
-            ready(tmp_path)
-            wait_for("lost lines", lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10)
-            process.terminate()
-            assert process.wait(60) == 0
+    prefix = ["sh", "-c", 'exec "$0" "$@" 2>&-'] if what == "closed" else []
+    with Path("/dev/full").open("wb") as full, start(tmp_path, *prefix, stderr=full) as process:
+        ready(tmp_path)
+        wait_for(lambda: health(tmp_path)["counters"]["log_lines_lost"] > 10, "lost lines")
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 def test_an_unwritable_health_file_stops_no_work(tmp_path: Path) -> None:
@@ -135,7 +125,7 @@ def test_an_unwritable_health_file_stops_no_work(tmp_path: Path) -> None:
     part.mkdir(parents=True)
     body = "running.ready()\nPath(running.settings.data / 'alive').write_text('')"
     with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:
-        wait_for("the process", lambda: (tmp_path / "alive").exists())
+        wait_for(lambda: (tmp_path / "alive").exists(), "the process")
         assert health(tmp_path) == {}
         part.rmdir()
         ready(tmp_path)
@@ -159,9 +149,9 @@ def test_counters_that_raise_are_counted_and_logged_once(tmp_path: Path) -> None
     with start(
         tmp_path, body="running.counters = lambda: 1 / 0", stderr=subprocess.PIPE
     ) as process:
-        wait_for("trouble", lambda: health(tmp_path).get("state") == "degraded")
+        wait_for(lambda: health(tmp_path).get("state") == "degraded", "trouble")
         assert "counter_failures" in health(tmp_path)["reason"]
-        wait_for("two", lambda: health(tmp_path)["counters"]["counter_failures"] >= 2)
+        wait_for(lambda: health(tmp_path)["counters"]["counter_failures"] >= 2, "two")
         process.terminate()
         assert process.wait(60) == 0
         assert process.stderr is not None
@@ -171,8 +161,8 @@ def test_counters_that_raise_are_counted_and_logged_once(tmp_path: Path) -> None
 
 
 FAILING = {
-    "task": "async def bad():\n    raise ValueError('broken')\nrunning.spawn('bad', bad())",
-    "returned task": "async def bad():\n    pass\nrunning.spawn('bad', bad())",
+    "task": "async def bad():\n    raise ValueError('broken')\nrunning.tasks.spawn('bad', bad())",
+    "returned task": "async def bad():\n    pass\nrunning.tasks.spawn('bad', bad())",
     "thread": "def bad():\n    raise ValueError('broken')\n"
     "threading.Thread(target=bad, name='bad').start()",
     "repeated call": "from coinspace.tasks import Repeat\n"
@@ -206,7 +196,7 @@ def test_a_failed_callback_is_logged_and_counted(tmp_path: Path) -> None:
     body = "asyncio.get_running_loop().call_soon(lambda: 1 / 0)"
     with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:
         ready(tmp_path)
-        wait_for("the count", lambda: health(tmp_path)["counters"]["loop_errors"] == 1)
+        wait_for(lambda: health(tmp_path)["counters"]["loop_errors"] == 1, "the count")
         process.terminate()
         assert process.wait(60) == 0
         assert process.stderr is not None
@@ -240,13 +230,13 @@ def test_sigterm_ends_a_process_of_which_a_part_hangs(tmp_path: Path, what: str)
 def test_sigterm_ends_a_process_whose_loop_hangs(tmp_path: Path) -> None:
     body = "running.ready()\ntime.sleep(600)"
     with start(tmp_path, body=body, patch=LIMITS.format(0.5)) as process:
-        wait_for("a ready process", lambda: health(tmp_path).get("state") == "ready")
+        wait_for(lambda: health(tmp_path).get("state") == "ready", "a ready process")
         process.terminate()
         assert process.wait(60) == 1
 
 
 def test_repeated_work_that_hangs_ends_its_process(tmp_path: Path) -> None:
-    body = "running.expect('good', 2)\nbeat = running.expect('good', 2)\nrunning.expect('bad', 3)"
+    body = "running.expect('good', 4)\nbeat = running.expect('good', 4)\nrunning.expect('bad', 6)"
     body += "\nfrom coinspace.tasks import Repeat"
     body += "\nRepeat(asyncio.get_running_loop(), 'beat', 0.1, beat)"
     with start(tmp_path, body=body) as process:
@@ -274,26 +264,32 @@ def fill(path: Path) -> None:
 
 def test_a_full_disk_stops_no_work_and_no_end(small_disk: Path) -> None:
     # each change of state is written, on a full disk
-    body = """
+    changes = small_disk.with_name("changes")
+    body = f"""
 async def change():
-    while True:
-        running.degraded(str(time.monotonic()))
+    for number in range(1_000_000):
+        running.degraded(str(number))
         await asyncio.sleep(0.01)
         running.ready()
         await asyncio.sleep(0.01)
-running.spawn('change', change())
+        Path({str(changes)!r}).write_text(str(number))
+running.tasks.spawn('change', change())
 """
+
+    def changed() -> int:
+        return int((changes.exists() and changes.read_text()) or 0)
+
     with start(small_disk, body=body) as process:
         ready_or_degraded = ("ready", "degraded")
-        wait_for("a file", lambda: health(small_disk).get("state") in ready_or_degraded)
+        wait_for(lambda: health(small_disk).get("state") in ready_or_degraded, "a file")
         filler = small_disk / "filler"
         fill(filler)
-        before = health(small_disk)["beat_ns"]
-        time.sleep(2.5)
+        before, count = health(small_disk)["beat_ns"], changed()
+        wait_for(lambda: changed() > count + 50)
         assert health(small_disk)["beat_ns"] == before
         assert process.poll() is None
         filler.unlink()
-        wait_for("a fresh file", lambda: health(small_disk)["beat_ns"] > before)
+        wait_for(lambda: health(small_disk)["beat_ns"] > before, "a fresh file")
         assert health(small_disk)["counters"]["health_failures"] > 10
         fill(filler)
         process.terminate()
@@ -335,13 +331,13 @@ class Bad:
         raise ValueError("no")
 running.log.info("hello", what=Bad())
 """
-    with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:
+    # a pipe that is not read fills, and more lines are lost
+    with (tmp_path / "log").open("wb") as log, start(tmp_path, body=body, stderr=log) as process:
         ready(tmp_path)
-        assert wait_for("count", lambda: health(tmp_path)["counters"]["log_lines_lost"] == 1)
+        assert wait_for(lambda: health(tmp_path)["counters"]["log_lines_lost"] == 1, "count")
         process.terminate()
         assert process.wait(60) == 0
-        assert process.stderr is not None
-        assert b"hello" in process.stderr.read()
+    assert b"hello" in (tmp_path / "log").read_bytes()
 
 
 def test_a_cut_line_does_not_spoil_the_next_one() -> None:
@@ -378,9 +374,9 @@ async def test_a_task_that_ends_during_a_stop_is_no_failure(tmp_path: Path) -> N
     async def until_stopped() -> None:
         await process.stopping.wait()
 
-    process.spawn("work", until_stopped())
+    process.tasks.spawn("work", until_stopped())
     process.stop()
-    await process.tasks.finish(5)
+    await process.tasks.finish(60)
     assert process.failure is None
     process.ended(None)
     last = orjson.loads((tmp_path / "run" / f"{NAME}.json").read_bytes())

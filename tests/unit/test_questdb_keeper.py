@@ -25,7 +25,7 @@ def test_a_full_disk_costs_no_good_server(tmp_path: Path, monkeypatch: pytest.Mo
     made.root.mkdir()
     made.address = ADDRESS
     with monkeypatch.context() as patched:
-        patched.setattr(server, "write_address", full)
+        patched.setattr(server, "write_private", full)
         assert "make room on the disk" in str(made.announce())
     path = made.root / "address.json"
     assert not path.exists()

@@ -12,7 +12,8 @@ import zmq
 
 from coinspace._ext.message import HEARTBEAT, ORDERBOOK, encode_header
 from coinspace.bus.subscriber import Subscriber
-from tests.flow.bus_stage import BOOK, until
+from tests.flow.bus_stage import BOOK
+from tests.waiting import until
 
 
 class Rogue:

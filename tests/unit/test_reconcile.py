@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from coinspace.clock import SECOND_NS
 from coinspace.storage import reconcile, schema
 from coinspace.storage.questdb.address import Address
-from coinspace.storage.reconcile import Ranges, Report, _Comparison, _Fact, _Row
+from coinspace.storage.reconcile import Ranges, Report, _Comparison, _Fact
 
 TOPIC = b"orderbook.upbit.BTC/KRW."
 PUBLISHER = "orderbook-collector-upbit"
@@ -57,7 +57,7 @@ class Database:
 def compare(
     monkeypatch: pytest.MonkeyPatch,
     facts: Iterator[_Fact],
-    rows: Iterator[_Row],
+    rows: Iterator[_Fact],
     gaps: list[tuple[Any, ...]] = [],  # noqa: B006 (never changed)
 ) -> Report:
     @contextmanager
@@ -71,15 +71,15 @@ def compare(
 
 
 def fact(sequence: int, at_ns: int, *, repeat: bool = False, before: int = 0) -> _Fact:
-    return _Fact(TOPIC, 7, sequence, at_ns, repeat, before, None)
+    return _Fact(TOPIC, 7, sequence, at_ns, before, repeat)
 
 
 def at(sequence: int) -> int:
     return START_NS + sequence * 50_000_000
 
 
-def row(sequence: int, at_ns: int = 0, before: int = 0) -> _Row:
-    return _Row(TOPIC, 7, sequence, at_ns or at(sequence), before)
+def row(sequence: int, at_ns: int = 0, before: int = 0) -> _Fact:
+    return _Fact(TOPIC, 7, sequence, at_ns or at(sequence), before)
 
 
 def test_memory_does_not_grow_with_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from coinspace.errors import FeedError
 from coinspace.recording import recorder as module
 from coinspace.recording.format import FeedReader, FeedWriter, Record
 from coinspace.recording.recorder import Recorder
+from tests.waiting import wait_for
 
 
 def read(folder: Path) -> list[Record]:
@@ -21,6 +23,10 @@ def read(folder: Path) -> list[Record]:
     return records
 
 
+def is_recorded(recorder: Recorder, records: int) -> bool:
+    return recorder.counters()["recorded"] == records
+
+
 def test_everything_is_kept_in_order(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "archive", "binance", "orderbook", "wss://x")
     recorder.sent(1, b"subscribe")
@@ -28,7 +34,7 @@ def test_everything_is_kept_in_order(tmp_path: Path) -> None:
         recorder.frame(10 + n, b'{"n":%d}' % n)
     recorder.rest(30_000, "/api/v3/depth?symbol=BTCUSDT&limit=5", b"{}")
     recorder.mark("disconnect", reason="reset")
-    recorder.close()
+    recorder.close(60)
     records = read(tmp_path / "archive")
     assert [r.payload for r in records if r.direction == "<"] == [
         b'{"n":%d}' % n for n in range(20_000)
@@ -47,7 +53,7 @@ def test_a_stuck_disk_costs_counted_records_and_no_time(
     write = FeedWriter.write
 
     def slow(*args: object) -> None:
-        time.sleep(0.001)
+        time.sleep(0.01)
         write(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(FeedWriter, "write", slow)
@@ -55,10 +61,13 @@ def test_a_stuck_disk_costs_counted_records_and_no_time(
     begin = time.perf_counter()
     for n in range(50_000):
         recorder.frame(n, b"x")
-    assert time.perf_counter() - begin < 1.0
-    time.sleep(0.3)
+    # the disk would need minutes
+    assert time.perf_counter() - begin < 60
+    # room for the last one
+    written = recorder.counters()["recorded"]
+    wait_for(lambda: recorder.counters()["recorded"] > written + 2)
     recorder.frame(60_000, b"last")
-    recorder.close()
+    recorder.close(60)
     records = read(tmp_path)
     dropped = sum(r.mark()["records"] for r in records if r.direction == "!")
     frames = sum(r.direction == "<" for r in records)
@@ -72,7 +81,7 @@ def test_queue_is_bounded_in_bytes(tmp_path: Path) -> None:
     for n in range(100):
         recorder.frame(n, bytes(1 << 16))
     assert recorder.counters()["record_dropped"] > 50
-    recorder.close()
+    recorder.close(60)
 
 
 def test_files_rotate_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +91,8 @@ def test_files_rotate_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.Monk
     )
     for n in range(30):
         recorder.frame(n * 10**9, os.urandom(10_000))
-        time.sleep(0.06)
-    recorder.close()
+        wait_for(partial(is_recorded, recorder, n + 1))
+    recorder.close(60)
     counters = recorder.counters()
     assert counters["record_segments"] > 8
     assert counters["record_segments_removed"] > 0
@@ -98,7 +107,7 @@ def test_files_rotate_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_disk_that_refuses_writes_is_counted_and_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_S", 0.2)
+    monkeypatch.setattr(module, "RETRY_S", 3600.0)
     write = FeedWriter.write
     failing = [True]
 
@@ -110,13 +119,13 @@ def test_a_disk_that_refuses_writes_is_counted_and_retried(
     monkeypatch.setattr(FeedWriter, "write", refuse)
     recorder = Recorder(tmp_path, "upbit", "book", "wss://x")
     recorder.frame(1, b"lost")
-    time.sleep(0.15)
+    wait_for(lambda: recorder.counters()["record_errors"] == 1)
     recorder.frame(2, b"lost too")
-    time.sleep(0.1)
-    failing[0] = False
-    time.sleep(0.2)
+    wait_for(lambda: recorder.counters()["record_lost"] == 2)
+    # the time of the next try has come
+    failing[0], recorder._retry_s = False, 0.0
     recorder.frame(3, b"kept")
-    recorder.close()
+    recorder.close(60)
     counters = recorder.counters()
     assert counters["record_errors"] == 1
     assert counters["record_lost"] == 2

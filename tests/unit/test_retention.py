@@ -9,7 +9,7 @@ import pytest
 from coinspace.config import StorageSettings, load
 from coinspace.errors import ConfigError
 from coinspace.storage import retention
-from coinspace.storage.tables import TABLES, VIEWS
+from coinspace.storage.tables import TICKER, TRADE
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,6 @@ def test_every_unit_of_the_server_has_a_length(unit: str) -> None:
     assert retention.length(0, unit)[0] == 0
 
 
-def test_defaults_are_lengths_of_whole_partitions() -> None:
-    defaults = {one.name: one.ttl for one in (*TABLES, *VIEWS) if one.ttl}
-    retention.check(StorageSettings(retention=defaults))
-
-
 @pytest.mark.parametrize(
     ("name", "text", "word"),
     [
@@ -71,24 +66,24 @@ def test_a_retention_that_the_server_would_refuse_is_a_configuration_error(
 
 def test_a_ttl_that_was_set_manually_stays() -> None:
     for found in ((24, "h"), (1, "M"), (0, "h"), (7, "DECADE")):
-        for ttl in (True, False):
-            assert retention.wanted("ticker", "90 DAYS", found, ttl=ttl, retention={}) == found
+        for storage in (StorageSettings(), StorageSettings(ttl="off")):
+            assert retention.wanted(TICKER, found, storage) == found
 
 
 def test_a_configured_retention_is_enforced() -> None:
-    given = {"ticker": "1M"}
-    assert retention.wanted("ticker", "90 DAYS", (24, "h"), ttl=True, retention=given) == (1, "M")
-    assert retention.wanted("trade", "1y", (24, "h"), ttl=True, retention=given) == (24, "h")
-    off = {"ticker": "off"}
-    assert retention.wanted("ticker", "90 DAYS", (24, "h"), ttl=True, retention=off) == (0, "h")
-    assert retention.initial("ticker", "90 DAYS", ttl=True, retention=off) == ""
+    given = StorageSettings(retention={"ticker": "1M"})
+    assert retention.wanted(TICKER, (24, "h"), given) == (1, "M")
+    assert retention.wanted(TRADE, (24, "h"), given) == (24, "h")
+    off = StorageSettings(retention={"ticker": "off"})
+    assert retention.wanted(TICKER, (24, "h"), off) == (0, "h")
+    assert retention.initial(TICKER, off) == ""
 
 
 def test_ttl_off_removes_the_default_only() -> None:
-    default = retention.parse("90 DAYS")
-    assert retention.wanted("ticker", "90 DAYS", default, ttl=False, retention={}) == (0, "h")
-    assert retention.initial("ticker", "90 DAYS", ttl=False, retention={}) == ""
-    assert retention.initial("ticker", "90 DAYS", ttl=False, retention={"ticker": "7d"}) == "7d"
+    off = StorageSettings(ttl="off")
+    assert retention.wanted(TICKER, retention.parse(TICKER.ttl), off) == (0, "h")
+    assert retention.initial(TICKER, off) == ""
+    assert retention.initial(TICKER, StorageSettings(ttl="off", retention={"ticker": "7d"})) == "7d"
 
 
 def test_a_file_and_the_environment_set_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

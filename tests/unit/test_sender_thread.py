@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +17,7 @@ from coinspace.storage import schema, sender
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.sender import Sender
 from coinspace.storage.transport import Rejected, Transport, Unavailable
+from tests.waiting import until
 
 
 class Script:
@@ -46,7 +46,8 @@ ADDRESS = Address("http::addr=127.0.0.1:1;", "postgresql://127.0.0.1:1/qdb", "",
 def made(folder: Path, monkeypatch: pytest.MonkeyPatch, script: Script, **more: object) -> Sender:
     monkeypatch.setattr(sender, "Transport", script)
     monkeypatch.setattr(sender, "FIRST_BACKOFF_S", 0.001)
-    own = Sender(Settings(data=folder), "test", where=lambda _: ADDRESS, **more)  # type: ignore[arg-type]
+    monkeypatch.setattr(sender, "address", lambda settings: ADDRESS)
+    own = Sender(Settings(data=folder), "test", **more)  # type: ignore[arg-type]
     own.start()
     assert own.row("trade", symbols={"market": "A/KRW"}, columns={"price": 1.0}, at_ns=1)
     return own
@@ -69,7 +70,7 @@ async def test_a_batch_is_sent_again_after_any_error(
 ) -> None:
     script = Script(error, error, None)
     own = made(tmp_path, monkeypatch, script)
-    assert await own.drained(10)
+    assert await own.drained(60)
     assert script.sent == 3
     assert own.trouble is None
     counters = own.counters()
@@ -94,7 +95,7 @@ async def test_a_server_that_ends_before_the_repair_costs_no_row(
     monkeypatch.setattr(schema, "repair", ended)
     refusal = Rejected(1, "trade", "no such column")
     own = made(tmp_path, monkeypatch, Script(refusal, refusal, refusal, None))
-    assert await own.drained(10)
+    assert await own.drained(60)
     assert own.counters()["rows_stored"] == 1
     assert calls == 3
     assert await own.close()
@@ -188,10 +189,7 @@ async def test_rows_that_cannot_be_sent_are_reported(
 ) -> None:
     own = made(tmp_path, monkeypatch, Script(*(KeyError("MONTH") for _ in range(1000))))
     own.seal()
-    deadline = time.monotonic() + 60
-    while own.counters()["flush_defects"] < 2:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
+    await until(lambda: own.counters()["flush_defects"] >= 2)
     assert "MONTH" in str(own.trouble)
     assert own.pending == 1
     own.abort()

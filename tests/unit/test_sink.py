@@ -15,7 +15,7 @@ from coinspace._ext.message import (
     Message,
     encode_header,
 )
-from coinspace.bus.sink import ListSink
+from coinspace._ext.sink import ListSink
 from coinspace.errors import MessageError
 
 BOOK = b"orderbook.upbit.BTC/KRW."

@@ -33,7 +33,17 @@ READING = [
     "select * from a join (b) on (a.x = b.x) asof join c tolerance 1s",
     "select cast(price as decimal(10, 2)) from trade",
     "explain (format json) select 1",
+    *(
+        f"select * from trade where market {word} '{text}' and price > 1"
+        for word in ("like", "NOT ILIKE")
+        for text in ("KRW-%", "%/KRW", "%BTC%", "%", "", "a_c", "a%b", "a%b%")
+    ),
+    "select '%a%b', a.like from trade a",
 ]
+MATCHING = (
+    *("'%a%b'", "'%a%b%'", "'a%b%c'", "'%%a'", "'a' || '%b%c'", "'a'::text", "concat('%a', '%b')"),
+    *("@pattern", "('a%')", "market", "'a'/* x */|| '%b%c'"),
+)
 OTHERS = [
     "",
     " ; ",
@@ -59,6 +69,22 @@ OTHERS = [
     "with x as (select * from files('.')) select * from x",
     "explain copy trade to 'x'",
     "explain update trade set price = 0",
+    "(explain update trade set price = 0)",
+    "explain (copy trade to 'x')",
+    "explain show parameters",
+    "declare @x := 1 show parameters",
+    "declare @x := 1 (show parameters)",
+    "select flush_query_cache",
+    "select 1, Dump_Memory_Usage from trade",
+    'select ("reload_config")',
+    # the server does not end them in time
+    "select market ~ '(a*)*b' from trade",
+    "select market!~'x' from trade",
+    "select regexp_replace(market, 'a', 'b') from trade",
+    *(f"select * from trade where market LIKE {text}" for text in MATCHING),
+    "select * from trade where market \"like\" '%a%b'",
+    "select like(market, '%a%b') from trade",
+    "select \"like\"(market, '%a%b') from trade",
     "show parameters",
     "select * from (show parameters)",
     "select * from ( /* x */ show parameters)",
@@ -111,7 +137,7 @@ HIDING = [
         'select 1 /* " */ " */, flush_query_cache() -- "',
         'select 1   " */, flush_query_cache() -- "',
     ),
-    ("/* /* */ select */ show parameters", "select */ show parameters"),
+    ("/* /* */ select */ show tables", "select */ show tables"),
     ("select 1 -- it's so\n, 2", "select 1   , 2"),
     ("select 1-/* */-1", "select 1- -1"),
     ("select '/* -- */' x", "select '/* -- */' x"),

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 
 from coinspace._ext.segment import SEGMENT_HEAD_SIZE
-from coinspace.bus.segments import segment_paths
-from coinspace.storage.catchup import CatchUp, JournalFolder
+from coinspace.bus.segments import JournalReader, segment_paths
+from coinspace.storage.catchup import CatchUp
 from coinspace.storage.gaps import Damage
 from coinspace.storage.ledger import Hole, StreamKey
 from coinspace.storage.stage import Stage
-from tests.flow.bus_stage import BOOK, PROCESS, until
+from tests.flow.bus_stage import BOOK, PROCESS
 from tests.flow.feeding import START_NS
 from tests.unit.test_journal import Written
 from tests.unit.test_storage_stage import Rows, stage
+from tests.waiting import until
 
 N = 5
 
@@ -45,7 +46,7 @@ async def test_a_tail_cut_at_every_byte_is_recorded_as_lost(tmp_path: Path) -> N
         rows = Rows()
         made = stage(rows)
         # a heartbeat has announced all of them
-        made.expect(PROCESS, BOOK, written.publisher.epoch, N, "not received")
+        made.expect(PROCESS, BOOK, written.publisher.epoch, N)
         catchup = await caught_up(written, made)
         missing = 0 if size == len(whole) else 1
         assert [row["seq"] for row in rows.of("orderbook")] == list(range(1, N + 1 - missing))
@@ -65,7 +66,7 @@ async def test_an_epoch_that_was_not_received_is_found_in_its_folder(tmp_path: P
     made.epochs[PROCESS] = written.publisher.epoch - 1
     catchup = CatchUp(written.settings, made, [PROCESS])
     task = asyncio.create_task(catchup.run())
-    await until(lambda: len(rows.of("orderbook")) == N, "all stored")
+    await until(lambda: len(rows.of("orderbook")) == N and not made.ledger.missing(), "all stored")
     # read once: the epoch cannot grow
     requests = catchup.requests
     catchup.wake()
@@ -114,12 +115,17 @@ async def test_ended_epochs_are_forgotten_once_their_journal_was_compared(tmp_pa
     made.epochs[PROCESS] = epochs[-1] + 1
     catchup = CatchUp(written.settings, made, [PROCESS])
     task = asyncio.create_task(catchup.run())
-    await until(lambda: len(rows.of("orderbook")) == 1, "the tail is stored")
-    assert made.ledger.finished[PROCESS] == {epochs[0], epochs[2], epochs[3]}
+    complete = {epochs[0], epochs[2], epochs[3]}
+    await until(
+        lambda: len(rows.of("orderbook")) == 1 and made.ledger.finished[PROCESS] == complete,
+        "the tail is stored",
+    )
     assert [epoch for _, _, epoch in made.ledger.streams] == [epochs[1]]
     catchup.restarted(PROCESS)
-    await until(lambda: not made.ledger.streams, "nothing is left to miss")
-    assert made.ledger.finished[PROCESS] == set(epochs)
+    await until(
+        lambda: not made.ledger.streams and made.ledger.finished[PROCESS] == set(epochs),
+        "nothing is left to miss",
+    )
     # a damaged table needs all of them again
     await catchup.restore(Damage("worker", "orderbook", "schema changed: x", 1 << 62))
     await until(lambda: len(rows.of("orderbook")) == 1 + 4 * N, "all are stored again")
@@ -138,14 +144,16 @@ async def test_holes_beyond_the_limit_are_filled_in_turn(
     rows = Rows()
     made = stage(rows)
     epoch = written.publisher.epoch
-    reader = JournalFolder(written.settings, PROCESS)
+    reader = JournalReader(written.folder)
     for message in reader.fetch(BOOK, epoch, 1).messages[::2]:
         made.on_message(PROCESS, message)
     (stream,) = made.ledger.streams.values()
     assert (len(stream.holes), stream.put_off) == (10, 40)
     readings = []
 
-    async def open_holes(publisher: str, streams: Any) -> tuple[dict[StreamKey, list[Hole]], bool]:
+    async def open_holes(
+        found: Any, publisher: str, streams: Any
+    ) -> tuple[dict[StreamKey, list[Hole]], bool]:
         # a row replaces an earlier row of the same hole; seven at a time
         newest = {row["first"]: row for row in rows.of("gap")}
         left = [row for row in newest.values() if row["status"] == "open"]
@@ -153,9 +161,11 @@ async def test_holes_beyond_the_limit_are_filled_in_turn(
         holes = [Hole(row["first"], row["last"], START_NS, "x", True) for row in left[:7]]
         return {stream.key: holes}, len(left) <= 7
 
-    catchup = CatchUp(written.settings, made, [PROCESS], open_holes)
+    monkeypatch.setattr("coinspace.storage.position.open_holes", open_holes)
+    monkeypatch.setattr("coinspace.storage.catchup.address", lambda settings: None)
+    catchup = CatchUp(written.settings, made, [PROCESS])
     task = asyncio.create_task(catchup.run())
-    await until(lambda: not stream.missing, "no hole left")
+    await until(lambda: not stream.holes and not stream.put_off, "no hole left")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     catchup.close()

@@ -7,8 +7,9 @@ import pytest
 
 from coinspace._ext.message import STATE, Message, encode_header
 from coinspace._ext.sink import ListSink
+from coinspace.storage.gaps import Outage
 from coinspace.storage.ledger import EPOCHS_LIMIT, HOLES_LIMIT, Ledger
-from coinspace.storage.outages import UNWRITTEN_LIMIT, Outage
+from coinspace.storage.outages import UNWRITTEN_LIMIT
 from coinspace.storage.stage import Stage
 from tests.flow.feeding import START_NS, Feeder
 
@@ -103,7 +104,7 @@ def test_messages_without_memory_become_one_growing_hole() -> None:
     for message in messages[:6]:
         made.on_message(PUBLISHER, message)
     assert made.shed == 4
-    ((_, hole),) = made.ledger.holes()
+    ((_, hole),) = made.ledger.holes(PUBLISHER)
     assert (hole.first, hole.last, hole.announced) == (3, 6, False)
     rows.room = 100
     made.on_message(PUBLISHER, messages[6])
@@ -117,7 +118,7 @@ def test_repeats_do_not_break_a_growing_hole_up() -> None:
     made = stage(rows)
     for message in books(40):
         made.on_message(PUBLISHER, message)
-    ((_, hole),) = made.ledger.holes()
+    ((_, hole),) = made.ledger.holes(PUBLISHER)
     assert (hole.first, hole.last) == (3, 40)
 
 
@@ -148,7 +149,7 @@ def test_a_closed_hole_has_the_lost_ranges(
     messages = books(9)
     for i in (0, 1, 6):
         made.on_message(PUBLISHER, messages[i])
-    ((stream, hole),) = made.ledger.holes()
+    ((stream, hole),) = made.ledger.holes(PUBLISHER)
     before = len(rows.rows)
     assert made.close(stream, hole, lost, "not in the journal")
     after = rows.rows[before:]
@@ -175,7 +176,7 @@ def test_a_heartbeat_reveals_a_lost_tail_and_a_topic_without_messages() -> None:
     )
     sink.publish(sink.topic(b"heartbeat.orderbook-collector-upbit."), 7, facts)
     made.on_message(PUBLISHER, sink.messages[0])
-    found = [(stream.topic, hole.first, hole.last) for stream, hole in made.ledger.holes()]
+    found = [(stream.topic, hole.first, hole.last) for stream, hole in made.ledger.holes(PUBLISHER)]
     assert sorted(found) == [(TOPIC, 4, 5), (b"orderbook.upbit.SOL/KRW.", 1, 2)]
 
 
@@ -256,9 +257,9 @@ def test_holes_come_oldest_first() -> None:
     ledger = Ledger()
     late = ledger.stream(PUBLISHER, TOPIC, 9)
     early = ledger.stream(PUBLISHER, b"orderbook.upbit.ETH/KRW.", 8)
-    ledger.expect(late, 5, 100, "")
-    ledger.expect(early, 5, 200, "")
-    assert [stream.epoch for stream, _ in ledger.holes()] == [8, 9]
+    ledger.expect(late, 5, 100)
+    ledger.expect(early, 5, 200)
+    assert [stream.epoch for stream, _ in ledger.holes(PUBLISHER)] == [8, 9]
     assert ledger.missing() == 10
 
 
@@ -342,8 +343,8 @@ def test_a_finished_epoch_is_one_number_and_can_be_taken_up_again() -> None:
     ledger = Ledger()
     for epoch in range(1, 11):
         stream = ledger.stream(PUBLISHER, TOPIC, epoch)
-        ledger.expect(stream, 3, START_NS, "")
-        for _, hole in list(ledger.holes()):
+        ledger.expect(stream, 3, START_NS)
+        for _, hole in ledger.holes(PUBLISHER):
             # the fifth epoch waits for its journal
             if epoch != 5:
                 ledger.close(stream, hole)

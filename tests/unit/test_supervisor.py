@@ -1,5 +1,6 @@
 """Order of start and stop, refusals before anything starts."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -78,9 +79,11 @@ def test_the_endpoint_is_reached_where_it_listens(host: str, url: str) -> None:
 
 
 def test_second_supervisor_on_a_folder_is_refused(settings: Settings) -> None:
-    with claim(settings), pytest.raises(ConfigError, match="another `coinspace up`"):
+    lock = claim(settings)
+    with pytest.raises(ConfigError, match=f"supervisor: .* found process {os.getpid()}"):
         claim(settings)
-    claim(settings).close()
+    os.close(lock)
+    os.close(claim(settings))
 
 
 def test_unwritable_data_folder_is_one_clear_error(settings: Settings, tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ def test_claim_forgets_states_of_an_earlier_run(settings: Settings) -> None:
     stale = settings.data / "run" / "index-endpoint.json"
     stale.parent.mkdir(parents=True)
     stale.write_text("{}")
-    claim(settings).close()
+    os.close(claim(settings))
     assert not stale.exists()
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,19 +16,32 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from coinspace.config import Settings
+from coinspace.endpoint.dashboard import build
 from coinspace.errors import ConfigError
+from coinspace.observe.doctor import check_host
 from coinspace.storage.questdb import runtime
 from tests import audit
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+GROUPS = PROJECT["dependency-groups"]
 LOCKS = {
-    "install.txt": [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["build"]],
-    "tools.txt": [
-        one for name in ("test", "bench", "lint") for one in PROJECT["dependency-groups"][name]
-    ],
+    "install.txt": [*PROJECT["project"]["dependencies"], *GROUPS["build"]],
+    "tools.txt": [one for name in ("test", "bench", "lint") for one in GROUPS[name]],
+    **{f"{name}.txt": GROUPS[name] for name in ("uv", "audit", "page", "peers")},
 }
 PYTHONS = ("3.11", "3.12", "3.13")
+# what fetches packages, and options without which a command could fetch an unknown one
+FETCH = re.compile(
+    r"(pip|PIP\)?)\S* (install|wheel|download)\b|\bnpm (ci|install)\b|\buv (pip|tool) install\b"
+)
+CERTAIN = (
+    "--require-hashes",
+    "--no-index",
+    "--no-deps --editable",
+    "--no-build-isolation --no-deps",
+)
 _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 
@@ -85,6 +101,38 @@ def test_lock_files_hold_no_address(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text()
     assert "://" not in text
     assert not re.search(r"--(index|extra|find|trusted)|\bfile:|@", text)
+
+
+def test_every_lock_file_has_its_group() -> None:
+    assert {path.name for path in (ROOT / "requirements").iterdir()} == set(LOCKS)
+
+
+def test_no_command_fetches_a_package_without_its_hash() -> None:
+    scripts = [ROOT / "Makefile", ROOT / ".ci" / "run", *(ROOT / "tests").glob("*.sh")]
+    found = [
+        (path.name, line)
+        for path in scripts
+        for line in path.read_text().replace("\\\n", " ").splitlines()
+        if FETCH.search(line)
+    ]
+    assert len(found) >= 6
+    for name, line in found:
+        assert any(one in re.sub(r"\s+", " ", line) for one in CERTAIN), f"{name}: {line}"
+
+
+def test_npm_comes_with_its_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", run)
+    build.npm()
+    (command,) = commands
+    assert command[-3:] == ["--require-hashes", "-r", str(ROOT / "requirements" / "page.txt")]
 
 
 def test_an_audit_without_a_database_fails() -> None:
@@ -172,6 +220,34 @@ def test_a_download_that_is_cut_leaves_nothing(
     with pytest.raises(ConfigError, match="cut after 100 bytes"):
         runtime.jar()
     assert [one.name for one in cached.parent.iterdir()] == ["download.lock"]
+
+
+@pytest.mark.parametrize("given", [b"another jar", b"", None])
+def test_a_jar_of_the_user_that_is_not_known_is_reported(
+    cached: Path, monkeypatch: pytest.MonkeyPatch, given: bytes | None
+) -> None:
+    assert runtime.unknown_jar() is None
+    path = cached.parent / "mine.jar"
+    monkeypatch.setenv("COINSPACE_QUESTDB_JAR", str(path))
+    path.write_bytes(JAR)
+    assert (runtime.jar(), runtime.unknown_jar()) == (path, None)
+    if given is None:
+        path.unlink()
+        for name in (path, path.parent, path.parent / "a:b.jar"):
+            (path.parent / "a:b.jar").write_bytes(JAR)
+            monkeypatch.setenv("COINSPACE_QUESTDB_JAR", str(name))
+            with pytest.raises(ConfigError, match="expected a readable jar file"):
+                runtime.jar()
+        return
+    path.write_bytes(given)
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setenv("COINSPACE_QUESTDB_JAR", "mine.jar")
+    assert runtime.jar() == path
+    text = runtime.unknown_jar()
+    assert text is not None
+    assert text.endswith(f"was {hashlib.sha256(given).hexdigest()}")
+    (finding,) = [one for one in check_host(Settings(data=cached.parent)) if one.text == text]
+    assert (finding.subject, finding.level) == ("database", "advice")
 
 
 def test_a_whole_jar_is_not_fetched(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ async def main(process):
     process.degraded("waits for something")
     process.ready()
     before = os.times()
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(2.0)
     busy = sum(os.times()[:2]) - sum(before[:2])
     print(json.dumps({
         "cpus": sorted(os.sched_getaffinity(0)),
@@ -48,7 +48,7 @@ def report(folder: Path, name: str, tuning: str) -> dict[str, object]:
         [sys.executable, "-c", REPORT, name, str(path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     found: dict[str, object] = json.loads(done.stdout)
@@ -116,15 +116,18 @@ def test_doctor_names_what_this_host_cannot_do(tmp_path: Path) -> None:
         f'data = "{tmp_path / "data"}"\n[tuning]\nspin = ["*"]\nreceive_buffer = 1073741824\n'
         "cpus = {'index-*' = [9999], 'collector-*' = [0]}\n"
     )
-    found = {
-        (one.subject, one.level): one.text
+    found = [
+        (one.subject, one.level, one.text)
         for one in check_host(load(path))
         if one.subject in ("pinning", "spinning", "socket buffers")
-    }
-    assert "was 9999" in found["pinning", "problem"]
-    assert "no process is called collector-*" in found["pinning", "advice"]
-    assert "never sleep" in found["spinning", "problem"]
-    assert "rmem_max" in found["socket buffers", "advice"]
+    ]
+    for subject, level, text in (
+        ("pinning", "problem", "was 9999"),
+        ("pinning", "problem", "no process is called 'collector-*'"),
+        ("spinning", "problem", "never sleep"),
+        ("socket buffers", "advice", "rmem_max"),
+    ):
+        assert any(one[:2] == (subject, level) and text in one[2] for one in found), text
 
 
 def test_doctor_has_no_findings_about_defaults(tmp_path: Path) -> None:

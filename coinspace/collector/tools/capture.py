@@ -28,7 +28,7 @@ class Watch:
 
     def __init__(self, name: str, stopping: asyncio.Event) -> None:
         self.stopping = stopping
-        self._log = structlog.get_logger(f"record-{name}")
+        self._log = structlog.get_logger(f"record-{name}", connection=name)
         self._reason: str | None = None
         # the error that ended a task of the collection, None while all tasks run
         self.failure: BaseException | None = None

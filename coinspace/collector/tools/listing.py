@@ -9,6 +9,7 @@ from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import UNREADABLE, Listing
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market
+from coinspace.text import shown_address
 
 
 async def listed(exchange: str, settings: ExchangeSettings) -> list[Listing]:
@@ -18,11 +19,11 @@ async def listed(exchange: str, settings: ExchangeSettings) -> list[Listing]:
     try:
         return spelled.read_markets(await fetcher.get(spelled.markets_request()))
     except RefusedError as error:
-        text = f"expected an answer from {settings.rest}, was {error}"
-        raise ConnectError(f"market list of {exchange}: {text}", exchange) from None
+        text = f"expected an answer from {shown_address(settings.rest)}, was {error}"
+        raise ConnectError(f"market list of {exchange}: {text}") from None
     except UNREADABLE as error:
         text = f"expected an answer of the known shape, was {error!r}"
-        raise ConnectError(f"market list of {exchange}: {text}", exchange) from None
+        raise ConnectError(f"market list of {exchange}: {text}") from None
     finally:
         await fetcher.close()
 

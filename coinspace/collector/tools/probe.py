@@ -41,6 +41,7 @@ from coinspace.exchanges.exchange import (
     Trial,
 )
 from coinspace.exchanges.settings import ExchangeSettings
+from coinspace.text import shown_address
 
 Verdict = Literal["pass", "fail", "unseen"]
 ORDERBOOK, TICKER, TRADE, CONTROL, MALFORMED = 1, 2, 3, 5, 7
@@ -267,7 +268,9 @@ class Probe:
         watcher = await self._connect(first.url, seen)
         if watcher is None:
             return None
-        self._add(f"{stream}: WebSocket connects", True, True, first.url.split("?")[0])
+        self._add(
+            f"{stream}: WebSocket connects", True, True, shown_address(first.url.partition("?")[0])
+        )
         for frame in first.frames:
             watcher.transport.send(WSMsgType.TEXT, frame)
             await asyncio.sleep(0.35)

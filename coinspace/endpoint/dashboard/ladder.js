@@ -37,8 +37,7 @@ export class Ladder {
     // the best ask stands next to the spread
     fill(this.asks.slice().reverse(), asks, most, format);
     fill(this.bids, bids, most, format);
-    const exchanges = [...new Set(book.venues.map((one) => one.exchange))];
-    this.legend.replaceChildren(...exchanges.map((name) => swatch(name)));
+    showLegend(this.legend, book);
     if (asks.length && bids.length) {
       const [bid, ask] = [+bids[0].price, +asks[0].price];
       const middle = (bid + ask) / 2;
@@ -49,13 +48,18 @@ export class Ladder {
   }
 }
 
-/** An exchange's colour with its name. */
-export function swatch(exchange) {
-  const node = element("span", "", exchange);
-  const mark = element("i", "");
-  mark.style.setProperty("--c", venueColour(exchange));
-  node.prepend(mark);
-  return node;
+/** Show the colours and names of a book's exchanges. */
+export function showLegend(node, book) {
+  const names = [...new Set(book.venues.map((one) => one.exchange))];
+  if (node.dataset.names === names.join()) return;
+  node.dataset.names = names.join();
+  node.replaceChildren(...names.map((exchange) => {
+    const entry = element("span", "", exchange);
+    const mark = element("i", "");
+    mark.style.setProperty("--c", venueColour(exchange));
+    entry.prepend(mark);
+    return entry;
+  }));
 }
 
 /** An element with a class and text. */

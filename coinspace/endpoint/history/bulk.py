@@ -1,7 +1,8 @@
 """Whole ranges as CSV, Arrow or Parquet, read and encoded page by page.
 
 A download of any length needs memory for one page of rows and for the bytes that the socket has
-not taken yet. Numbers are decimal strings in CSV and float64 in the binary formats.
+not taken yet. Numbers are decimal strings in CSV and float64 in the binary formats. Arrays are JSON
+in CSV and lists of float64 in the binary formats. A side of a book is [[prices], [sizes]].
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, get_type_hints
+from typing import Any, Literal, Protocol, get_origin, get_type_hints
 
+import orjson
 from blacksheep.contents import StreamedContent
 from blacksheep.messages import Request, Response
 from msgspec import Struct
 
 from coinspace.endpoint.http.connection import connection
 from coinspace.endpoint.http.problem import Problem, retry_later
-from coinspace.endpoint.values import EpochMs, decimal
+from coinspace.endpoint.values import EpochMs, Side, decimal
 
 CSV = "text/csv"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -31,20 +34,29 @@ WAIT_S = 5.0
 RETRY_S = 10
 
 # time: int ms; instant: a datetime
-Kind = Literal["time", "instant", "number", "text", "integer", "flag"]
+Kind = Literal[
+    "time", "instant", "number", "text", "integer", "flag", "array", "array1", "array2", "array3"
+]
 Columns = Mapping[str, Kind]
 Rows = list[dict[str, Any]]
 Pages = AsyncIterator[Rows]
 
 
 # type of a model's field -> kind of column
-_KINDS: dict[Any, Kind] = {EpochMs: "time", int: "integer", str: "text", str | None: "text"}
+_KINDS: dict[Any, Kind] = {
+    EpochMs: "time",
+    EpochMs | None: "time",
+    int: "integer",
+    str: "text",
+    str | None: "text",
+    Side: "array2",
+}
 
 
 def columns_of(model: type[Struct], *without: str) -> Columns:
     """Return the columns of rows of a model, without some of its fields."""
     return {
-        name: _KINDS.get(kind, "number")
+        name: "text" if get_origin(kind) is Literal else _KINDS.get(kind, "number")
         for name, kind in get_type_hints(model, include_extras=True).items()
         if name not in without
     }
@@ -104,9 +116,9 @@ def encoder(media: str, columns: Columns) -> Encoder:
     except ImportError:
         raise Problem(
             "not-acceptable",
-            f"{media} needs pyarrow on the server (pip install coinspace[arrow]); text/csv works",
+            f"{media} needs pyarrow on the server (pip install pyarrow); text/csv works",
         ) from None
-    return ArrowEncoder(columns) if media == ARROW else ParquetEncoder(columns)
+    return BinaryEncoder(media, columns)
 
 
 class CsvEncoder:
@@ -135,6 +147,8 @@ def _text(value: Any, kind: Kind) -> Any:
         return ""
     if kind == "instant":
         return value.isoformat()
+    if isinstance(value, list):
+        return orjson.dumps(value).decode()
     return decimal(value) if kind == "number" else value
 
 
@@ -172,41 +186,27 @@ def _schema(columns: Columns) -> Any:
         "text": pa.string(),
         "integer": pa.int64(),
         "flag": pa.bool_(),
+        "array1": (vector := pa.list_(pa.float64())),
+        "array2": (matrix := pa.list_(vector)),
+        "array3": pa.list_(matrix),
     }
     return pa.schema([(name, types[kind]) for name, kind in columns.items()])
 
 
-class ArrowEncoder:
-    """Arrow IPC stream, a record batch per page."""
+class BinaryEncoder:
+    """An Arrow IPC stream with a record batch per page, or Parquet (zstd) with a row group."""
 
-    def __init__(self, columns: Columns) -> None:
-        import pyarrow as pa
-
-        self._schema = _schema(columns)
-        self._sink = _Sink()
-        self._batch = pa.RecordBatch.from_pylist
-        self._writer = pa.ipc.new_stream(self._sink, self._schema)
-
-    def rows(self, rows: Rows) -> bytes:
-        self._writer.write_batch(self._batch(rows, schema=self._schema))
-        return self._sink.take()
-
-    def end(self) -> bytes:
-        self._writer.close()
-        return self._sink.take()
-
-
-class ParquetEncoder:
-    """Parquet with zstd, a row group per page."""
-
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, media: str, columns: Columns) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._schema = _schema(columns)
         self._sink = _Sink()
         self._table = pa.Table.from_pylist
-        self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
+        if media == ARROW:
+            self._writer = pa.ipc.new_stream(self._sink, self._schema)
+        else:
+            self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
 
     def rows(self, rows: Rows) -> bytes:
         self._writer.write_table(self._table(rows, schema=self._schema))
@@ -276,16 +276,27 @@ async def answer(
     return Response(200, headers, StreamedContent(media.encode(), body))
 
 
-async def paged(read: Callable[[Any], Any], key: Callable[[Rows, Any], Any]) -> Pages:
-    """Yield pages until one is not full. Args: read(after) -> rows; key(rows, after) -> after."""
-    after = None
-    while True:
-        rows: Rows = await read(after)
+async def paged(
+    read: Callable[[Any, int], Any],
+    key: Callable[[Rows, Any], Any],
+    after: Any = None,
+    limit: int | None = None,
+    size: int = PAGE_ROWS,
+) -> Pages:
+    """Yield pages of at most `size` rows until one is not full, or until `limit` rows.
+
+    Args: read(after, rows) -> rows; key(rows, after) -> after.
+    """
+    left = sys.maxsize if limit is None else limit
+    while left:
+        wanted = min(size, left)
+        rows: Rows = await read(after, wanted)
         if rows:
             after = key(rows, after)
             yield rows
-        if len(rows) < PAGE_ROWS:
+        if len(rows) < wanted:
             return
+        left -= wanted
 
 
 def file_name(words: Sequence[str], media: str) -> str:

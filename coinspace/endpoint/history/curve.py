@@ -2,9 +2,7 @@
 
 A summed book is far deeper than the stored books (`storage.depth` levels), and is kept only while
 it is the newest. So a past tick's curve is recomputed from its inputs: the rows of `orderbook` with
-each venue's book at the tick. The answer states this source, the number of missing levels, and how
-far the curve's value is from the published one. `coinspace compute-index --explain` gives the exact
-curve of any tick from recordings.
+each venue's book at the tick.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ class Missing(Exception):
     """There is no curve, for the reason in the text."""
 
 
-def of_live(context: Context, latest: Latest) -> PriceVolumeCurve:
+async def of_live(context: Context, latest: Latest) -> PriceVolumeCurve:
     """Return the newest tick's curve. Raises: Missing."""
     asset = latest.value.asset
     message = context.live.aggregates.get(asset)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.history import curve
 from coinspace.endpoint.live.state import Latest
@@ -13,13 +15,9 @@ from coinspace.storage.read import history
 from coinspace.storage.records import CONSTITUENT, read_record
 
 
-def live_explanation(context: Context, latest: Latest) -> Explanation:
+async def live_explanation(context: Context, latest: Latest) -> Explanation:
     """Explain the newest tick, with its curve while its summed book is the newest, too."""
-    try:
-        found = curve.of_live(context, latest)
-    except curve.Missing as missing:
-        return explanation(latest.record, live=True, reason=str(missing))
-    return explanation(latest.record, live=True, found=found)
+    return explanation(latest.record, *await _found(curve.of_live(context, latest)), live=True)
 
 
 async def stored_explanation(context: Context, asset: str, at_ns: int) -> Explanation | None:
@@ -30,19 +28,20 @@ async def stored_explanation(context: Context, asset: str, at_ns: int) -> Explan
     venues = await history.tick_venues(context.database, asset, row["ns"])
     record = read_record(row, row["ns"], venues)
     own = [one for one in venues if one["role"] == CONSTITUENT]
+    return explanation(record, *await _found(curve.of_stored(context, row, own)), live=False)
+
+
+async def _found(
+    work: Awaitable[PriceVolumeCurve],
+) -> tuple[PriceVolumeCurve | None, str | None]:
     try:
-        found = await curve.of_stored(context, row, own)
+        return await work, None
     except curve.Missing as missing:
-        return explanation(record, live=False, reason=str(missing))
-    return explanation(record, live=False, found=found)
+        return None, str(missing)
 
 
 def explanation(
-    record: IndexRecord,
-    *,
-    live: bool,
-    found: PriceVolumeCurve | None = None,
-    reason: str | None = None,
+    record: IndexRecord, found: PriceVolumeCurve | None, reason: str | None, *, live: bool
 ) -> Explanation:
     value = index_value(record)
     return Explanation(

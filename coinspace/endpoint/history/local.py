@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import orjson
+from blacksheep.contents import StreamedContent
+from blacksheep.messages import Request
 
 from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.history import bulk
-from coinspace.endpoint.http import keys as api_keys
 from coinspace.endpoint.http.app import build
-from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.hub import Hub
 from coinspace.endpoint.live.state import Live
 from coinspace.errors import EndpointError
 from coinspace.storage.read.pool import Database, readonly_address
 from coinspace.storage.read.select import check_reader, pages_of
-from coinspace.tasks import Tasks
 
 # a person can stop a command that takes too long
 TIMEOUT_S = 3600.0
+# rows of a statement as JSON, which is whole in memory
+JSON_ROWS = 1000
 
 
 @contextlib.asynccontextmanager
@@ -47,37 +48,34 @@ async def answer(
     Raises: EndpointError with the problem's text, or why the database cannot be read.
     """
     async with database(settings) as found:
-        gate, app, _ = build(_context(settings, found), Keys(api_keys.path(settings)))
+        _, app = build(_context(settings, found))
         await app.start()  # type: ignore[no-untyped-call]
-        # one part at a time, so that a long range is never whole in memory
-        parts: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(1)
-        # a failure is raised below
-        tasks = Tasks(lambda name, error: None)
-        task = tasks.spawn("answer", _ask(gate.app, path, parameters, accept, parts), ends=True)
         try:
-            status, problem = 200, b""
-            while (message := await parts.get()) is not None:
-                status = message.get("status", status)
-                body = message.get("body", b"")
-                if status >= 400:
-                    problem += body
-                elif body:
-                    yield body
-            await task
-            if status >= 400:
+            response = await app.handle(_request(path, parameters, accept))
+            content = response.content
+            assert content is not None
+            if response.status >= 400:
                 if found.error:
                     raise EndpointError(f"the database cannot be read: {found.error}")
-                raise EndpointError(orjson.loads(problem)["detail"])
+                raise EndpointError(orjson.loads(content.body)["detail"])
+            if not isinstance(content, StreamedContent):
+                yield content.body
+                return
+            # part by part, so that a long range is never whole in memory
+            parts: Any = content.generator()
+            async with contextlib.aclosing(parts):
+                async for part in parts:
+                    yield part
         finally:
-            await tasks.cancel()
             await app.stop()  # type: ignore[no-untyped-call]
 
 
 async def select(
-    settings: Settings, text: str, media: str | None, limit: int
+    settings: Settings, text: str, media: str | None, limit: int | None
 ) -> AsyncIterator[bytes]:
-    """Yield the rows of a SELECT in a format of `bulk`; without one at most `limit` rows as JSON.
+    """Yield at most `limit` rows of a SELECT in a format of `bulk`, None = as JSON.
 
+    Args: limit: None = all rows, `JSON_ROWS` of them as JSON.
     Raises: EndpointError with the database's reason.
     """
     check_reader(settings)
@@ -85,6 +83,7 @@ async def select(
         pages = pages_of(found, text, bulk.PAGE_ROWS)
         if media is None:
             rows: bulk.Rows = []
+            limit = limit or JSON_ROWS
             async for _, page in pages:
                 rows += page
                 if len(rows) > limit:
@@ -93,12 +92,17 @@ async def select(
             yield orjson.dumps({"more": len(rows) > limit, "rows": rows[:limit]})
             return
         encoder: bulk.Encoder | None = None
+        left = limit or sys.maxsize
         async for columns, page in pages:
             try:
                 encoder = encoder or bulk.encoder(media, columns)
             except Problem as problem:
                 raise EndpointError(problem.detail) from None
-            yield encoder.rows(page)
+            yield encoder.rows(page[:left])
+            left -= len(page)
+            if left <= 0:
+                await pages.aclose()  # type: ignore[attr-defined]
+                break
         if encoder is not None:
             yield encoder.end()
 
@@ -108,32 +112,10 @@ def _context(settings: Settings, found: Database) -> Context:
     return Context(settings, Live(), hub, found, now_ns, settings.data)
 
 
-async def _ask(
-    app: Any,
-    path: str,
-    parameters: dict[str, Any],
-    accept: str,
-    parts: asyncio.Queue[dict[str, Any] | None],
-) -> None:
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": path,
-        "raw_path": quote(path).encode(),
-        "query_string": urlencode(parameters).encode(),
-        "root_path": "",
-        "headers": [(b"host", b"localhost"), (b"accept", accept.encode())],
-        "coinspace.operator": True,
-        "client": None,
-        "server": None,
-    }
-    try:
-        await app(scope, receive, parts.put)
-    finally:
-        await parts.put(None)
+def _request(path: str, parameters: dict[str, Any], accept: str) -> Request:
+    query = urlencode(parameters).encode()
+    headers = [(b"host", b"localhost"), (b"accept", accept.encode())]
+    request = Request.incoming("GET", quote(path).encode(), query, headers)
+    scope: Any = {"query_string": query, "coinspace.operator": True}
+    request.scope = scope
+    return request

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlencode
 
-from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.http.problem import invalid
 from coinspace.endpoint.values import Instant
 
 # a longer scan is too expensive for one request; clients ask year by year
@@ -22,21 +22,17 @@ def span(
     last = int(end) if end is not None else now_ms
     first = int(start) if start is not None else max(0, last - default_ms)
     if first >= last:
-        raise Problem(
-            "invalid-parameter",
-            f"start: expected before end, was {first} with end {last}",
-            parameter="start",
-        )
+        raise invalid("start", f"expected before end, was {first} with end {last}")
     if last - first > WIDEST_MS:
-        raise Problem(
-            "invalid-parameter",
-            f"end: expected at most {WIDEST_MS} ms (366 days) after start, was {last - first}",
-            parameter="end",
+        raise invalid(
+            "end", f"expected at most {WIDEST_MS} ms (366 days) after start, was {last - first}"
         )
     return first, last
 
 
-def next_link(path: str, parameters: dict[str, Any]) -> str:
-    """Return the address of the next page; absent parameters are left out."""
+def next_link(path: str, cursor: str | None, **parameters: Any) -> str | None:
+    """Return the address of the next page, None without one; absent parameters are left out."""
+    if cursor is None:
+        return None
     given = {name: value for name, value in parameters.items() if value is not None}
-    return f"{path}?{urlencode(given)}"
+    return f"{path}?{urlencode({**given, 'cursor': cursor})}"

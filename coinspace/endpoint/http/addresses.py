@@ -15,7 +15,8 @@ _WITH_PORT = re.compile(r"\[([^]]*)\](?::\d+)?|([\d.]+):\d+")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Read an address; an IPv4 address within IPv6 becomes IPv4. Raises: ValueError."""
     found = ipaddress.ip_address(text.partition("%")[0])
     mapped = getattr(found, "ipv4_mapped", None)
     return mapped or found
@@ -25,7 +26,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 def group(text: str) -> str:
     """Return the name that an address is counted under: itself, or its /64 network for IPv6."""
     try:
-        address = _address(text)
+        address = parsed(text)
     except ValueError:
         return text[:64]
     if address.version == 4:
@@ -39,7 +40,7 @@ def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return _address(host).is_loopback
+        return parsed(host).is_loopback
     except ValueError:
         return False
 
@@ -63,7 +64,7 @@ class Proxies:
         if not self._networks:
             return False
         try:
-            address = _address(text)
+            address = parsed(text)
         except ValueError:
             return False
         return any(address in network for network in self._networks)

@@ -8,20 +8,18 @@ has no strict mode and no description for OpenAPI.
 
 from __future__ import annotations
 
-import functools
+import hashlib
 import re
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
 from blacksheep.contents import Content
 from blacksheep.messages import Request, Response
-from blacksheep.server.application import Application
 
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.http.connection import App, Receive, Scope, Send
-from coinspace.endpoint.http.problem import TYPES, Problem, operator_needed
+from coinspace.endpoint.http.problem import TYPES, Problem, invalid, operator_needed
 from coinspace.endpoint.values import decode_hook
 
 JSON = "application/json"
@@ -29,15 +27,14 @@ QUERY_LIMIT = 4096
 FIELDS_LIMIT = 32
 
 Handler = Callable[[Context, Request, Any], Awaitable[Response]]
-WebSocket = Callable[[Context, Scope, Receive, Send], Awaitable[None]]
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
     """No parameters."""
 
 
-class Operation(msgspec.Struct, frozen=True):
-    """One route.
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One route. Its handler's docstring is its documentation.
 
     Attributes:
         parameters: struct of path and query values; a field named in the path is a path value.
@@ -45,20 +42,22 @@ class Operation(msgspec.Struct, frozen=True):
         media: all content types that the route can answer with.
         problems: names of problems besides those that every route has.
         headers: request headers as (name, description).
-        public: answered without a key.
         operator: where keys are required, answered only for an operator's key.
     """
 
     path: str
     handler: Handler
-    parameters: type[msgspec.Struct]
-    answer: Any
+    parameters: type[msgspec.Struct] = Nothing
+    answer: Any = None
     tag: str
-    media: tuple[str, ...]
-    problems: tuple[str, ...]
-    headers: tuple[tuple[str, str], ...]
-    public: bool
-    operator: bool
+    media: tuple[str, ...] = (JSON,)
+    problems: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    operator: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = set(self.problems) - TYPES.keys()
+        assert not unknown, f"{self.path}: expected known problems, was {unknown}"
 
     @property
     def path_names(self) -> list[str]:
@@ -66,82 +65,23 @@ class Operation(msgspec.Struct, frozen=True):
         return re.findall(r"{(\w+)}", self.path)
 
 
-class Routes:
+class Routes(list[Operation]):
     """The table of one module's routes, filled by its decorators."""
 
-    def __init__(self) -> None:
-        self.operations: list[Operation] = []
-        # path -> handler of a WebSocket
-        self.websockets: dict[str, WebSocket] = {}
-
     def get(
-        self,
-        path: str,
-        parameters: type[msgspec.Struct] = Nothing,
-        *,
-        answer: Any = None,
-        tag: str,
-        media: tuple[str, ...] = (JSON,),
-        problems: tuple[str, ...] = (),
-        headers: tuple[tuple[str, str], ...] = (),
-        public: bool = False,
-        operator: bool = False,
+        self, path: str, parameters: type[msgspec.Struct] = Nothing, **facts: Any
     ) -> Callable[[Handler], Handler]:
-        """Register a route; the handler's docstring is its documentation."""
-        for name in problems:
-            TYPES[name]
+        """Register a route. Args: facts: further attributes of its `Operation`."""
 
         def register(handler: Handler) -> Handler:
-            self.operations.append(
-                Operation(
-                    path,
-                    handler,
-                    parameters,
-                    answer=answer,
-                    tag=tag,
-                    media=media,
-                    problems=problems,
-                    headers=headers,
-                    public=public,
-                    operator=operator,
-                )
-            )
-            return handler
-
-        return register
-
-    def websocket(self, path: str) -> Callable[[WebSocket], WebSocket]:
-        """Register the handler of a WebSocket."""
-
-        def register(handler: WebSocket) -> WebSocket:
-            self.websockets[path] = handler
+            self.append(Operation(path=path, handler=handler, parameters=parameters, **facts))
             return handler
 
         return register
 
 
-class Api:
-    """All tables of routes, bound to the context.
-
-    Attributes: operations: in the order of the document; websockets: path -> handler.
-    """
-
-    def __init__(self, context: Context, tables: Iterable[Routes]) -> None:
-        self._context = context
-        self.operations: list[Operation] = []
-        self.websockets: dict[str, App] = {}
-        for table in tables:
-            self.operations += table.operations
-            for path, handler in table.websockets.items():
-                self.websockets[path] = functools.partial(handler, context)
-
-    def install(self, app: Application) -> None:
-        """Add every operation to the application's router."""
-        for operation in self.operations:
-            app.router.add_get(operation.path, _bound(operation, self._context))
-
-
-def _bound(operation: Operation, context: Context) -> Callable[[Request], Awaitable[Response]]:
+def bound(operation: Operation, context: Context) -> Callable[[Request], Awaitable[Response]]:
+    """Return the function that the framework calls for a route."""
     kind, handler = operation.parameters, operation.handler
     if kind is Nothing:
 
@@ -204,17 +144,9 @@ def _query(query: bytes, values: dict[str, str]) -> None:
         ) from None
     for name, value in pairs:
         if not value.isprintable():
-            raise Problem(
-                "invalid-parameter",
-                f"{name[:80]}: expected printable text, was {value[:80]!r}",
-                parameter=name[:80],
-            )
+            raise invalid(name[:80], f"expected printable text, was {value[:80]!r}")
         if name in values:
-            raise Problem(
-                "invalid-parameter",
-                f"{name[:80]}: expected once, was given twice",
-                parameter=name[:80],
-            )
+            raise invalid(name[:80], "expected once, was given twice")
         values[name] = value
 
 
@@ -227,24 +159,45 @@ def _invalid(text: str, values: dict[str, str], kind: type[msgspec.Struct]) -> P
         unknown = quoted.group(1) if quoted else ""
         known = ", ".join(kind.__struct_fields__) or "none"
         if "unknown field" in sentence:
-            return Problem(
-                "invalid-parameter",
-                f"{unknown[:80]}: no such parameter, expected: {known}",
-                parameter=unknown[:80],
-            )
+            return invalid(unknown[:80], f"no such parameter, expected: {known}")
         return Problem("invalid-parameter", f"{sentence}; parameters: {known}", parameter=unknown)
+    if "enum value" in sentence:
+        sentence = f"expected one of {', '.join(_choices(kind, name))}"
+    for word, plain in _WORDS.items():
+        sentence = sentence.replace(word, plain)
+    sentence = sentence.removesuffix(".0")
     sentence = sentence[0].lower() + sentence[1:]
     if " was " not in sentence:
         sentence = f"{sentence}, was {values.get(name, '')[:80]!r}"
-    return Problem("invalid-parameter", f"{name}: {sentence}", parameter=name)
+    return invalid(name, sentence)
 
 
-def json_answer(body: bytes, *headers: tuple[bytes, bytes], status: int = 200) -> Response:
-    """Return a JSON answer; caches must not keep it unless the headers allow it."""
-    given = list(headers)
-    if not any(name == b"cache-control" for name, _ in given):
-        given.append((b"cache-control", b"no-store"))
-    return Response(status, given, Content(b"application/json", body))
+# msgspec's words in a person's
+_WORDS = {
+    " | null": "",
+    "`int` <= ": "a whole number up to ",
+    "`int` >= ": "a whole number from ",
+    "`float` <= ": "a number up to ",
+    "`float` >= ": "a number from ",
+    "`float` > ": "a number above ",
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`str` of length <= ": "text of a length up to ",
+    ", got `str`": "",
+}
+
+
+def _choices(kind: type[msgspec.Struct], name: str) -> list[str]:
+    """Return the values that a parameter of a few words takes."""
+    hint = get_type_hints(kind).get(name)
+    literals = [one for one in (hint, *get_args(hint)) if get_origin(one) is Literal]
+    return [str(word) for one in literals for word in get_args(one)]
+
+
+def json_answer(body: bytes, *headers: tuple[bytes, bytes]) -> Response:
+    """Return a JSON answer, which caches must not keep."""
+    given = [*headers, (b"cache-control", b"no-store")]
+    return Response(200, given, Content(b"application/json", body))
 
 
 def encode(value: Any) -> bytes:
@@ -252,12 +205,12 @@ def encode(value: Any) -> bytes:
     return msgspec.json.encode(value)
 
 
-def with_etag(request: Request, body: bytes, etag: str, cache_control: str) -> Response:
-    """Answer with an ETag, or 304 when the client has it."""
-    tag = f'"{etag}"'.encode()
-    headers = [(b"etag", tag), (b"cache-control", cache_control.encode())]
+def with_etag(request: Request, content: Content, cache_control: bytes) -> Response:
+    """Answer with a digest of the content as ETag, or 304 when the client has it."""
+    tag = b'"%b"' % hashlib.sha256(content.body).hexdigest()[:24].encode()
+    headers = [(b"etag", tag), (b"cache-control", cache_control)]
     given = request.get_first_header(b"if-none-match") or b""
     candidates = {one.strip().removeprefix(b"W/") for one in given.split(b",")}
     if tag in candidates or b"*" in candidates:
         return Response(304, headers)
-    return Response(200, headers, Content(b"application/json", body))
+    return Response(200, headers, content)

@@ -14,28 +14,32 @@ from blacksheep.server.compression import GzipMiddleware, use_gzip_compression
 from blacksheep.server.routing import Router
 
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.http.api import Api
+from coinspace.endpoint.http.api import bound
+from coinspace.endpoint.http.connection import App
 from coinspace.endpoint.http.gate import Gate
-from coinspace.endpoint.http.keys import Keys
-from coinspace.endpoint.http.problem import Problem, of_storage
+from coinspace.endpoint.http.keys import keys_of
+from coinspace.endpoint.http.problem import Problem, of_storage, unknown_route
 from coinspace.endpoint.routes import books, history, indices, market, page, platform, streams
-from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout, StorageError
+from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout
 
 # a smaller answer fits into one packet uncompressed
 GZIP_MIN_BYTES = 1400
 GZIP_LEVEL = 4
 GZIP_TYPES = (b"json", b"text/", b"javascript", b"svg")
+# what a client can wait for; any other error of the database is internal
+OF_STORAGE = (DatabaseUnavailable, QueryTimeout, NoSuchTable)
 
 
-def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
-    """Return the gate (the ASGI application to serve), the application behind it, the routes."""
+def build(context: Context) -> tuple[Gate, Application]:
+    """Return the gate, which is the ASGI application to serve, and the application behind it."""
     # the framework logs every handled error at info; they are counted instead
     logging.getLogger("blacksheep.server").disabled = True
     app = Application(router=Router())
     modules = (indices, history, books, market, platform, streams)
-    api = Api(context, [module.routes for module in modules])
-    api.install(app)
-    page.install(app, api, context)
+    operations = [operation for module in modules for operation in module.routes]
+    for operation in operations:
+        app.router.add_get(operation.path, bound(operation, context))
+    page.install(app, operations, context.dashboard)
     _handle_errors(app)
     use_gzip_compression(app, GzipMiddleware(GZIP_MIN_BYTES, GZIP_LEVEL, GZIP_TYPES))
 
@@ -45,43 +49,35 @@ def build(context: Context, keys: Keys) -> tuple[Gate, Application, Api]:
         return any(route.match_by_path(raw) for route in app.router.routes[b"GET"])
 
     ready = functools.partial(indices.at_hand, context)
-    gate = Gate(app, context.settings.endpoint, keys, api.websockets, known_path, ready)
-    return gate, app, api
+    sockets: dict[str, App] = {streams.WEBSOCKET: functools.partial(streams.websocket, context)}
+    keys = keys_of(context.settings)
+    gate = Gate(app, context.settings.endpoint, keys, sockets, known_path, ready)
+    return gate, app
 
 
 def _handle_errors(app: Application) -> None:
-    log = structlog.get_logger("index-endpoint")
-
-    async def problem(_: Any, request: Request, error: Problem) -> Response:
-        return error.response()
-
-    async def storage_error(_: Any, request: Request, error: StorageError) -> Response:
-        return of_storage(error).response()
-
-    async def http_error(_: Any, request: Request, error: HTTPException) -> Response:
-        if error.status == 404:
-            return _unknown_route(request).response()
-        if error.status < 500:
-            return Problem("invalid-request", str(error) or "the request cannot be read").response()
-        return await internal(_, request, error)
-
-    async def internal(_: Any, request: Request, error: Exception) -> Response:
-        cause = getattr(error, "source_error", None) or error
-        log.error("request failed", path=request.path[:200], error=repr(cause), exc_info=cause)
-        return Problem("internal-error", "the error is logged; try again").response()
+    async def handle(_: Any, request: Request, error: Exception) -> Response:
+        return _problem(request, error).response()
 
     async def fallback(request: Request) -> Response:
-        return _unknown_route(request).response()
+        return unknown_route(request.path).response()
 
-    app.exceptions_handlers[Problem] = problem
-    for kind in (DatabaseUnavailable, QueryTimeout, NoSuchTable):
-        app.exceptions_handlers[kind] = storage_error
-    for status in (400, 404):
-        app.exceptions_handlers[status] = http_error
-    app.exceptions_handlers[HTTPException] = http_error
-    app.exceptions_handlers[500] = internal
+    for kind in (Problem, HTTPException, *OF_STORAGE, 400, 404, 500):
+        app.exceptions_handlers[kind] = handle
     app.router.fallback = fallback
 
 
-def _unknown_route(request: Request) -> Problem:
-    return Problem("unknown-route", f"no route {request.path[:200]}; /docs lists all")
+def _problem(request: Request, error: Exception) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, OF_STORAGE):
+        return of_storage(error)
+    if isinstance(error, HTTPException) and error.status == 404:
+        return unknown_route(request.path)
+    if isinstance(error, HTTPException) and error.status < 500:
+        return Problem("invalid-request", str(error) or "the request cannot be read")
+    cause = getattr(error, "source_error", None) or error
+    structlog.get_logger("index-endpoint").error(
+        "request failed", path=request.path[:200], error=repr(cause), exc_info=cause
+    )
+    return Problem("internal-error", "the error is logged; try again")

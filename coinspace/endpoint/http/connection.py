@@ -13,7 +13,7 @@ import base64
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
@@ -213,11 +213,10 @@ class Connection(asyncio.Protocol):
         """Send a problem as the last answer."""
         self.state.refused += 1
         body = problem.body()
-        headers = [(name.lower().encode(), text.encode()) for name, text in problem.headers.items()]
-        headers += [
+        headers = [
+            *problem.fields(),
             (b"content-type", MEDIA),
             (b"content-length", b"%d" % len(body)),
-            (b"cache-control", b"no-store"),
             (b"connection", b"close"),
         ]
         self.write(self.state.head(problem.status, headers) + b"\r\n" + body)
@@ -370,10 +369,10 @@ class HttpConnection(Connection):
             return
         if len(self._waiting) + (self._answer is not None) + 1 >= PIPELINE_LIMIT:
             exchange.keep_alive = False
-        if not exchange.websocket:
-            self._take(exchange)
-        else:
+        if exchange.scope["type"] == "websocket":
             self._handshake = exchange
+        else:
+            self._take(exchange)
 
     @property
     def _busy(self) -> bool:
@@ -423,7 +422,7 @@ class HttpConnection(Connection):
             "extensions": {CONNECTION: self},
         }
         keep = version == "1.1" and self._parser.should_keep_alive() and not upgrade
-        return Exchange(self, scope, keep_alive=keep and not self.state.closing)
+        return Exchange(self, scope, keep and not self.state.closing)
 
     def _origin_form(self) -> bytes:
         """Return the target as path and query; an absolute target also sets the host."""
@@ -524,33 +523,18 @@ class HttpConnection(Connection):
         socket.begin(rest)
 
 
+@dataclass(slots=True, eq=False)
 class Exchange:
-    """One request and its answer."""
+    """One request and its answer. Attributes: started: whether the answer has begun."""
 
-    __slots__ = (
-        "_asked",
-        "_chunked",
-        "_head",
-        "_status",
-        "connection",
-        "keep_alive",
-        "scope",
-        "started",
-    )
-
-    def __init__(self, connection: HttpConnection, scope: Scope, *, keep_alive: bool) -> None:
-        self.connection = connection
-        self.scope = scope
-        self.keep_alive = keep_alive
-        self.started = False
-        self._status = 0
-        self._head: Headers = []
-        self._chunked = self._asked = False
-
-    @property
-    def websocket(self) -> bool:
-        """Whether a WebSocket is asked for."""
-        return bool(self.scope["type"] == "websocket")
+    connection: HttpConnection
+    scope: Scope
+    keep_alive: bool
+    started: bool = False
+    _status: int = 0
+    _head: Headers = field(default_factory=list)
+    _chunked: bool = False
+    _asked: bool = False
 
     async def run(self) -> None:
         """Let the application answer."""

@@ -24,7 +24,7 @@ from coinspace.endpoint.http.connection import (
 from coinspace.endpoint.http.hosts import Hosts
 from coinspace.endpoint.http.keys import Key, Keys
 from coinspace.endpoint.http.limiter import Limiter, Rate, parse_rate
-from coinspace.endpoint.http.problem import MEDIA, Problem
+from coinspace.endpoint.http.problem import MEDIA, Problem, unknown_route
 
 METHODS = ("GET", "HEAD")
 # answered without a key: they show only that the process lives, and how to use the API
@@ -140,7 +140,7 @@ class Gate:
         if self._is_preflight(scope):
             raise Preflight()
         if not self.known_path(path):
-            raise Problem("unknown-route", f"no route {path[:200]}; /docs lists all")
+            raise unknown_route(path)
         raise Problem(
             "method-not-allowed",
             f"method: expected GET or HEAD, was {method[:20]}",
@@ -258,8 +258,7 @@ async def refuse(scope: Scope, problem: Problem, send: Send, headers: Headers) -
     """Answer an HTTP request or a WebSocket handshake with a problem."""
     body = problem.body()
     prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
-    given = [(key.lower().encode(), value.encode()) for key, value in problem.headers.items()]
-    given += [(b"cache-control", b"no-store"), *headers]
+    given = [*problem.fields(), *headers]
     if body:
         given += [(b"content-type", MEDIA), (b"content-length", b"%d" % len(body))]
     await send({"type": f"{prefix}.start", "status": problem.status, "headers": given})

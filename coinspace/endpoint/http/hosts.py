@@ -7,9 +7,9 @@ in this way, so that the address that a client has connected to is always accept
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
+from coinspace.endpoint.http.addresses import parsed
 from coinspace.endpoint.http.connection import Scope, values
 from coinspace.endpoint.http.problem import Problem
 from coinspace.errors import EndpointError
@@ -71,8 +71,7 @@ class Hosts:
 def _literal(address: str) -> str:
     """Write an IPv6 address as in `Host`; return other text unchanged in lower case."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        found = parsed(address)
     except ValueError:
         return address.lower()
-    found = getattr(found, "ipv4_mapped", None) or found
     return f"[{found}]" if found.version == 6 else str(found)

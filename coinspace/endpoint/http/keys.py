@@ -40,11 +40,6 @@ class Key(msgspec.Struct, kw_only=True):
     revoked: int = 0
 
 
-def path(settings: Settings) -> Path:
-    """Return the file of keys."""
-    return Path(settings.endpoint.keys) if settings.endpoint.keys else settings.data / "keys.json"
-
-
 class Keys:
     """The keys in a file."""
 
@@ -143,3 +138,8 @@ class Keys:
             raise EndpointError(f"{self.file}: cannot write keys, {error}") from None
         self._stamp = None
         self.reload()
+
+
+def keys_of(settings: Settings) -> Keys:
+    """Return the keys of an endpoint."""
+    return Keys(Path(settings.endpoint.keys or settings.data / "keys.json"))

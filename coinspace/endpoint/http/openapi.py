@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from coinspace import __version__
-from coinspace.endpoint.http.api import JSON, Api, Operation
+from coinspace.endpoint.http.api import JSON, Operation
+from coinspace.endpoint.http.gate import PUBLIC
 from coinspace.endpoint.http.problem import TYPE_PREFIX, TYPES
 from coinspace.endpoint.values import Instant
 
@@ -61,19 +62,22 @@ def _schema_hook(kind: type) -> dict[str, Any]:
     raise NotImplementedError(f"no schema for {kind}")
 
 
-def document(api: Api) -> dict[str, Any]:
-    """Return the document as a JSON-ready dict."""
-    answers = [operation.answer for operation in api.operations if operation.answer]
-    kinds = [ProblemBody, *answers, *(operation.parameters for operation in api.operations)]
-    _, components = msgspec.json.schema_components(
+def _schemas(*kinds: Any) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+    """Return the references to some types, and the schemas behind them by name."""
+    return msgspec.json.schema_components(
         kinds, schema_hook=_schema_hook, ref_template="#/components/schemas/{name}"
+    )
+
+
+def document(operations: list[Operation]) -> dict[str, Any]:
+    """Return the document as a JSON-ready dict."""
+    answers = [operation.answer for operation in operations if operation.answer]
+    _, components = _schemas(
+        ProblemBody, *answers, *(operation.parameters for operation in operations)
     )
     # the list is complete, and the types are stable
     components["ProblemBody"]["properties"]["type"]["enum"] = [TYPE_PREFIX + name for name in TYPES]
-    parameters = {operation.parameters.__name__ for operation in api.operations}
-    paths = {}
-    for operation in api.operations:
-        paths[operation.path] = {"get": _operation(operation, components)}
+    parameters = {operation.parameters.__name__ for operation in operations}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -88,7 +92,7 @@ def document(api: Api) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
-        "paths": paths,
+        "paths": {one.path: {"get": _operation(one, components)} for one in operations},
         "components": {
             "schemas": {k: v for k, v in sorted(components.items()) if k not in parameters},
             "securitySchemes": {
@@ -116,7 +120,7 @@ def _operation(operation: Operation, components: dict[str, Any]) -> dict[str, An
     }
     if len(lines) > 1 and lines[1].strip():
         described["description"] = lines[1].strip()
-    if operation.public:
+    if operation.path in PUBLIC:
         described["security"] = [{}]
     return described
 
@@ -176,11 +180,9 @@ def _responses(operation: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for media in operation.media:
         content[media] = {"schema": {"type": "string"}}
-        if media == JSON and operation.answer is not None:
-            _, components = None, operation.answer
-            content[media] = {"schema": _reference(components)}
-        elif media == JSON:
-            content[media] = {"schema": {"type": "object"}}
+        if media == JSON:
+            (reference,), _ = _schemas(operation.answer)
+            content[media] = {"schema": reference}
     responses: dict[str, Any] = {
         "200": {"description": "OK", "headers": _LIMITS, "content": content}
     }
@@ -189,7 +191,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
     if any(name == "If-None-Match" for name, _ in operation.headers):
         responses["304"] = {"description": "The client already has this answer"}
     names = [*ALWAYS, *operation.problems]
-    if not operation.public:
+    if operation.path not in PUBLIC:
         names += PROTECTED
     for name in names:
         status, title = TYPES[name]
@@ -208,10 +210,3 @@ def _responses(operation: Operation) -> dict[str, Any]:
         if status == 405:
             responses[key]["headers"] = _ALLOW
     return dict(sorted(responses.items()))
-
-
-def _reference(answer: Any) -> dict[str, Any]:
-    (schema,), _ = msgspec.json.schema_components(
-        [answer], schema_hook=_schema_hook, ref_template="#/components/schemas/{name}"
-    )
-    return dict(schema)

@@ -76,16 +76,29 @@ class Problem(HTTPException):
             }
         )
 
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """Return the answer's headers, without those of its body."""
+        headers = [(key.lower().encode(), value.encode()) for key, value in self.headers.items()]
+        return [*headers, (b"cache-control", b"no-store")]
+
     def response(self) -> Response:
         """Return the HTTP answer."""
-        headers = [(key.lower().encode(), value.encode()) for key, value in self.headers.items()]
-        headers.append((b"cache-control", b"no-store"))
-        return Response(self.status, headers, Content(MEDIA, self.body()))
+        return Response(self.status, self.fields(), Content(MEDIA, self.body()))
+
+
+def invalid(name: str, text: str) -> Problem:
+    """Return the problem of a parameter. Args: text: what was expected, and what it was."""
+    return Problem("invalid-parameter", f"{name}: {text}", parameter=name)
 
 
 def operator_needed(what: str) -> Problem:
     """Return the problem of a reader's key that asks for data of operators."""
     return Problem("role-required", f"{what}: expected a key with role operator, was a reader's")
+
+
+def unknown_route(path: str) -> Problem:
+    """Return the problem of a path without a route."""
+    return Problem("unknown-route", f"no route {path[:200]}; /docs lists all")
 
 
 def of_storage(error: StorageError) -> Problem:

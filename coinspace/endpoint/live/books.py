@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from coinspace._ext.ladder import Ladder
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.live.age import stale_reason
 from coinspace.endpoint.models import (
+    NO_VALUE,
     ConsolidatedBook,
     Constituent,
     Depth,
@@ -48,9 +50,8 @@ def consolidated(
     now_ms = context.now_ms()
     ts_ms = aggregate.ts_ns // MILLISECOND_NS
     names = [one.name for one in aggregate.venues]
-    ladder = aggregate.ladders.get(COMPOSITE)
-    bids: Side = ladder.side_copy(0) if ladder is not None else _nothing()
-    asks: Side = ladder.side_copy(1) if ladder is not None else _nothing()
+    ladder = aggregate.ladders.get(COMPOSITE, Ladder())
+    bids, asks = ladder.side_copy(0), ladder.side_copy(1)
     age = now_ms - ts_ms
     stale = stale_reason(age, context.live.heard_ms(message), context.stale_ms)
     usable = [one for one in aggregate.venues if one.reason is None]
@@ -60,7 +61,7 @@ def consolidated(
         age_ms=age,
         stale=stale is not None,
         stale_reason=stale,
-        status="null" if not usable else "ok" if len(usable) == len(names) else "degraded",
+        status=NO_VALUE if not usable else "ok" if len(usable) == len(names) else "degraded",
         currency=CURRENCY,
         fx=price_text(aggregate.fx.rate),
         bids=grouped(bids, names, levels),
@@ -69,10 +70,6 @@ def consolidated(
         profile=profile(bids, asks, names),
         venues=_venues(context, asset, aggregate),
     )
-
-
-def _nothing() -> Side:
-    return np.empty(0), np.empty(0), np.empty(0, dtype=np.int32)
 
 
 def grouped(side: Side, names: list[str], limit: int) -> list[Level]:

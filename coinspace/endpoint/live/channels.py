@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.http.problem import Problem, invalid
 
 # a stream of everything of the default configuration has under 60
 CHANNELS_LIMIT = 500
 FLAGS = ("venues", "gaps", "pipeline")
+
+
+EventId = Annotated[str, Meta(max_length=64)]
+Words = Annotated[str, Meta(max_length=4000, description="comma-separated; * for all")]
+
+
+class StreamQuery(Struct, forbid_unknown_fields=True):
+    """The channels of a stream; `last_event_id` is the same as the header `Last-Event-ID`."""
+
+    indices: Words | None = None
+    books: Words | None = None
+    tickers: Words | None = None
+    trades: Words | None = None
+    platform: Words | None = None
+    last_event_id: EventId | None = None
 
 
 def words(text: str | None) -> list[str]:
@@ -29,22 +48,14 @@ def channel(context: Context, name: str) -> str:
         exchange, _, market = rest.partition(":")
         exchange, market = context.check_market(exchange, market)
         return f"{kind}.{exchange}:{market}"
-    raise Problem(
-        "invalid-parameter",
-        "channel: expected index.ASSET, book.ASSET, ticker.EXCHANGE:MARKET,"
-        f" trade.EXCHANGE:MARKET, venues, gaps or pipeline, was {name[:60]!r}",
-        parameter="channel",
+    raise invalid(
+        "channel",
+        "expected index.ASSET, book.ASSET, ticker.EXCHANGE:MARKET, trade.EXCHANGE:MARKET, venues,"
+        f" gaps or pipeline, was {name[:60]!r}",
     )
 
 
-def channels(
-    context: Context,
-    indices: str | None = None,
-    books: str | None = None,
-    tickers: str | None = None,
-    trades: str | None = None,
-    platform: str | None = None,
-) -> set[str]:
+def channels(context: Context, query: StreamQuery) -> set[str]:
     """Return the channels of a stream's parameters; `*` stands for all of a kind.
 
     Raises: Problem 400 or 404 for an unknown channel, 400 for none or too many.
@@ -53,15 +64,15 @@ def channels(
     markets = [f"{exchange}:{market}" for exchange, market in context.all_markets()]
     found: set[str] = set()
     for kind, text, everything in (
-        ("index", indices, assets),
-        ("book", books, assets),
-        ("ticker", tickers, markets),
-        ("trade", trades, markets),
+        ("index", query.indices, assets),
+        ("book", query.books, assets),
+        ("ticker", query.tickers, markets),
+        ("trade", query.trades, markets),
     ):
         for word in words(text):
             chosen = everything if word == "*" else [word]
             found.update(channel(context, f"{kind}.{one}") for one in chosen)
-    for word in words(platform):
+    for word in words(query.platform):
         found.add(channel(context, word))
     if not found:
         raise Problem(

@@ -6,11 +6,10 @@ from coinspace.endpoint.context import Context
 from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import ExecutablePremium
 from coinspace.endpoint.shown import show
-from coinspace.method.aggregate import COMPOSITE, Aggregate, decode
+from coinspace.method import siblings
+from coinspace.method.aggregate import COMPOSITE, decode
 from coinspace.method.composite import evaluate
 from coinspace.method.parameters import CURRENCIES, INDEX_CURRENCY, make_curve
-from coinspace.method.record import ExecutableRecord
-from coinspace.method.siblings import ASKS, BIDS, average_price, executable_premium
 
 
 def executable(context: Context, latest: Latest, size: float) -> ExecutablePremium | None:
@@ -23,34 +22,18 @@ def executable(context: Context, latest: Latest, size: float) -> ExecutablePremi
     if message is None:
         return None
     aggregate = decode(message.payload)
-    rate = aggregate.fx.rate
-    kr, gl = (_prices(context, latest, aggregate, region, size) for region in ("KR", "GL"))
-    if not rate or kr is None or gl is None:
-        return None
-    left = ExecutableRecord(
-        size,
-        executable_premium(kr[BIDS], gl[ASKS], rate),
-        executable_premium(kr[ASKS], gl[BIDS], rate),
-    )
-    return show(ExecutablePremium, left)
-
-
-def _prices(
-    context: Context, latest: Latest, aggregate: Aggregate, region: str, size: float
-) -> tuple[float | None, float | None] | None:
-    # average prices to sell and to buy in the region's currency, after fees
-    found = (latest.record.regions or {}).get(region)
-    used = set(found.shares) if found is not None else set()
-    currency = CURRENCIES[region]
-    ladder = aggregate.ladders.get(COMPOSITE if currency == INDEX_CURRENCY else currency)
-    if ladder is None or not used:
-        return None
     parameters = context.settings.index.parameters_of(aggregate.asset)
     names = [one.name for one in aggregate.venues]
-    curve = make_curve(parameters)
-    if evaluate(curve, ladder, names, used, currency).value_raw is None:
+    curves = {}
+    for region, currency in CURRENCIES.items():
+        found = (latest.record.regions or {}).get(region)
+        ladder = aggregate.ladders.get(COMPOSITE if currency == INDEX_CURRENCY else currency)
+        curve = curves[region] = make_curve(parameters)
+        if found is None or ladder is None:
+            return None
+        if evaluate(curve, ladder, names, set(found.shares), currency).value_raw is None:
+            return None
+    if not aggregate.fx.rate:
         return None
-    bid, ask = (
-        average_price(curve, side, size, names, parameters.taker_fees) for side in (BIDS, ASKS)
-    )
-    return bid, ask
+    left = siblings.executable(size, curves, names, parameters.taker_fees, aggregate.fx.rate)
+    return show(ExecutablePremium, left)

@@ -11,7 +11,7 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import Pipeline, ProcessHealth
 from coinspace.observe.health import judge, reasons
-from coinspace.storage.watch import disk_problems
+from coinspace.storage.disk import disk_problems
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("starting", "ready", "degraded", "stopping", "stopped")

@@ -1,16 +1,12 @@
 """Fan-out: an event is framed once, and its bytes are written to every client of its channel.
 
-Channels: `index.BTC`, `book.BTC`, `ticker.upbit:BTC/KRW`, `trade.upbit:BTC/KRW`, `venues`,
-`gaps`, `pipeline`. Each event is a complete state. While a client's socket is full, only the newest
-event per channel is kept for the client, so that a slow client loses only intermediate states. A
-client whose socket stays full for the stall time is dropped. Trades and gaps are not states: those
-that are not kept are counted, and a `gap` event reports their number before the channel continues.
-Memory per client is therefore bounded by the socket's high-water mark plus one event and one count
-per channel.
+While a client's socket is full, only the newest event per channel is kept for it, and it is dropped
+after the stall time. Trades and gaps are not states: those that are not kept are counted, and a
+`gap` event reports their number. So memory per client is bounded by the socket's high-water mark
+plus one event and one count per channel.
 
-Event ids are `BOOT-N`: N counts all events of this process. A ring of the last seconds lets a
-client resume after a short interruption. A `gap` event reports that the ring no longer has some of
-the missed events.
+Event ids are `BOOT-N`: N counts all events of this process. A client resumes from a ring of the
+last seconds, or gets a `gap` event where the ring no longer has the missed events.
 """
 
 from __future__ import annotations
@@ -18,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
@@ -34,25 +31,21 @@ COUNTED = ("trade", "gaps")
 Kind = Literal["sse", "text", "websocket"]
 
 
+@dataclass(slots=True, eq=False)
 class Event:
     """One event, framed at first use per kind of stream.
 
     Attributes: number (0 = not resumable), channel, name, data (JSON bytes).
     """
 
-    __slots__ = ("_sse", "_websocket", "boot", "channel", "data", "name", "number", "time")
-
-    def __init__(
-        self, number: int, channel: str, name: str, data: bytes, boot: str, moment: float = 0.0
-    ) -> None:
-        self.number = number
-        self.channel = channel
-        self.name = name
-        self.data = data
-        self.boot = boot
-        self.time = moment
-        self._sse: bytes | None = None
-        self._websocket: bytes | None = None
+    number: int
+    channel: str
+    name: str
+    data: bytes
+    boot: str
+    time: float = 0.0
+    _sse: bytes | None = None
+    _websocket: bytes | None = None
 
     @property
     def sse(self) -> bytes:
@@ -150,21 +143,14 @@ class Client:
         """Note that the connection is lost."""
         self.hub.leave(self, "left")
 
-    def drop(self, reason: str) -> None:
-        """End the stream at once."""
-        self.hub.leave(self, reason)
-        self.connection.transport.abort()
 
-
+@dataclass(slots=True, eq=False)
 class Channel:
     """The clients of one channel, and since which number all its events are made."""
 
-    __slots__ = ("clients", "idle_since", "made_since")
-
-    def __init__(self, number: int) -> None:
-        self.clients: set[Client] = set()
-        self.made_since = number
-        self.idle_since: float | None = None
+    made_since: int
+    clients: set[Client] = field(default_factory=set)
+    idle_since: float | None = None
 
 
 class Hub:
@@ -264,7 +250,7 @@ class Hub:
         self.unsubscribe(client, set(client.channels))
         client.pending.clear()
         client.connection.client_stream = None
-        if reason in ("stalled", "refused"):
+        if reason == "stalled":
             self.dropped += 1
         else:
             self.left += 1
@@ -296,7 +282,8 @@ class Hub:
         now = time.monotonic()
         for client in tuple(self.clients):
             if client.paused_at is not None and now - client.paused_at > self.stall_s:
-                client.drop("stalled")
+                self.leave(client, "stalled")
+                client.connection.transport.abort()
         for name, entry in tuple(self.channels.items()):
             if entry.idle_since is not None and now - entry.idle_since > self.resume_s:
                 del self.channels[name]

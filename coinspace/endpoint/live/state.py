@@ -24,7 +24,7 @@ from coinspace._ext.message import (
     TRADE,
     Message,
 )
-from coinspace.clock import MILLISECOND_NS, Clock, monotonic_ns, now_ns
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, Clock, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.endpoint.live.age import StaleReason, stale_reason
 from coinspace.endpoint.models import IndexValue
@@ -50,16 +50,21 @@ Listener = Callable[[Message], None]
 
 
 class Latest:
-    """The newest record of one index, and its JSON without the age.
+    """The newest record of one index, which has just arrived, and its JSON without the age.
 
-    Args: heard_ns: when the record arrived, by the monotonic clock; None = now.
+    Args: before: the record before it.
     """
 
-    __slots__ = ("head", "heard_ns", "record", "ts_ms", "value")
+    __slots__ = ("head", "heard_ns", "null_ns", "record", "ts_ms", "value")
 
-    def __init__(self, record: IndexRecord, heard_ns: int | None = None) -> None:
+    def __init__(self, record: IndexRecord, before: Latest | None = None) -> None:
         self.record = record
-        self.heard_ns = monotonic_ns() if heard_ns is None else heard_ns
+        # when it arrived, and since when the index has no value, by the monotonic clock
+        self.heard_ns = monotonic_ns()
+        self.null_ns: int | None = None
+        if record.value is None:
+            known = None if before is None else before.null_ns
+            self.null_ns = self.heard_ns if known is None else known
         self.value: IndexValue = index_value(record)
         self.ts_ms = self.value.ts
         # each answer appends its age
@@ -73,6 +78,13 @@ class Latest:
         """Return why the value is stale, None = it is not."""
         heard_ms = (monotonic_ns() - self.heard_ns) // MILLISECOND_NS
         return stale_reason(self.age_ms(now_ms), heard_ms, stale_ms)
+
+    def failed(self, allowed_s: float) -> bool:
+        """Return whether the index has had no value for a time or longer."""
+        if self.null_ns is None:
+            return False
+        # the calculator may have run longer than this process
+        return bool(self.record.failed) or monotonic_ns() - self.null_ns >= allowed_s * SECOND_NS
 
     def problem(self, now_ms: int, stale_ms: int) -> str | None:
         """Return a text why the value is stale and what to do, None = it is not stale."""
@@ -263,7 +275,7 @@ class Live:
         record = decode(message.payload)
         if record.asset != _asset(message):
             raise ValueError(f"record: expected the asset of {message.topic!r}, was another one")
-        self.indices[record.asset] = Latest(record)
+        self.indices[record.asset] = Latest(record, self.indices.get(record.asset))
 
     def _heartbeat(self, message: Message) -> None:
         beat = message.json()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+from blacksheep.contents import Content
 from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
@@ -17,7 +17,7 @@ from coinspace.endpoint.history.ranges import next_link, span
 from coinspace.endpoint.http.api import Routes, encode, json_answer, with_etag
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.models import Candle, CandlePage, Explanation, IndexPage, IndexPoint
-from coinspace.endpoint.records import CURRENCY, column, served
+from coinspace.endpoint.records import CURRENCY, column, served, status
 from coinspace.endpoint.routes.indices import Asset
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor
 from coinspace.storage.read import history
@@ -27,15 +27,28 @@ routes = Routes()
 MINUTE_MS = 60_000
 # rows reach the views within this time; a candle may change until then
 SETTLE_MS = 10_000
-IMMUTABLE = "max-age=31536000, immutable"
+IMMUTABLE = b"max-age=31536000, immutable"
+
+# rows of a JSON page without `limit`
+PAGE_VALUES = 100
+PAGE_CANDLES = 500
 
 PRICES = ("open", "high", "low", "close", "kr", "gl")
 
 # problems of every route that reads the database
 READ = ("database-unavailable", "query-timeout", "not-ready")
-STORED = ("unknown-asset", *READ)
+# and of those that also send whole ranges
+RANGE = (*READ, "invalid-cursor", "not-acceptable", "too-many-downloads")
 
-Limit = Annotated[int, Meta(ge=1, le=1000, description="rows of a page")]
+Limit = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=1000,
+        description="rows of a JSON page; CSV, Arrow and Parquet end after as many rows, and carry"
+        " the whole range without it",
+    ),
+]
 Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the page before")]
 Interval = Literal["1s", "1m", "5m", "1h", "1d"]
 
@@ -49,7 +62,7 @@ class ValuesQuery(Struct, forbid_unknown_fields=True):
     asset: Asset
     start: Instant | None = None
     end: Instant | None = None
-    limit: Limit = 100
+    limit: Limit | None = None
     cursor: Cursor | None = None
 
 
@@ -60,7 +73,7 @@ class CandlesQuery(Struct, forbid_unknown_fields=True):
     interval: Interval = "1m"
     start: Instant | None = None
     end: Instant | None = None
-    limit: Limit = 500
+    limit: Limit | None = None
     cursor: Cursor | None = None
 
 
@@ -77,39 +90,42 @@ class ExplainQuery(Struct, forbid_unknown_fields=True):
     answer=IndexPage,
     tag="indices",
     media=bulk.FORMATS,
-    problems=(*STORED, "invalid-cursor", "not-acceptable", "too-many-downloads"),
+    problems=("unknown-asset", *RANGE),
 )
 async def values(context: Context, request: Request, query: ValuesQuery) -> Response:
     """Every value of an index in [start, end), nulls with their reason included.
 
-    Without `start`, the range is one minute. JSON comes in pages; CSV, Arrow and Parquet (by
-    `Accept`) carry the whole range at once.
+    Without `start`, the range is one minute. JSON comes in pages of 100 rows; CSV, Arrow and
+    Parquet (by `Accept`) carry the whole range at once.
     """
     asset = context.check_asset(query.asset)
     start, end = span(query.start, query.end, context.now_ms(), MINUTE_MS)
     media = bulk.accepted(request)
+    first_ns, last_ns = history.ns(start), history.ns(end)
+    if query.cursor is not None:
+        (shown_ns,) = decode_cursor(query.cursor, 1)
+        first_ns = max(first_ns, shown_ns + 1)
     if media != bulk.JSON:
         pages = bulk.paged(
-            lambda after: _value_rows(context, asset, start, end, after),
-            lambda rows, _: rows[-1]["ns"],
+            lambda first_ns, count: _value_rows(context, asset, first_ns, last_ns, count),
+            lambda rows, _: rows[-1]["ns"] + 1,
+            first_ns,
+            query.limit,
         )
         name = bulk.file_name((asset, "index", str(start), str(end)), media)
         return await bulk.answer(context.downloads, request, media, VALUE_COLUMNS, pages, name)
-    first_ns = history.ns(start)
-    if query.cursor is not None:
-        (last_ns,) = decode_cursor(query.cursor, int)
-        first_ns = max(first_ns, last_ns + 1)
     digits = context.decimals(asset)
-    rows = await history.values(context.database, asset, first_ns, history.ns(end), query.limit + 1)
-    cursor = encode_cursor(rows[query.limit - 1]["ns"]) if len(rows) > query.limit else None
+    limit = query.limit or PAGE_VALUES
+    rows = await history.values(context.database, asset, first_ns, last_ns, limit + 1)
+    cursor = encode_cursor(rows[limit - 1]["ns"]) if len(rows) > limit else None
     page = IndexPage(
         asset=asset,
         currency=CURRENCY,
         start=start,
         end=end,
-        values=points(rows[: query.limit], digits),
+        values=points(rows[:limit], digits),
         cursor=cursor,
-        next=_next(f"/v1/indices/{asset}/values", cursor, start, end, query.limit),
+        next=next_link(f"/v1/indices/{asset}/values", cursor, start=start, end=end, limit=limit),
     )
     return json_answer(encode(page), (b"vary", b"Accept"))
 
@@ -120,32 +136,36 @@ async def values(context: Context, request: Request, query: ValuesQuery) -> Resp
     answer=CandlePage,
     tag="indices",
     media=bulk.FORMATS,
-    problems=(*STORED, "invalid-cursor", "not-acceptable", "too-many-downloads"),
+    problems=("unknown-asset", *RANGE),
     headers=(("If-None-Match", "ETag of the answer that the client has"),),
 )
 async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Response:
     """Candles of an index over [start, end), widened to whole intervals.
 
-    An interval without values has nulls; no value is filled in. A page of closed candles never
-    changes and may be cached for ever.
+    An interval without values has nulls; no value is filled in. Without `start`, the range has
+    `limit` candles, 500 by default. A page of closed candles never changes and may be cached for
+    ever.
     """
     asset = context.check_asset(query.asset)
     length = history.INTERVALS[query.interval][0] // MILLISECOND_NS
-    start, end = span(query.start, query.end, context.now_ms(), query.limit * length)
+    limit = query.limit or PAGE_CANDLES
+    start, end = span(query.start, query.end, context.now_ms(), limit * length)
     start, end = start // length * length, -(-end // length) * length
     if query.start is None:
         # the newest candle is not complete; it replaces the oldest one
-        start = max(start, end - query.limit * length)
+        start = max(start, end - limit * length)
     media = bulk.accepted(request)
+    first = start if query.cursor is None else _position(query.cursor, start, end, length)
     if media != bulk.JSON:
         pages = bulk.paged(
-            lambda after: _candle_rows(context, asset, query.interval, start, end, after),
-            lambda rows, _: rows[-1]["ts"],
+            lambda first, count: _candle_rows(context, asset, query.interval, first, end, count),
+            lambda rows, _: rows[-1]["ts"] + length,
+            first,
+            query.limit,
         )
         name = bulk.file_name((asset, query.interval, str(start), str(end)), media)
         return await bulk.answer(context.downloads, request, media, CANDLE_COLUMNS, pages, name)
-    first = start if query.cursor is None else _position(query.cursor, start, end, length)
-    last = min(end, first + query.limit * length)
+    last = min(end, first + limit * length)
     rows = await history.candles(
         context.database, asset, query.interval, history.ns(first), history.ns(last)
     )
@@ -159,25 +179,31 @@ async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Respo
         end=last,
         candles=whole(rows, first, last, length, now, context.decimals(asset)),
         cursor=cursor,
-        next=_next(f"/v1/indices/{asset}/ohlc", cursor, start, end, query.limit, query.interval),
+        next=next_link(
+            f"/v1/indices/{asset}/ohlc",
+            cursor,
+            interval=query.interval,
+            start=start,
+            end=end,
+            limit=limit,
+        ),
     )
-    body = encode(page)
-    control = "no-cache"
+    control = b"no-cache"
     if last + SETTLE_MS <= now and await _is_settled(context, asset, query.interval, last):
-        scope = "public" if request.scope.get("coinspace.key") is None else "private"
-        control = f"{scope}, {IMMUTABLE}"
-    answer = with_etag(request, body, hashlib.sha256(body).hexdigest()[:24], control)
+        scope = b"public" if request.scope.get("coinspace.key") is None else b"private"
+        control = scope + b", " + IMMUTABLE
+    answer = with_etag(request, Content(b"application/json", encode(page)), control)
     answer.add_header(b"vary", b"Accept")
     return answer
 
 
 def _position(cursor: str, start: int, end: int, length: int) -> int:
-    (position,) = decode_cursor(cursor, int)
+    (position,) = decode_cursor(cursor, 1)
     if position % length or not start <= position < end:
         raise Problem(
             "invalid-cursor", "cursor: expected one of the same range", parameter="cursor"
         )
-    return int(position)
+    return position
 
 
 async def _is_settled(context: Context, asset: str, interval: str, last: int) -> bool:
@@ -193,7 +219,7 @@ async def _is_settled(context: Context, asset: str, interval: str, last: int) ->
     ExplainQuery,
     answer=Explanation,
     tag="indices",
-    problems=(*STORED, "no-data"),
+    problems=("unknown-asset", *READ, "no-data"),
 )
 async def explain(context: Context, request: Request, query: ExplainQuery) -> Response:
     """One tick in full: constituents, exclusions with reasons, FX, inputs, curve.
@@ -204,7 +230,7 @@ async def explain(context: Context, request: Request, query: ExplainQuery) -> Re
     asset = context.check_asset(query.asset)
     latest = context.live.indices.get(asset)
     if latest is not None and query.ts in (None, latest.ts_ms):
-        return json_answer(encode(live_explanation(context, latest)))
+        return json_answer(encode(await live_explanation(context, latest)))
     at_ns = history.ns(int(query.ts) + 1) - 1 if query.ts is not None else context.clock()
     found = await stored_explanation(context, asset, at_ns)
     if found is None:
@@ -224,7 +250,7 @@ def points(
         map(
             IndexPoint,
             [row["ns"] // MILLISECOND_NS for row in rows],
-            [row["status"] or "null" for row in rows],
+            [status(row["status"]) for row in rows],
             [row["reason"] for row in rows],
             *map(texts, ("value", "kr", "gl", "value_krw")),
             *map(texts, ("premium", "fx")),
@@ -267,10 +293,9 @@ def _closed(end_ms: int, now_ms: int) -> bool:
 
 
 async def _value_rows(
-    context: Context, asset: str, start: int, end: int, after: int | None
+    context: Context, asset: str, first_ns: int, last_ns: int, count: int
 ) -> list[dict[str, Any]]:
-    first_ns = history.ns(start) if after is None else after + 1
-    rows = await history.values(context.database, asset, first_ns, history.ns(end), bulk.PAGE_ROWS)
+    rows = await history.values(context.database, asset, first_ns, last_ns, count)
     digits = context.decimals(asset)
     return [
         {
@@ -283,11 +308,10 @@ async def _value_rows(
 
 
 async def _candle_rows(
-    context: Context, asset: str, interval: str, start: int, end: int, after: int | None
+    context: Context, asset: str, interval: str, first: int, end: int, count: int
 ) -> list[dict[str, Any]]:
     length = history.INTERVALS[interval][0] // MILLISECOND_NS
-    first = start if after is None else after + length
-    last = min(end, first + bulk.PAGE_ROWS * length)
+    last = min(end, first + count * length)
     if first >= last:
         return []
     rows = await history.candles(
@@ -297,12 +321,3 @@ async def _candle_rows(
     found = {row["ns"] // MILLISECOND_NS: served(row, digits) for row in rows}
     empty = dict.fromkeys(CANDLE_COLUMNS) | {"ticks": 0, "valid": 0}
     return [{**found.get(ts, empty), "ts": ts} for ts in range(first, last, length)]
-
-
-def _next(
-    path: str, cursor: str | None, start: int, end: int, limit: int, interval: str | None = None
-) -> str | None:
-    if cursor is None:
-        return None
-    given = {"interval": interval, "start": start, "end": end, "limit": limit, "cursor": cursor}
-    return next_link(path, given)

@@ -13,7 +13,7 @@ from coinspace.endpoint.http.api import Nothing, Routes, encode, json_answer
 from coinspace.endpoint.http.problem import retry_later
 from coinspace.endpoint.live.executable import executable
 from coinspace.endpoint.live.state import Latest
-from coinspace.endpoint.models import Indices, LatestIndexValue, PremiumValue
+from coinspace.endpoint.models import NO_VALUE, Indices, LatestIndexValue, PremiumValue
 from coinspace.endpoint.values import price
 
 routes = Routes()
@@ -101,7 +101,7 @@ async def premium(context: Context, request: Request, parameters: PremiumQuery) 
         age_ms=found.age_ms(now),
         stale=stale is not None,
         stale_reason=stale,
-        status="ok" if usable else "null",
+        status="ok" if usable else NO_VALUE,
         reason=reason,
         kr=value.kr,
         gl=value.gl,

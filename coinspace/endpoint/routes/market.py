@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from blacksheep.messages import Request, Response
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, to_builtins
 
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
@@ -14,7 +14,7 @@ from coinspace.endpoint.history.ranges import next_link, span
 from coinspace.endpoint.http.api import Routes, encode, json_answer
 from coinspace.endpoint.live import market
 from coinspace.endpoint.models import Tickers, Trade, TradePage
-from coinspace.endpoint.routes.history import MINUTE_MS, READ, Cursor, Limit
+from coinspace.endpoint.routes.history import MINUTE_MS, RANGE, Cursor, Limit
 from coinspace.endpoint.values import Instant, decimal, decode_cursor, encode_cursor
 from coinspace.market import as_named
 from coinspace.storage.read import history
@@ -24,6 +24,7 @@ routes = Routes()
 ExchangeName = Annotated[str, Meta(max_length=40, examples=["upbit"])]
 MarketName = Annotated[str, Meta(max_length=41, description="BASE/QUOTE", examples=["BTC/KRW"])]
 
+PAGE_TRADES = 100
 TRADE_COLUMNS: bulk.Columns = {
     "ts": "time",
     "exchange": "text",
@@ -49,7 +50,7 @@ class TradesQuery(Struct, forbid_unknown_fields=True):
     market: MarketName | None = None
     start: Instant | None = None
     end: Instant | None = None
-    limit: Limit = 100
+    limit: Limit | None = None
     cursor: Cursor | None = None
 
 
@@ -86,24 +87,31 @@ async def tickers(context: Context, request: Request, query: TickersQuery) -> Re
     answer=TradePage,
     tag="market",
     media=bulk.FORMATS,
-    problems=(
-        "unknown-market",
-        *READ,
-        "invalid-cursor",
-        "not-acceptable",
-        "too-many-downloads",
-    ),
+    problems=("unknown-market", *RANGE),
 )
 async def trades(context: Context, request: Request, query: TradesQuery) -> Response:
-    """Trades, oldest first: the newest ones, or those stored in [start, end)."""
+    """Trades, oldest first: those stored in [start, end), without a range the newest ones.
+
+    CSV, Arrow and Parquet (by `Accept`) carry the whole range, JSON comes in pages of 100 rows.
+    """
     keys = _chosen(context, query)
     media = bulk.accepted(request)
+    limit = query.limit or PAGE_TRADES
     stored = query.start is not None or query.end is not None or query.cursor is not None
-    if not stored and media == bulk.JSON:
+    if not stored:
         newest = [one for key in keys for one in context.live.trades.get(key, ())]
         newest.sort(key=lambda one: (one.exchange_ns or one.received_ns, one.id))
-        page = TradePage([market.trade(context, one) for one in newest[-query.limit :]], None, None)
-        return json_answer(encode(page), (b"vary", b"Accept"))
+        shown = [market.trade(context, one) for one in newest[-limit:]]
+        if media == bulk.JSON:
+            return json_answer(encode(TradePage(shown, None, None)), (b"vary", b"Accept"))
+        return await bulk.answer(
+            context.downloads,
+            request,
+            media,
+            TRADE_COLUMNS,
+            _as_columns(shown),
+            bulk.file_name(("trades", "newest"), media),
+        )
     start, end = span(query.start, query.end, context.now_ms(), MINUTE_MS)
     where = {
         name: value
@@ -116,27 +124,35 @@ async def trades(context: Context, request: Request, query: TradesQuery) -> Resp
             context.database, where, history.ns(start), history.ns(end), after, limit
         )
 
+    after = None
+    if query.cursor is not None:
+        last_ns, last_id, count = decode_cursor(query.cursor, 3)
+        after = (last_ns, last_id, min(count, 1000))
     if media != bulk.JSON:
-        pages = bulk.paged(lambda after: read(after, bulk.PAGE_ROWS), history.trades_after)
+        pages = bulk.paged(read, history.trades_after, after, query.limit)
         name = bulk.file_name((*where.values(), "trades", str(start), str(end)), media)
         return await bulk.answer(
             context.downloads, request, media, TRADE_COLUMNS, _in_ms(pages), name
         )
-    after = None
-    if query.cursor is not None:
-        last_ns, last_id, count = decode_cursor(query.cursor, int, int, int)
-        after = (last_ns, last_id, min(count, 1000))
-    found = await read(after, query.limit + 1)
-    shown, cursor = found[: query.limit], None
-    if len(found) > query.limit:
-        cursor = encode_cursor(*history.trades_after(shown, after))
-    given = {**where, "start": start, "end": end, "limit": query.limit, "cursor": cursor}
-    page = TradePage(
-        [_trade(row) for row in shown],
-        cursor,
-        next_link("/v1/trades", given) if cursor else None,
-    )
+    found = await read(after, limit + 1)
+    rows, cursor = found[:limit], None
+    if len(found) > limit:
+        cursor = encode_cursor(*history.trades_after(rows, after))
+    link = next_link("/v1/trades", cursor, **where, start=start, end=end, limit=limit)
+    page = TradePage([_trade(row) for row in rows], cursor, link)
     return json_answer(encode(page), (b"vary", b"Accept"))
+
+
+async def _as_columns(trades: list[Trade]) -> bulk.Pages:
+    yield [
+        {
+            **to_builtins(one),
+            "price": float(one.price),
+            "size": float(one.size),
+            "trade_id": int(one.trade_id),
+        }
+        for one in trades
+    ]
 
 
 async def _in_ms(pages: bulk.Pages) -> bulk.Pages:

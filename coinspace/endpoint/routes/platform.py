@@ -75,7 +75,7 @@ def reasons(context: Context) -> list[str]:
             found.append(f"no {asset} index value has arrived")
         elif problem := latest.problem(now, context.stale_ms):
             found.append(problem)
-        elif context.nulls.failed(asset, latest.record):
+        elif latest.failed(context.settings.index.parameters_of(asset).failed_s):
             found.append(
                 f"the {asset} index has no value ({latest.record.reason}):"
                 " see its venues in /v1/venues and the collectors in `coinspace status`"
@@ -96,11 +96,7 @@ async def venues(context: Context, request: Request, _: None) -> Response:
     GapsQuery,
     answer=GapPage,
     tag="platform",
-    problems=(
-        "unknown-market",
-        *READ,
-        "invalid-cursor",
-    ),
+    problems=("unknown-market", *READ, "invalid-cursor"),
 )
 async def gaps(context: Context, request: Request, query: GapsQuery) -> Response:
     """Detected losses and outages in [start, end), newest first; by default of the last day."""
@@ -112,7 +108,7 @@ async def gaps(context: Context, request: Request, query: GapsQuery) -> Response
     last_ns, skipped = history.ns(end), 0
     if query.cursor is not None:
         # several gaps can have the same time: the cursor counts those already shown
-        last_ns, skipped = decode_cursor(query.cursor, int, int)
+        last_ns, skipped = decode_cursor(query.cursor, 2)
         last_ns, skipped = min(last_ns + 1, history.ns(end)), min(skipped, 10_000)
     where = {
         name: value
@@ -130,11 +126,8 @@ async def gaps(context: Context, request: Request, query: GapsQuery) -> Response
         if last_ns == newest + 1:
             same += skipped
         cursor = encode_cursor(newest, same)
-    given = {**where, "start": start, "end": end, "limit": query.limit, "cursor": cursor}
-    page = GapPage([gap(row) for row in shown], cursor, next_link("/v1/gaps", given))
-    if cursor is None:
-        page.next = None
-    return json_answer(encode(page))
+    link = next_link("/v1/gaps", cursor, **where, start=start, end=end, limit=query.limit)
+    return json_answer(encode(GapPage([gap(row) for row in shown], cursor, link)))
 
 
 @routes.get("/v1/methodology", Nothing, answer=Methodology, tag="platform")
@@ -152,15 +145,13 @@ async def pipeline(context: Context, request: Request, _: None) -> Response:
     return json_answer(encode(processes(context)))
 
 
-@routes.get("/livez", Nothing, answer=Liveness, tag="platform", public=True)
+@routes.get("/livez", Nothing, answer=Liveness, tag="platform")
 async def livez(context: Context, request: Request, _: None) -> Response:
     """The process answers."""
     return json_answer(b'{"state":"ok"}')
 
 
-@routes.get(
-    "/readyz", Nothing, answer=Readiness, tag="platform", problems=("not-ready",), public=True
-)
+@routes.get("/readyz", Nothing, answer=Readiness, tag="platform", problems=("not-ready",))
 async def readyz(context: Context, request: Request, _: None) -> Response:
     """Whether live values are served and stored; 503 with reasons and remedies if not."""
     found = reasons(context) + platform_problems(context)

@@ -1,11 +1,6 @@
 """`/v1/stream` (server-sent events) and `/v1/ws` (WebSocket): live data from the bus.
 
-Both send the same events. A WebSocket client can also subscribe and unsubscribe at any time:
-
-    {"op":"subscribe","channels":["index.BTC"],"last_event_id":"…"}   -> {"event":"subscribed",…}
-    {"op":"unsubscribe","channels":["index.BTC"]}                      -> {"event":"unsubscribed",…}
-    {"op":"ping"}                                                      -> {"event":"pong",…}
-    anything else                                                      -> {"event":"error",…}
+Both send the same events.
 """
 
 from __future__ import annotations
@@ -21,19 +16,16 @@ from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.http.api import Routes, encode
+from coinspace.endpoint.http.api import Routes
 from coinspace.endpoint.http.connection import Receive, Scope, Send, connection
-from coinspace.endpoint.http.problem import Problem, operator_needed, retry_later
-from coinspace.endpoint.live.books import consolidated
-from coinspace.endpoint.live.channels import channel, channels, check_count
-from coinspace.endpoint.live.feeder import BOOK_LEVELS
-from coinspace.endpoint.live.health import processes
+from coinspace.endpoint.http.problem import Problem, invalid, operator_needed, retry_later
+from coinspace.endpoint.live.channels import EventId, StreamQuery, channel, channels, check_count
 from coinspace.endpoint.live.hub import Client, Event, Kind
-from coinspace.endpoint.live.market import ticker
-from coinspace.endpoint.live.venues import venues
+from coinspace.endpoint.live.states import state
 
 routes = Routes()
 
+WEBSOCKET = "/v1/ws"
 EVENT_STREAM = "text/event-stream"
 # browsers reconnect by themselves after this
 RETRY_MS = 1000
@@ -47,20 +39,6 @@ EXPENSIVE = ("book", "venues", "pipeline")
 STATE_S = 0.2
 # close code: policy violation
 CLOSE_POLICY = 1008
-
-EventId = Annotated[str, Meta(max_length=64)]
-Words = Annotated[str, Meta(max_length=4000, description="comma-separated; * for all")]
-
-
-class StreamQuery(Struct, forbid_unknown_fields=True):
-    """The channels of a stream; `last_event_id` is the same as the header `Last-Event-ID`."""
-
-    indices: Words | None = None
-    books: Words | None = None
-    tickers: Words | None = None
-    trades: Words | None = None
-    platform: Words | None = None
-    last_event_id: EventId | None = None
 
 
 class Command(Struct, forbid_unknown_fields=True):
@@ -78,24 +56,13 @@ class Command(Struct, forbid_unknown_fields=True):
 
 def state_events(context: Context, names: set[str]) -> list[Event]:
     """Return the newest state of each channel, for the begin of a stream."""
-    live, boot = context.live, context.hub.boot
     events = []
     for name in sorted(names):
-        kind, _, rest = name.partition(".")
-        data: bytes | None = None
-        if kind == "index" and rest in live.indices:
-            data = live.indices[rest].body(context.now_ms(), context.stale_ms)
-        elif kind in EXPENSIVE:
-            data = _shared_state(context, name)
-        elif kind == "ticker":
-            exchange, _, market = rest.partition(":")
-            message = live.tickers.get((exchange, market))
-            data = None if message is None else encode(ticker(context, message))
-        elif kind == "gaps":
-            data = orjson.dumps({"gaps": list(live.gaps)[-100:]})
+        kind = name.partition(".")[0]
+        data = (_shared_state if kind in EXPENSIVE else state)(context, name)
         if data is not None:
             # numbered, so that a client can resume from its first event
-            events.append(Event(context.hub.number, name, kind, data, boot))
+            events.append(Event(context.hub.number, name, kind, data, context.hub.boot))
     return events
 
 
@@ -103,17 +70,8 @@ def _shared_state(context: Context, name: str) -> bytes | None:
     now = time.monotonic()
     made = context.states.get(name)
     if made is None or now - made[0] > STATE_S:
-        made = context.states[name] = (now, _make_state(context, name))
+        made = context.states[name] = (now, state(context, name))
     return made[1]
-
-
-def _make_state(context: Context, name: str) -> bytes | None:
-    if name == "venues":
-        return encode(venues(context))
-    if name == "pipeline":
-        return encode(processes(context))
-    book = consolidated(context, name.partition(".")[2], BOOK_LEVELS)
-    return None if book is None else encode(book)
 
 
 def begin(context: Context, client: Client, names: set[str], last_id: str | None) -> None:
@@ -155,14 +113,7 @@ async def stream(context: Context, request: Request, parameters: StreamQuery) ->
     newest states.
     """
     hub = context.hub
-    names = channels(
-        context,
-        parameters.indices,
-        parameters.books,
-        parameters.tickers,
-        parameters.trades,
-        parameters.platform,
-    )
+    names = channels(context, parameters)
     check_role(request.scope, names)
     hub.check_room()
     headers = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
@@ -186,7 +137,7 @@ async def stream(context: Context, request: Request, parameters: StreamQuery) ->
     return Response(200, headers, StreamedContent(EVENT_STREAM.encode(), body))
 
 
-@routes.get("/v1/ws", tag="streams", media=(), problems=("upgrade-required", "origin-refused"))
+@routes.get(WEBSOCKET, tag="streams", media=(), problems=("upgrade-required", "origin-refused"))
 async def websocket_route(context: Context, request: Request, _: None) -> Response:
     """Live events over a WebSocket, whose client can subscribe and unsubscribe at any time.
 
@@ -204,7 +155,6 @@ async def websocket_route(context: Context, request: Request, _: None) -> Respon
     )
 
 
-@routes.websocket("/v1/ws")
 async def websocket(context: Context, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a WebSocket until its client leaves."""
     hub = context.hub
@@ -259,14 +209,10 @@ def _run(context: Context, scope: Any, client: Client, text: str | bytes) -> Non
         _reply(context, client, "pong", {"ts": context.now_ms(), **echo})
         return
     if command.op not in ("subscribe", "unsubscribe"):
-        raise Problem(
-            "invalid-parameter",
-            f"op: expected subscribe, unsubscribe or ping, was {command.op[:40]!r}",
-            parameter="op",
-        )
+        raise invalid("op", f"expected subscribe, unsubscribe or ping, was {command.op[:40]!r}")
     names = {channel(context, name) for name in command.channels}
     if not names:
-        raise Problem("invalid-parameter", "channels: expected at least one", parameter="channels")
+        raise invalid("channels", "expected at least one")
     if command.op == "unsubscribe":
         hub.unsubscribe(client, names)
         _reply(context, client, "unsubscribed", {"channels": sorted(names), **echo})

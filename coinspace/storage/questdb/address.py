@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,8 +12,10 @@ import orjson
 
 from coinspace.config import Settings
 from coinspace.errors import ConfigError, StorageError
+from coinspace.text import shown_address
 
 ILP_SCHEMES = ("http", "https", "tcp", "tcps")
+HOST_PORT = re.compile(r"(\[[\w.:%]+\]|[^\s:@/?#%\[\]]+)(:\d{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,10 @@ class Address:
 
     def __repr__(self) -> str:
         # credentials must not reach logs and tracebacks
-        return f"<Address http={self.http!r} pid={self.pid}>"
+        return f"<Address http={shown_address(self.http)!r} pid={self.pid}>"
 
 
 def root(settings: Settings) -> Path:
-    """Return the private server's folder."""
     return settings.data / "questdb"
 
 
@@ -82,10 +84,14 @@ def configured(ilp: str, sql: str, readonly_sql: str = "") -> Address:
             f" was {f'scheme {scheme!r}' if separator else 'neither'}"
         )
     values = dict(part.partition("=")[::2] for part in rest.split(";") if part)
-    if not values.get("addr"):
-        raise ConfigError("storage.ilp: expected 'addr=host:port', was none")
-    if sql.partition("://")[0] not in ("postgresql", "postgres"):
-        raise ConfigError("storage.sql: expected postgresql://user:password@host:8812/qdb")
+    if not HOST_PORT.fullmatch(values.get("addr", "")):
+        raise ConfigError("storage.ilp: expected 'addr=host:port', without a login")
+    for name, one in (("sql", sql), ("readonly_sql", readonly_sql or sql)):
+        if not _is_postgresql(one):
+            raise ConfigError(
+                f"storage.{name}: expected postgresql://user:password@host:8812/qdb, in a password"
+                " %2F for a slash and %40 for an at sign"
+            )
     return Address(
         ilp=ilp if ilp.endswith(";") else ilp + ";",
         sql=sql,
@@ -94,6 +100,22 @@ def configured(ilp: str, sql: str, readonly_sql: str = "") -> Address:
         user=values.get("username", ""),
         password=values.get("password", ""),
     )
+
+
+def _is_postgresql(sql: str) -> bool:
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    # errors of libpq show parts of a password that it takes for a port or a name
+    if sql.partition("://")[0] not in ("postgresql", "postgres"):
+        return False
+    try:
+        parts = conninfo_to_dict(sql)
+    except ProgrammingError:
+        return False
+    ports = str(parts.get("port") or 0).split(",")
+    names = f"{parts.get('host')}{parts.get('dbname')}"
+    return all(one.isdecimal() for one in ports) and "@" not in names
 
 
 def private(ports: dict[str, int], credentials: dict[str, str], pid: int) -> Address:
@@ -123,8 +145,3 @@ def write_private(path: Path, values: object) -> None:
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(orjson.dumps(values, option=orjson.OPT_INDENT_2))
     part.replace(path)
-
-
-def write_address(folder: Path, found: Address) -> None:
-    """Write the private server's address to a file for all processes."""
-    write_private(folder / "address.json", asdict(found))

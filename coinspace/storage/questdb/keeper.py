@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 
 from coinspace.backoff import Backoff
-from coinspace.clock import SECOND_NS
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process
+from coinspace.storage.questdb.runtime import unknown_jar
 from coinspace.storage.questdb.server import ManagedServer, is_private_server
+from coinspace.tasks import within
 
 PROCESS_NAME = "questdb"
 WATCH_INTERVAL_S = 0.25
@@ -35,14 +35,15 @@ async def keep(process: Process) -> None:
     server = ManagedServer(process.settings)
     keeper = _Keeper(process, server)
     process.counters = keeper.counters
+    if (text := unknown_jar()) is not None:
+        process.log.warning("questdb jar of unknown checksum", jar=text)
     # in this thread: the server is tied to the thread that starts it
     server.spawn()
     try:
         await asyncio.to_thread(server.wait_ready)
         keeper.announce()
         while not process.stopping.is_set():
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(process.stopping.wait(), WATCH_INTERVAL_S)
+            await within(WATCH_INTERVAL_S, process.stopping)
             await keeper.check()
     finally:
         code = await asyncio.to_thread(server.stop, STOP_TIMEOUT_S)
@@ -122,12 +123,6 @@ class _Keeper:
             await asyncio.to_thread(self._server.wait_ready)
         except (CoinSpaceError, OSError) as error:
             self._process.degraded(str(error))
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._process.stopping.wait(), self._backoff.next())
+            await within(self._backoff.next(), self._process.stopping)
         else:
             self.announce()
-
-
-def uptime_s(started_ns: int, now_ns: int) -> float:
-    """Return the run time of a process in seconds."""
-    return max(0.0, (now_ns - started_ns) / SECOND_NS)

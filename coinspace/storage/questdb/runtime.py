@@ -18,6 +18,8 @@ from coinspace.errors import ConfigError
 VERSION = "9.3.4"
 SHA256 = "939bc53ab22f93dbaa6545143a6e7c536d4904c07b7f2d381e8eef10436be062"
 DOWNLOAD_TIMEOUT_S = 60
+# the user's own jar
+JAR = "COINSPACE_QUESTDB_JAR"
 
 
 def java() -> Path:
@@ -55,14 +57,16 @@ def cache_folder() -> Path:
 def jar() -> Path:
     """Return QuestDB's jar: $COINSPACE_QUESTDB_JAR, the cached jar, or a new download.
 
+    A user may give a build of their own: it is run, and `unknown_jar` reports it.
     A new download replaces a cached jar with another SHA-256.
     Raises: ConfigError when there is no jar and it cannot be downloaded.
     """
-    given = os.environ.get("COINSPACE_QUESTDB_JAR")
+    given = os.environ.get(JAR)
     if given:
-        path = Path(given)
-        if not path.is_file():
-            raise ConfigError(f"COINSPACE_QUESTDB_JAR: expected a jar file, was {given!r}")
+        # the server has another current folder, and ":" would separate two paths for Java
+        path = Path(given).absolute()
+        if not path.is_file() or not os.access(path, os.R_OK) or ":" in str(path):
+            raise ConfigError(f"{JAR}: expected a readable jar file, no ':', was {given!r}")
         return path
     folder = cache_folder()
     path = folder / f"questdb-{VERSION}.jar"
@@ -82,6 +86,20 @@ def jar() -> Path:
     return path
 
 
+def unknown_jar() -> str | None:
+    """Return a line about the user's jar when it is not the pinned one, else None."""
+    given = os.environ.get(JAR)
+    try:
+        found = _digest(Path(given)) if given else SHA256
+    except OSError as error:
+        return f"{JAR} {given}: {error.strerror}"
+    if found == SHA256:
+        return None
+    return (
+        f"{JAR} {given}: not QuestDB {VERSION} as tested, which has SHA-256 {SHA256}, was {found}"
+    )
+
+
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -99,14 +117,14 @@ def _download(path: Path) -> None:
             reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
             raise ConfigError(
                 f"QuestDB {VERSION} could not be downloaded ({reason}): connect to the network"
-                f" once, or set COINSPACE_QUESTDB_JAR to a questdb-{VERSION}.jar,"
+                f" once, or set {JAR} to a questdb-{VERSION}.jar,"
                 " or storage.ilp and storage.sql to a running server"
             ) from None
         found = _digest(fetched)
         if found != SHA256:
             raise ConfigError(
                 f"QuestDB {VERSION} jar: expected SHA-256 {SHA256}, was {found}; try again,"
-                " or set COINSPACE_QUESTDB_JAR to a jar that you trust"
+                f" or set {JAR} to a jar that you trust"
             )
         fetched.replace(path)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import http.client
 import os
 import secrets
@@ -17,15 +16,16 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 import orjson
 
 from coinspace.config import Settings
 from coinspace.errors import ConfigError, StorageError
+from coinspace.lock import lock_file
 from coinspace.storage.questdb import runtime
-from coinspace.storage.questdb.address import Address, private, root, write_address, write_private
+from coinspace.storage.questdb.address import Address, private, root, write_private
 
 PORTS = ("http", "pg", "ilp", "health")
 # Java answers SIGTERM with 128 + 15: a clean end
@@ -97,23 +97,16 @@ class ManagedServer:
         self.address: Address | None = None
         self._announced: Address | None = None
         self.process: subprocess.Popen[bytes] | None = None
-        self._lock: IO[str] | None = None
+        self._lock: int | None = None
         self._credentials: dict[str, str] = {}
         self._ports: dict[str, int] = {}
-
-    def start(self, timeout_s: float = START_TIMEOUT_S) -> Address:
-        """Start the server and wait until it answers.
-
-        Raises: ConfigError when the folder, the jar or a port cannot be used, StorageError when
-        the server ends or does not answer in time.
-        """
-        self.spawn()
-        return self.wait_ready(timeout_s)
 
     def spawn(self) -> None:
         """Start the Java process without waiting; call this from the main thread.
 
         The process ends when the calling thread ends.
+        Raises: ConfigError when the folder, the jar or a port cannot be used, StorageError when
+        the process cannot be started.
         """
         if self.process is not None and self.process.poll() is None:
             raise StorageError(f"QuestDB in {self.root}: already started, pid {self.process.pid}")
@@ -143,20 +136,23 @@ class ManagedServer:
         except OSError as error:
             raise StorageError(f"QuestDB in {self.root}: cannot be started, {error}") from None
 
-    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> Address:
-        """Wait until this server answers a query, then write its address for all processes."""
+    def wait_ready(self) -> Address:
+        """Wait until this server answers a query, then write its address for all processes.
+
+        Raises: StorageError or ConfigError when it ends, StorageError when it does not answer.
+        """
         process = self.process
         if process is None:
             raise StorageError(f"QuestDB in {self.root}: expected a started server, was none")
         found = private(self._ports, self._credentials, process.pid)
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not is_private_server(found):
             if process.poll() is not None:
                 raise self._ended(process.returncode)
             if time.monotonic() > deadline:
                 self.kill()
                 raise StorageError(
-                    f"QuestDB in {self.root}: expected an answer within {timeout_s:.0f} s,"
+                    f"QuestDB in {self.root}: expected an answer within {START_TIMEOUT_S:.0f} s,"
                     f" was none; see {self.root}/console.log"
                 )
             time.sleep(PROBE_INTERVAL_S)
@@ -173,7 +169,7 @@ class ManagedServer:
         if self.address is None or self._announced == self.address:
             return None
         try:
-            write_address(self.root, self.address)
+            write_private(self.root / "address.json", asdict(self.address))
         except OSError as error:
             return f"{self.root}/address.json cannot be written: {error}; make room on the disk"
         self._announced = self.address
@@ -216,7 +212,11 @@ class ManagedServer:
             (self.root / "log").mkdir(exist_ok=True)
             _write_if_other(self.root / "conf" / "log.conf", LOG_CONF.encode())
             if self._lock is None:
-                self._lock = self._take_lock()
+                self._lock = lock_file(
+                    self.root / "lock",
+                    f"QuestDB in {self.root}",
+                    advice="stop it with `coinspace questdb stop`",
+                )
             self._credentials = self._load_credentials()
             self._ports = self._choose_ports()
         except ConfigError:
@@ -229,26 +229,9 @@ class ManagedServer:
                 " set `data` or COINSPACE_DATA"
             ) from None
 
-    def _take_lock(self) -> IO[str]:
-        lock = (self.root / "lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            lock.close()
-            raise ConfigError(
-                f"QuestDB in {self.root}: expected no running server, found process {owner};"
-                " stop it with `coinspace questdb stop`"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        return lock
-
     def _release_lock(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
     def _load_credentials(self) -> dict[str, str]:
@@ -392,9 +375,3 @@ def is_private_server(found: Address) -> bool:
     """Return whether the server at the address is ours: it requires our password."""
     query = "select%201"
     return exec_status(found, query) == 200 and exec_status(found, query, login=False) == 401
-
-
-def read_log_tail(folder: Path, lines: int = 5) -> list[str]:
-    """Return the last lines of the server's log."""
-    logs = sorted((folder / "log").glob("questdb-*.log*"))
-    return logs[-1].read_text(errors="replace").splitlines()[-lines:] if logs else []

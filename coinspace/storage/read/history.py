@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.clock import DAY_NS, HOUR_NS, MILLISECOND_NS, MINUTE_NS, SECOND_NS
 from coinspace.storage.read.pool import Database, Row
 from coinspace.storage.tables import INDEX_VENUE, TIME
 
-MINUTE_NS = 60 * SECOND_NS
-HOUR_NS = 60 * MINUTE_NS
-DAY_NS = 24 * HOUR_NS
 # older books are not returned as the book at an instant
 BOOK_AGE_NS = HOUR_NS
 # largest age of the tick at an instant
@@ -35,18 +32,18 @@ _VENUE_COLUMNS = ", ".join(
     for name, kind in INDEX_VENUE.columns
     if name != "ts"
 )
-_VALUES = (
-    "SELECT ts::long ns, status, reason, value, kr, gl, value_krw, premium, fx, fx_status,"
-    " best_bid, best_ask, n_used FROM index_tick"
-    " WHERE asset = %s AND ts >= %s AND ts < %s ORDER BY ts LIMIT %s"
-)
 
 
 async def values(
     database: Database, asset: str, start_ns: int, end_ns: int, limit: int
 ) -> list[Row]:
     """Return index values of [start, end), oldest first."""
-    return await database.rows(_VALUES, (asset, start_ns, end_ns, limit))
+    return await database.rows(
+        "SELECT ts::long ns, status, reason, value, kr, gl, value_krw, premium, fx, fx_status,"
+        " best_bid, best_ask, n_used FROM index_tick"
+        " WHERE asset = %s AND ts >= %s AND ts < %s ORDER BY ts LIMIT %s",
+        (asset, start_ns, end_ns, limit),
+    )
 
 
 async def candles(
@@ -54,20 +51,16 @@ async def candles(
 ) -> list[Row]:
     """Return the candles that have ticks; bounds are multiples of the interval."""
     _, view, unit = INTERVALS[interval]
-    where = f"FROM {view} WHERE asset = %s AND ts >= %s AND ts < %s"
-    if unit is None:
-        columns = "ts::long ns, open, high, low, close, kr, gl, premium, fx, ticks, valid"
-        sql = f"SELECT {columns} {where} ORDER BY ts"
-    else:
-        inner = (
-            "SELECT ts, first_not_null(open) open, max(high) high, min(low) low,"
+    rows = f"FROM {view} WHERE asset = %s AND ts >= %s AND ts < %s"
+    if unit is not None:
+        rows = (
+            "FROM (SELECT ts, first_not_null(open) open, max(high) high, min(low) low,"
             " last_not_null(close) close, last_not_null(kr) kr, last_not_null(gl) gl,"
             " last_not_null(premium) premium, last_not_null(fx) fx, sum(ticks) ticks,"
-            f" sum(valid) valid {where} SAMPLE BY {unit} ALIGN TO CALENDAR"
+            f" sum(valid) valid {rows} SAMPLE BY {unit} ALIGN TO CALENDAR)"
         )
-        columns = "ts::long ns, open, high, low, close, kr, gl, premium, fx, ticks, valid"
-        sql = f"SELECT {columns} FROM ({inner}) ORDER BY ts"
-    return await database.rows(sql, (asset, start_ns, end_ns))
+    columns = "ts::long ns, open, high, low, close, kr, gl, premium, fx, ticks, valid"
+    return await database.rows(f"SELECT {columns} {rows} ORDER BY ts", (asset, start_ns, end_ns))
 
 
 async def stored_until(database: Database, asset: str, interval: str) -> int:
@@ -105,6 +98,36 @@ async def book(database: Database, exchange: str, market: str, at_ns: int) -> Ro
     )
 
 
+async def books(
+    database: Database,
+    exchange: str,
+    market: str,
+    start_ns: int,
+    end_ns: int,
+    after: tuple[int, int] | None,
+    limit: int,
+) -> list[Row]:
+    """Return the stored books of [start, end), oldest first.
+
+    Args: after: (ns, n): continue after the n-th book of that time.
+    """
+    skipped = after[1] if after else 0
+    found = await database.rows(
+        "SELECT ts::long ns, exchange_ts::long exchange_ns, bids, asks FROM orderbook"
+        " WHERE exchange = %s AND market = %s AND ts >= %s AND ts < %s"
+        " ORDER BY ts, epoch, seq LIMIT %s",
+        (exchange, market, max(start_ns, after[0] if after else 0), end_ns, limit + skipped),
+    )
+    return found[skipped:]
+
+
+def books_after(rows: list[Row], before: tuple[int, int] | None) -> tuple[int, int]:
+    """Return `after` for the page that follows these rows."""
+    last_ns = rows[-1]["ns"]
+    count = sum(row["ns"] == last_ns for row in rows)
+    return last_ns, count + (before[1] if before and before[0] == last_ns else 0)
+
+
 async def trades(
     database: Database,
     where: dict[str, str],
@@ -120,9 +143,10 @@ async def trades(
         after: (ns, id, n): continue after the n-th trade of that time and id. Trades of several
             exchanges may have the same time and id.
     """
-    conditions = "".join(f" AND {name} = %s" for name in ("exchange", "market") if name in where)
+    names = [name for name in ("exchange", "market") if name in where]
+    conditions = "".join(f" AND {name} = %s" for name in names)
     bound: list[Any] = [max(start_ns, after[0] if after else 0), end_ns]
-    bound += [where[name] for name in ("exchange", "market") if name in where]
+    bound += [where[name] for name in names]
     if after is not None:
         conditions += " AND (ts > %s OR trade_id >= %s)"
         bound += after[:2]
@@ -148,11 +172,7 @@ def trades_after(rows: list[Row], before: tuple[int, int, int] | None) -> tuple[
 
 
 async def gaps(
-    database: Database,
-    where: dict[str, str],
-    start_ns: int,
-    end_ns: int,
-    limit: int,
+    database: Database, where: dict[str, str], start_ns: int, end_ns: int, limit: int
 ) -> list[Row]:
     """Return the gaps of [start, end), newest first."""
     names = [name for name in ("exchange", "market", "kind", "status") if name in where]
@@ -174,5 +194,4 @@ async def definitions(database: Database, limit: int) -> list[Row]:
 
 
 def ns(milliseconds: int) -> int:
-    """Convert ms to ns."""
     return milliseconds * MILLISECOND_NS

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from coinspace.storage.read.query import rows, value
+from coinspace.storage.read.query import number, rows
 from coinspace.storage.schema import Connection
-from coinspace.storage.tables import GAP, INDEX_NEXT, INDEX_TICK, INDEX_VENUE
+from coinspace.storage.tables import INDEX_NEXT, INDEX_TICK
 
 # later than every tick
 NO_BOUND_NS = 2**62
@@ -62,7 +62,6 @@ class Ticks:
         """Return the last tick before an instant, None when there is none."""
         found = rows(
             self._connection,
-            self._table,
             f"SELECT ts::long, flagged, split FROM {self._table}"
             f" WHERE {self._where} AND ts < %s::timestamp_ns ORDER BY ts DESC LIMIT 1",
             (*self._values, NO_BOUND_NS if before_ns is None else before_ns),
@@ -75,7 +74,6 @@ class Ticks:
         """Return (ts_ns, value_raw, kr, gl) of a range, both ends included, oldest first."""
         found = rows(
             self._connection,
-            self._table,
             f"SELECT ts::long, value_raw, kr, gl FROM {self._table} WHERE {self._where}"
             " AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns ORDER BY ts",
             (*self._values, first_ns, last_ns),
@@ -84,33 +82,29 @@ class Ticks:
 
     def null_since(self, ts_ns: int) -> int:
         """Return the first tick of the run of ticks without a value that ends at `ts_ns`."""
-        last = value(
+        last = number(
             self._connection,
-            self._table,
             f"SELECT max(ts)::long FROM {self._table}"
             f" WHERE {self._where} AND value_raw != null AND ts <= %s::timestamp_ns",
             (*self._values, ts_ns),
         )
-        first = value(
+        first = number(
             self._connection,
-            self._table,
             f"SELECT min(ts)::long FROM {self._table} WHERE {self._where}"
             " AND ts > %s::timestamp_ns",
             (*self._values, last or 0),
         )
-        return ts_ns if first is None else int(first)
+        return ts_ns if first is None else first
 
 
 def last_tick_ns(connection: Connection, asset: str, first_ns: int, last_ns: int) -> int | None:
     """Return the last stored tick of a range, both ends included."""
-    found: int | None = value(
+    return number(
         connection,
-        INDEX_TICK.name,
         "SELECT max(ts)::long FROM index_tick WHERE asset = %s"
         " AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns",
         (asset, first_ns, last_ns),
     )
-    return found
 
 
 def holes(
@@ -125,7 +119,6 @@ def holes(
     """
     found = rows(
         connection,
-        INDEX_TICK.name,
         "SELECT before, at FROM (SELECT ts::long AS at,"
         " lag(ts::long) OVER (ORDER BY ts) AS before,"
         " lag(ts::long, 2) OVER (ORDER BY ts) AS earlier,"
@@ -144,7 +137,6 @@ def minutes_after(
     """Return (first, last) tick per minute after an instant, without ticks of `not_reason`."""
     found = rows(
         connection,
-        INDEX_TICK.name,
         "SELECT ts::long / 60000000000 AS at_minute,"
         " min(ts::long) AS first_ns, max(ts::long) AS last_ns"
         " FROM index_tick WHERE asset = %s AND ts > %s::timestamp_ns"
@@ -161,7 +153,6 @@ def changes(
     """Return (venue, time of its book's last change) at a tick."""
     found = rows(
         connection,
-        INDEX_VENUE.name,
         "SELECT venue, changed_ts::long FROM index_venue WHERE asset = %s AND role = %s"
         " AND ts > %s::timestamp_ns AND ts <= %s::timestamp_ns LATEST ON ts PARTITION BY venue",
         (asset, role, after_ns, ts_ns),
@@ -183,15 +174,13 @@ def first_tick_with_book(
         key: asset, role, venue.
         reasons: reasons with which a venue is still used.
     """
-    found: int | None = value(
+    return number(
         connection,
-        INDEX_VENUE.name,
         "SELECT min(ts)::long FROM index_venue WHERE asset = %s AND role = %s AND venue = %s"
         " AND ts >= %s::timestamp_ns AND ts <= %s::timestamp_ns AND changed_ts = %s::timestamp_ns"
         f" AND {_reasons(reasons)}",
         (*key, first_ns, last_ns, changed_ns, *reasons),
     )
-    return found
 
 
 def mids(
@@ -200,11 +189,9 @@ def mids(
     """Return (venue, mid) of the venues that a tick used."""
     found = rows(
         connection,
-        INDEX_VENUE.name,
         "SELECT venue, mid FROM index_venue WHERE asset = %s AND role = %s"
         f" AND {_reasons(reasons)} AND ts = %s::timestamp_ns",
         (asset, role, *reasons, ts_ns),
-        binary=True,
     )
     return [(venue, mid) for venue, mid in found]
 
@@ -219,12 +206,10 @@ def rates(
     """Return (ts_ns, fx, fx_status, fx_flagged) of the ticks of [first, end) with a rate."""
     found = rows(
         connection,
-        INDEX_TICK.name,
         "SELECT ts::long, fx, fx_status, fx_flagged FROM index_tick WHERE asset = %s"
         " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns AND fx_status != null"
         " ORDER BY ts",
         (asset, first_ns, end_ns),
-        binary=True,
     )
     return [(ts_ns, fx, status, flagged) for ts_ns, fx, status, flagged in found]
 
@@ -233,7 +218,6 @@ def open_outages(connection: Connection, kind: str, publisher: str) -> list[Open
     """Return the open rows of `gap` of a kind and publisher, earliest outage first."""
     found = rows(
         connection,
-        GAP.name,
         "SELECT ts::long, epoch, market, first, last, count FROM gap"
         " WHERE kind = %s AND publisher = %s AND status = 'open' ORDER BY first",
         (kind, publisher),
@@ -243,10 +227,8 @@ def open_outages(connection: Connection, kind: str, publisher: str) -> list[Open
 
 def first_open_ns(connection: Connection, kind: str) -> int | None:
     """Return the first tick of all open outages of a kind, None when there is none."""
-    found: int | None = value(
+    return number(
         connection,
-        GAP.name,
         "SELECT min(first) FROM gap WHERE kind = %s AND status = 'open'",
         (kind,),
     )
-    return found

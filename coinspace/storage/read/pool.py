@@ -143,7 +143,6 @@ class Database:
             ) from None
 
     async def one(self, sql: str, values: Sequence[Any] = ()) -> Row | None:
-        """Return the first row, None when there is none."""
         found = await self.rows(sql, values)
         return found[0] if found else None
 
@@ -177,7 +176,9 @@ class Database:
         self._failed(error)
         now = asyncio.get_running_loop().time()
         for limit in self._waiting:
-            limit.reschedule(now)
+            # one that has just ended cannot be changed
+            if not limit.expired():
+                limit.reschedule(now)
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1
@@ -210,7 +211,6 @@ class Database:
             await self._pool.close()
 
     def counters(self) -> dict[str, int | float]:
-        """Return the counters for the health file."""
         return {
             "queries": self.queries,
             "query_failures": self.failures,

@@ -1,15 +1,12 @@
-"""One statement on a given connection: returns its rows or raises StorageError with the table."""
+"""One statement on a connection of `schema.connect`, which reports its errors."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import psycopg
-
-from coinspace.errors import StorageError
-from coinspace.storage.schema import Connection, first_line
+from coinspace.storage.schema import Connection
 
 APPLY_TIMEOUT_S = 10.0
 POLL_S = 0.05
@@ -17,36 +14,13 @@ POLL_S = 0.05
 Row = tuple[Any, ...]
 
 
-def stream(
-    connection: Connection,
-    table: str,
-    sql: str,
-    values: Sequence[Any] = (),
-    *,
-    binary: bool = False,
-) -> Iterator[Row]:
-    """Yield the rows of a statement. Raises: StorageError when the database cannot answer."""
-    try:
-        yield from connection.execute(sql, values, binary=binary)
-    except psycopg.Error as error:
-        raise StorageError(f"{table}: expected rows, {first_line(error)}", table) from None
+def rows(connection: Connection, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+    return connection.execute(sql, values, binary=True).fetchall()
 
 
-def rows(
-    connection: Connection,
-    table: str,
-    sql: str,
-    values: Sequence[Any] = (),
-    *,
-    binary: bool = False,
-) -> list[Row]:
-    """Return the rows of a statement. Raises: StorageError when the database cannot answer."""
-    return list(stream(connection, table, sql, values, binary=binary))
-
-
-def value(connection: Connection, table: str, sql: str, values: Sequence[Any] = ()) -> Any:
-    """Return the first column of the first row, None when there is none."""
-    found = rows(connection, table, sql, values)
+def number(connection: Connection, sql: str, values: Sequence[Any] = ()) -> int | None:
+    """Return the one number that a statement selects, None when there is none."""
+    found = rows(connection, sql, values)
     return found[0][0] if found else None
 
 
@@ -56,7 +30,6 @@ def wait_applied(connection: Connection, table: str) -> None:
     while time.monotonic() < deadline:
         found = rows(
             connection,
-            table,
             "SELECT writerTxn, sequencerTxn FROM wal_tables() WHERE name = %s",
             (table,),
         )

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from coinspace.errors import StorageError
-from coinspace.storage.read.query import rows, stream
-from coinspace.storage.schema import Connection, first_line
-from coinspace.storage.tables import INDEX_CHAIN, INDEX_RECALC, INDEX_TICK, INDEX_VENUE, Table
+from coinspace.storage.read.query import rows
+from coinspace.storage.schema import Connection
+from coinspace.storage.tables import INDEX_TICK, Table
 
 _AHEAD = "ts > %s::timestamp_ns AND (reason IS NULL OR reason != %s)"
 
@@ -42,14 +41,11 @@ def whole_rows(
         f"{name}::long" if kind.startswith("TIMESTAMP") else f'"{name}"'
         for name, kind in table.columns
     )
-    return stream(
-        connection,
-        table.name,
+    sql = (
         f"SELECT {columns} FROM {table.name} WHERE ts >= %s::timestamp_ns"
-        f" AND ts < %s::timestamp_ns ORDER BY {', '.join(table.keys)}",
-        (start_ns, end_ns),
-        binary=True,
+        f" AND ts < %s::timestamp_ns ORDER BY {', '.join(table.keys)}"
     )
+    yield from connection.execute(sql, (start_ns, end_ns), binary=True)
 
 
 def links(connection: Connection) -> list[tuple[int, int, str, str, str]]:
@@ -59,7 +55,6 @@ def links(connection: Connection) -> list[tuple[int, int, str, str, str]]:
     """
     found = rows(
         connection,
-        INDEX_CHAIN.name,
         "SELECT ts::long, records, digest, previous, link FROM index_chain WHERE link != null"
         " ORDER BY ts",
     )
@@ -68,7 +63,7 @@ def links(connection: Connection) -> list[tuple[int, int, str, str, str]]:
 
 def tick_span(connection: Connection) -> tuple[int, int] | None:
     """Return the first and the last tick of all indices, None when there is none."""
-    found = rows(connection, INDEX_TICK.name, "SELECT min(ts)::long, max(ts)::long FROM index_tick")
+    found = rows(connection, "SELECT min(ts)::long, max(ts)::long FROM index_tick")
     return (found[0][0], found[0][1]) if found and found[0][0] is not None else None
 
 
@@ -79,11 +74,9 @@ def tick_rows(
     columns = ", ".join(f'"{name}"' for name in names)
     found = rows(
         connection,
-        INDEX_TICK.name,
         f"SELECT ts::long, {columns} FROM index_tick WHERE asset = %s"
         " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
         (asset, start_ns, end_ns),
-        binary=True,
     )
     return [dict(zip(("ts", *names), row, strict=True)) for row in found]
 
@@ -95,11 +88,9 @@ def venue_rows(
     columns = ", ".join(f'"{name}"' for name in names)
     found = rows(
         connection,
-        INDEX_VENUE.name,
         f"SELECT asset, ts::long, venue, received_ts::long, {columns}"
         " FROM index_venue WHERE ts >= %s::timestamp_ns AND ts < %s::timestamp_ns",
         (start_ns, end_ns),
-        binary=True,
     )
     return [
         VenueRow(asset, ts_ns, venue, received_ns, dict(zip(names, values, strict=True)))
@@ -111,7 +102,6 @@ def parameter_hashes(connection: Connection, asset: str, start_ns: int, end_ns: 
     """Return the parameter hashes of the values of [start, end)."""
     found = rows(
         connection,
-        INDEX_TICK.name,
         "SELECT DISTINCT parameter_hash FROM index_tick WHERE asset = %s"
         " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns AND value != null",
         (asset, start_ns, end_ns),
@@ -123,7 +113,6 @@ def ahead(connection: Connection, after_ns: int, not_reason: str) -> list[AheadR
     """Return the stored ticks after an instant by asset, without ticks of `not_reason`."""
     found = rows(
         connection,
-        INDEX_TICK.name,
         "SELECT asset, count(), min(ts::long) AS first_ns, max(ts::long) AS last_ns"
         f" FROM index_tick WHERE {_AHEAD} ORDER BY asset",
         (after_ns, not_reason),
@@ -140,15 +129,12 @@ def keep_void(
     operator: str,
     because: str,
 ) -> None:
-    """Copy the stored ticks after an instant to `index_recalc`. Raises: StorageError."""
+    """Copy the stored ticks after an instant to `index_recalc`."""
     names = ", ".join(f'"{name}"' for name, _ in INDEX_TICK.columns)
     statement = (
         f"INSERT INTO index_recalc ({names}, original, recalc_id, operator, because)"
         f" SELECT {names}, value, %s, %s, %s FROM index_tick WHERE {_AHEAD}"
     )
-    try:
-        # the client inserts the values: the database cannot infer the types of selected parameters
-        cursor = psycopg.ClientCursor(connection)
-        cursor.execute(statement, (recalc_id, operator, because, after_ns, not_reason))
-    except psycopg.Error as error:
-        raise StorageError(f"void ticks: refused, {first_line(error)}", INDEX_RECALC.name) from None
+    # the client inserts the values: the database cannot infer the types of selected parameters
+    cursor = psycopg.ClientCursor(connection)
+    cursor.execute(statement, (recalc_id, operator, because, after_ns, not_reason))

@@ -29,10 +29,10 @@ array_stddev array_stddev_pop array_stddev_samp array_sum asin atan atan2 base64
 coalesce concat cos cot current_catalog current_database current_schema current_schemas
 current_user date_trunc dateadd datediff day day_of_week day_of_week_sunday_first days_in_month
 degrees dim_length dot_product exp extract flatten floor from_base64 generate_series
-geo_distance_meters greatest hour ilike insertion_point interval interval_end interval_start
-is_leap_year json_extract l2price least length length_bytes like ln log long_sequence lower lpad
+geo_distance_meters greatest hour insertion_point interval interval_end interval_start
+is_leap_year json_extract l2price least length length_bytes ln log long_sequence lower lpad
 ltrim make_geohash matmul md5 micros mid millis minute month nanos netmask now now_ns nullif pi
-position power quote_ident radians regexp_replace replace round round_down round_half_even
+position power quote_ident radians replace round round_down round_half_even
 round_up rpad rtrim second sha1 sha256 shift sign sin size_pretty split_part spread spread_bps
 sqrt starts_with strpos substring switch sysdate systimestamp systimestamp_ns tan
 timestamp_ceil timestamp_floor timestamp_sequence timestamp_sequence_ns to_char to_date
@@ -51,13 +51,17 @@ all_tables functions keywords materialized_views table_columns table_partitions 
 tables views wal_tables wal_transactions
 """
 CALLED = frozenset(ALLOWED.split())
-# functions that the server also calls by name in place of a table, without a parenthesis
+# functions that the server also calls by their name alone, in place of a table or a column
 INSIDE = re.compile(
     r"\w+_activity|(?:reader|writer)_pool|memory_metrics|table_writer_metrics|checkpoint_status"
-    r"|(?:import|export)_files|pg_\w+",
+    r"|(?:import|export)_files|(?:pg|dump|flush|reload|hydrate)_\w+|current_data_id|session_user"
+    r"|txid_current",
     re.IGNORECASE,
 )
 SYMBOL = re.compile(r"[\W\d]")
+# Texts for LIKE that need time in proportion to the length of a value. The server makes a regular
+# expression of others, and the time-out of a query does not end the search for one.
+LIKE = re.compile(r"%?[^%]*%?|[^%]+%[^%]*%?")
 # comments and text first: their content is not part of the statement
 TOKEN = re.compile(
     r"(?P<gap>\s+|--[^\r\n]*|/\*.*?\*/)"
@@ -101,10 +105,12 @@ def check(text: str) -> str:
 
 def _check_kinds(words: list[str]) -> None:
     upper = [word.upper() for word in words]
-    if upper[0] == "EXPLAIN" and not set(upper[1:2]) <= {"SELECT", "WITH", "DECLARE", "("}:
+    plain = [word for word in upper if word != "("]
+    if plain[0] == "EXPLAIN" and not set(plain[1:2]) <= {"SELECT", "WITH", "DECLARE", "FORMAT"}:
         raise StorageError("sql: expected EXPLAIN of a SELECT")
     for at, word in enumerate(upper):
-        if word == "SHOW" and (at == 0 or upper[at - 1] == "("):
+        # DECLARE may come before it
+        if word == "SHOW":
             shown = upper[at + 1] if at + 1 < len(upper) else ""
             if shown not in SHOWN:
                 raise StorageError(f"sql: expected SHOW of {', '.join(SHOWN)}, was {shown[:40]!r}")
@@ -112,11 +118,31 @@ def _check_kinds(words: list[str]) -> None:
             raise StorageError("sql: expected one statement, was more after ';'")
 
 
+def _check_like(before: str, like: bool, kind: str | None, token: str) -> None:
+    """Check a token. Args: before: the token before it; like: whether that one follows LIKE."""
+    if before.strip('"').upper() in ("LIKE", "ILIKE"):
+        good = kind == "text" and LIKE.fullmatch(token[1:-1]) is not None
+    else:
+        good = not like or token not in "|:+-"
+    if not good:
+        raise StorageError(
+            "sql: expected LIKE with one text such as 'KRW-%', '%/KRW', '%BTC%' or 'a%b', was"
+            f" {token[:40]!r}"
+        )
+    if token == "~":
+        raise StorageError("sql: expected LIKE, since the server cannot end a regular expression")
+
+
 def _read(text: str) -> tuple[list[str], list[str], str]:
     """Return the words of a statement, its texts, and the statement without comments."""
     words, texts, parts = [], [], []
+    before, like = "", False
     for found in TOKEN.finditer(text):
         kind = found.lastgroup
+        if kind != "gap":
+            _check_like(before, like, kind, found[0])
+            like = before.strip('"').upper() in ("LIKE", "ILIKE")
+            before = found[0]
         if kind == "other" and found["other"] in "'\"":
             raise StorageError(f"sql: expected a closing {found['other']}, was none")
         if kind == "other" and text.startswith("/*", found.start()):

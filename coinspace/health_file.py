@@ -1,0 +1,41 @@
+"""The file in which a process writes its state every second, for commands that must start fast."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from coinspace.config import Settings
+
+HEALTH_INTERVAL_S = 1.0
+
+
+def health_path(settings: Settings, name: str) -> Path:
+    """Return where a process writes its health file."""
+    return settings.data / "run" / f"{name}.json"
+
+
+def read_health(settings: Settings, name: str) -> dict[str, Any] | None:
+    """Return a process's last health file, None when it has none."""
+    try:
+        health: dict[str, Any] = orjson.loads(health_path(settings, name).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return health if isinstance(health, dict) else None
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process with this pid runs; one that its parent has not reaped does not."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return True
