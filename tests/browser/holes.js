@@ -39,7 +39,12 @@ requestAnimationFrame(() => requestAnimationFrame(() => {
   };
   const values = Object.fromEntries(["kr", "premium"].map((key) => [key, chart.series[key].data().filter((one) => one.value !== undefined).length]));
   const found = { hole: ink(32, 67), before: ink(2, 27), after: ink(73, 97), values };
-  chart.chart.remove();
-  node.remove();
-  done(found);
+  // the newest value stays in view
+  for (let i = 100; i < 120; i += 1) chart.update(live(row(i)));
+  requestAnimationFrame(() => {
+    found.follows = time.getVisibleLogicalRange().to;
+    chart.chart.remove();
+    node.remove();
+    done(found);
+  });
 }));

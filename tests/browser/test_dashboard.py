@@ -255,6 +255,21 @@ def test_an_index_that_stops_is_shown_as_stale(
     wait_for(lambda: not driver.find_element(By.ID, "notice").is_displayed())
 
 
+def test_a_stopped_aggregator_is_not_shown_as_live(
+    platform: Platform, driver: webdriver.Chrome
+) -> None:
+    dimmed = "return document.getElementById('ladder').classList.contains('old')"
+    wait_for(lambda: connection(driver) == "live" and not driver.execute_script(dimmed))
+    platform.signal("orderbook-aggregator", signal.SIGSTOP)
+    try:
+        # the index goes on without a value, or stops too
+        wait_for(lambda: connection(driver) in ("no_value", "stale"))
+        wait_for(lambda: driver.execute_script(dimmed))
+    finally:
+        _continue(platform, "orderbook-aggregator")
+    wait_for(lambda: connection(driver) == "live" and not driver.execute_script(dimmed))
+
+
 def test_the_stream_recovers_when_the_endpoint_restarts(
     platform: Platform, driver: webdriver.Chrome
 ) -> None:

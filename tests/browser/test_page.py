@@ -159,13 +159,14 @@ def test_a_time_without_values_is_a_hole_in_every_series(
     assert found["after"] > 100
     assert found["hole"] == 0
     assert found["values"] == {"kr": 60, "premium": 60}
+    assert found["follows"] >= 119
 
 
 def test_no_value_is_not_live(feed: Feed, page: webdriver.Chrome) -> None:
     feed.value, feed.more = None, {"reason": "not_computed"}
     wait_for(lambda: state(page) == "no_value")
     wait_for(lambda: "tick not computed" in text(page, "notice"))
-    assert text(page, "value") == "–"
+    wait_for(lambda: text(page, "value") == "–")
     feed.reset()
     wait_for(lambda: state(page) == "live")
     wait_for(lambda: "tick not computed" not in text(page, "notice"))
@@ -175,9 +176,13 @@ def test_an_old_book_is_dimmed(feed: Feed, page: webdriver.Chrome) -> None:
     dimmed = ("ladder", "depth", "depth-table")
     wait_for(lambda: not any(has_class(page, one, "old") for one in dimmed))
     feed.books = False
-    wait_for(lambda: all(has_class(page, one, "old") for one in dimmed))
-    assert "order book is old" in text(page, "notice")
-    assert state(page) == "live"
+    wait_for(
+        lambda: (
+            all(has_class(page, one, "old") for one in dimmed)
+            and "order book is old" in text(page, "notice")
+            and state(page) == "live"
+        )
+    )
     feed.reset()
     wait_for(lambda: not any(has_class(page, one, "old") for one in dimmed))
 
@@ -194,6 +199,7 @@ def test_a_silent_index_is_stale_and_its_notice_does_not_change(
     feed.index = False
     wait_for(lambda: state(page) == "stale" and "old" in text(page, "notice"))
     assert "Stale" in page.title
+    said = page.execute_script("return window.said.length")
     ages: set[str] = set()
 
     def aged() -> bool:
@@ -201,8 +207,7 @@ def test_a_silent_index_is_stale_and_its_notice_does_not_change(
         return len(ages) >= 4
 
     wait_for(aged)
-    said = [one for one in page.execute_script("return window.said") if "old" in one]
-    assert len(said) == 1
+    assert page.execute_script("return window.said.length") == said
     feed.reset()
     wait_for(lambda: state(page) == "live")
     assert page.find_element(By.ID, "value").get_attribute("aria-live") is None
@@ -217,11 +222,10 @@ def test_the_title_goes_on_in_a_background_tab(page: webdriver.Chrome) -> None:
 
         def seen() -> bool:
             found = page.execute_cdp_cmd("Target.getTargets", {})["targetInfos"]
-            titles.update(one["title"] for one in found if "CoinSpace" in one["title"])
+            titles.update(one["title"] for one in found if re.match(r"[\d,.]+ BTC", one["title"]))
             return len(titles) >= 3
 
         wait_for(seen, shown=lambda: str(titles))
-        assert all(re.match(r"[\d,.]+ BTC", one) for one in titles), titles
     finally:
         page.close()
         page.switch_to.window(own)

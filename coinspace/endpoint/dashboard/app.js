@@ -492,6 +492,8 @@ async function begin() {
 async function wake() {
   stream?.stop();
   state.offset = null;
+  // not before the server's time is known again
+  loadHistory.busy = true;
   try { await loadIndices(); } catch { /* the stream reports that the server does not answer */ }
   connect();
   loadGaps();

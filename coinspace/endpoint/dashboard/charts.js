@@ -53,7 +53,7 @@ export class PriceChart {
       autoSize: true,
       crosshair: { mode: CrosshairMode.Normal },
       rightPriceScale: { borderVisible: false, entireTextOnly: true, scaleMargins: { top: 0.08, bottom: 0.08 } },
-      timeScale: { borderVisible: false, timeVisible: true, secondsVisible: true, rightOffset: 4, maxBarSpacing: 24 },
+      timeScale: { borderVisible: false, timeVisible: true, secondsVisible: true, rightOffset: 4, maxBarSpacing: 24, allowShiftVisibleRangeOnWhitespaceReplacement: true },
       localization: { timeFormatter: moment },
     });
     this.chart.applyOptions({ timeScale: { tickMarkFormatter: (time, kind) => mark(time, kind, this.interval < 60_000) } });
@@ -159,12 +159,11 @@ export class PriceChart {
     const step = this.interval / 1000;
     const time = seconds(Math.floor(one.ts / this.interval) * this.interval);
     if (time < this.last) return;
+    const points = Object.entries(values(one.value, one.kr?.value, one.gl?.value, one.premium?.coin, one.fx)).filter(([, value]) => value !== null);
     // a hole is as wide as its time
-    for (let hole = this.last ? this.last + step : time; hole <= time; hole += step) this.series.index.update({ time: hole });
+    for (let hole = this.last ? this.last + step : time; hole < time || (hole === time && !points.length); hole += step) this.series.index.update({ time: hole });
     this.last = time;
-    for (const [name, value] of Object.entries(values(one.value, one.kr?.value, one.gl?.value, one.premium?.coin, one.fx))) {
-      if (value !== null) this.series[name].update({ time, value });
-    }
+    for (const [name, value] of points) this.series[name].update({ time, value });
     if (one.value === null) return;
     const value = +one.value;
     this.#fit(value);
