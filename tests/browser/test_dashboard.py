@@ -193,7 +193,7 @@ def _more(driver: webdriver.Chrome, script: str, before: int) -> bool:
     return bool(driver.execute_script(script) > before)
 
 
-@pytest.mark.parametrize("width", [360, 768])
+@pytest.mark.parametrize("width", [344, 768])
 def test_small_screens_do_not_scroll_sideways(driver: webdriver.Chrome, width: int) -> None:
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -245,7 +245,7 @@ def test_an_index_that_stops_is_shown_as_stale(
                 connection(driver) == "stale"
                 and driver.find_element(By.ID, "notice").is_displayed()
                 and "not been updated" in text(driver, "notice")
-                and "old" in str(driver.find_element(By.ID, "value").get_attribute("class"))
+                and "old" in str(driver.find_element(By.ID, "hero").get_attribute("class"))
             ),
             "the stale index is shown",
         )
@@ -253,6 +253,21 @@ def test_an_index_that_stops_is_shown_as_stale(
         _continue(platform, "index-calculator")
     wait_for(lambda: connection(driver) == "live")
     wait_for(lambda: not driver.find_element(By.ID, "notice").is_displayed())
+
+
+def test_a_stopped_aggregator_is_not_shown_as_live(
+    platform: Platform, driver: webdriver.Chrome
+) -> None:
+    dimmed = "return document.getElementById('ladder').classList.contains('old')"
+    wait_for(lambda: connection(driver) == "live" and not driver.execute_script(dimmed))
+    platform.signal("orderbook-aggregator", signal.SIGSTOP)
+    try:
+        # the index goes on without a value, or stops too
+        wait_for(lambda: connection(driver) in ("no_value", "stale"))
+        wait_for(lambda: driver.execute_script(dimmed))
+    finally:
+        _continue(platform, "orderbook-aggregator")
+    wait_for(lambda: connection(driver) == "live" and not driver.execute_script(dimmed))
 
 
 def test_the_stream_recovers_when_the_endpoint_restarts(

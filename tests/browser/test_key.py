@@ -42,4 +42,5 @@ def test_the_page_asks_for_a_key_and_shows_what_it_may(
         wait_for(lambda: not driver.execute_script(asked))
         # 1,000 and more, a new one twenty times a second
         wait_for(lambda: re.match(r"\d,\d{3}", driver.find_element(By.ID, "value").text))
+        driver.find_element(By.CSS_SELECTOR, "#views [data-value='operations']").click()
         wait_for(lambda: text in driver.find_element(By.ID, "pipeline").text)

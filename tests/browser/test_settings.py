@@ -134,7 +134,7 @@ def test_an_unknown_asset_is_named_from_the_start(
 
 def there_and_back(driver: webdriver.Chrome) -> None:
     """Choose another asset: the notice about the unknown one disappears. Then choose BTT again."""
-    driver.find_element(By.CSS_SELECTOR, "#assets button").click()
+    driver.find_element(By.CSS_SELECTOR, "#assets .name").click()
     wait_for(lambda: text(driver, "asset-name") == "BTC")
     wait_for(lambda: not driver.find_element(By.ID, "notice").is_displayed())
     go(driver, "#BTT")

@@ -1,5 +1,7 @@
 // Requests to the API and the live stream, with this tab's API key if there is one.
 
+import { tab } from "./storage.js";
+
 const KEY = "coinspace-key";
 // the connection is lost when the server has sent no heartbeat for this long
 const SILENCE_MS = 12_000;
@@ -10,11 +12,16 @@ let askKey = () => {};
 /** Register the function that asks the user for a key. */
 export function onKeyNeeded(ask) { askKey = ask; }
 
+let onTime = () => {};
+
+/** Register the function that gets the server's time of each answer, in ms, to the second. */
+export function onServerTime(take) { onTime = take; }
+
 /** Keep a key for this tab. */
-export function saveKey(key) { sessionStorage.setItem(KEY, key); }
+export function saveKey(key) { tab.set(KEY, key); }
 
 function headers(more = {}) {
-  const key = sessionStorage.getItem(KEY);
+  const key = tab.get(KEY);
   return key ? { ...more, Authorization: `Bearer ${key}` } : more;
 }
 
@@ -23,6 +30,8 @@ export async function get(path, parameters = {}) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined));
   const address = query.size ? `${path}?${query}` : path;
   const answer = await fetch(address, { headers: headers() });
+  const time = Date.parse(answer.headers.get("date") ?? "");
+  if (time) onTime(time);
   if (answer.ok) return answer.json();
   if (answer.status === 401) askKey();
   const problem = await answer.json().catch(() => ({ detail: answer.statusText }));

@@ -1,12 +1,14 @@
 // The page: one state, one stream, and panels that show the state.
 
-import { Stream, get, onKeyNeeded, saveKey } from "./api.js";
+import { Stream, get, onKeyNeeded, onServerTime, saveKey } from "./api.js";
+import { AssetList, sign } from "./assets.js";
 import { PriceChart } from "./charts.js";
 import { DepthChart, REACHES } from "./depth.js";
-import { age, distance, percent, price, size } from "./format.js";
+import { age, clock, columnSize, distance, percent, price, size } from "./format.js";
 import { applyTexts, currentLanguage, reasonText, setLanguage, t } from "./i18n.js";
 import { Ladder, element, showLegend } from "./ladder.js";
 import { GapTable, PipelinePanel, VenueTable } from "./panels.js";
+import { browser } from "./storage.js";
 
 const MINUTE = 60_000;
 const INTERVALS = { "1s": 1000, "1m": MINUTE, "5m": 5 * MINUTE, "1h": 60 * MINUTE, "1d": 1440 * MINUTE };
@@ -16,9 +18,21 @@ const CANDLES_LIMIT = 1000;
 // an older value is shown as stale, even when the stream is connected
 const STALE_MS = 3000;
 const HISTORY_RETRY_MS = 10_000;
+// history again: once after the first values are stored, then at this interval
+const [HISTORY_SOON_MS, HISTORY_MS] = [5000, 60_000];
+const BEAT_MS = 500;
+// a longer pause between two beats: the computer or the page slept (hidden pages have one beat a minute)
+const ASLEEP_MS = 90_000;
+// a larger difference between the browser's clock and the server's is reported
+const CLOCK_MS = 30_000;
+const TRADE_MS = 2000;
+// the money for which the premium is computed when both legs trade
+const TRADE_KRW = 10_000_000;
+const VIEWS = ["market", "operations"];
+const COLOURS = ["green", "red"];
 
 const byId = (id) => document.getElementById(id);
-const stored = (key, values, fallback) => (values.includes(localStorage.getItem(key)) ? localStorage.getItem(key) : fallback);
+const stored = (key, values, fallback) => (values.includes(browser.get(key)) ? browser.get(key) : fallback);
 
 const state = {
   assets: [], asset: null, values: new Map(), book: null, venues: null, pipeline: null,
@@ -30,22 +44,31 @@ const state = {
   range: stored("range", Object.keys(RANGES), "15m"), interval: null, style: stored("style", ["line", "candles"], "line"),
   reach: stored("reach", REACHES, "0.5"),
   theme: stored("theme", ["dark", "light"], matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"),
+  view: "market",
+  // colour of a rising price; null = as usual where the language is spoken
+  colours: stored("colours", COLOURS, null),
+  // the premium when both legs trade, and the assets whose venues have fees
+  trade: null, fees: new Set(),
   // server time minus browser time: a wrong clock of the browser must not make values stale
-  offset: 0,
+  offset: null,
 };
 state.interval = RANGES[state.range][1];
 document.documentElement.dataset.theme = state.theme;
 
-const chart = new PriceChart(byId("chart"));
+const chart = new PriceChart(byId("chart"), byId("chart-readout"));
 const depth = new DepthChart(byId("depth"), byId("depth-readout"));
 const ladder = new Ladder(byId("ladder"), byId("ladder-legend"));
 const venues = new VenueTable(byId("venues"));
 const gaps = new GapTable(byId("gaps"), byId("gaps-count"));
 const pipeline = new PipelinePanel(byId("pipeline"), byId("pipeline-total"));
+const list = new AssetList(byId("assets"), (asset) => { pick(false); choose(asset); });
 let stream = null;
 let loading = 0;
 
-const now = () => Date.now() + state.offset;
+const now = () => Date.now() + (state.offset ?? 0);
+const setClock = (serverMs) => { state.offset = serverMs - Date.now(); };
+// whether a value or book is too old to rely on; one of the future is as unreliable
+const old = (one) => Math.abs(now() - one.ts) > STALE_MS;
 
 // --- live -----------------------------------------------------------------------------------
 
@@ -56,19 +79,20 @@ function onEvent(name, data) {
   else if (name === "pipeline") { state.pipeline = data; schedule("pipeline"); }
   else if (name === "gaps") gaps.add(data.gaps);
   else if (name === "gap") loadHistory();
+  else if (name === "heartbeat") setClock(data.ts);
   else if (name === "shutdown") setConnection("cut");
 }
 
 function onIndex(one) {
   const before = state.values.get(one.asset);
-  state.offset = one.ts + one.age_ms - Date.now();
+  setClock(one.ts + one.age_ms);
   state.values.set(one.asset, one);
-  if (one.asset === state.asset) {
-    chart.update(one);
-    if (before?.value && one.value && before.value !== one.value) flash(+one.value > +before.value);
-    schedule("hero");
-  }
-  schedule("tabs");
+  if (one.asset !== state.asset) return;
+  if (chart.update(one) && !loadHistory.busy) loadHistory();
+  if (before?.value && one.value && before.value !== one.value) flash(+one.value > +before.value);
+  schedule("hero");
+  // a hidden tab draws nothing, but shows its title
+  drawTitle();
 }
 
 // drawn at most once per frame, however fast events arrive
@@ -79,7 +103,7 @@ function schedule(part) {
 }
 
 const draw = {
-  hero: drawHero, tabs: drawTabs,
+  hero: drawHero, assets: () => list.show(state.assets, state.values, state.asset, old),
   book: () => { if (state.book) { ladder.show(state.book); depth.show(state.book.profile); drawDepthTable(); showLegend(byId("depth-legend"), state.book); } },
   venues: () => state.venues && venues.show(state.venues.venues, state.asset, state.venues.ts),
   pipeline: () => { if (!state.operator) pipeline.refuse(); else if (state.pipeline) pipeline.show(state.pipeline); },
@@ -89,60 +113,80 @@ const draw = {
 function connect() {
   stream?.stop();
   const query = new URLSearchParams({ indices: "*", books: state.asset, platform: state.operator ? "venues,gaps,pipeline" : "venues,gaps" });
-  stream = new Stream(`/v1/stream?${query}`, onEvent, (value) => { if (value === "live" && state.connection === "cut") loadHistory(); setConnection(value); });
+  stream = new Stream(`/v1/stream?${query}`, onEvent, (value) => { if (value === "live" && state.connection === "cut") { loadHistory(); loadFees(); } setConnection(value); });
   stream.start();
 }
 
 function setConnection(value) { state.connection = value; schedule("connection"); }
 
-// distance of a value's time from now: a value of the future is as unreliable as an old one
-function unreliable(one) { return Math.abs(now() - one.ts); }
-
-function staleness() {
+// what the page shows is as good as its data: an open connection alone is not "live"
+function shownState() {
+  if (state.connection !== "live") return state.connection;
   const one = state.values.get(state.asset);
-  return one ? unreliable(one) : null;
+  if (!one) return "connecting";
+  return old(one) ? "stale" : one.value === null ? "no_value" : "live";
 }
+
+function noticeText(shown) {
+  const one = state.values.get(state.asset);
+  if (shown === "cut") return t("noticeCut");
+  // a time, not an age: a text that changes all the time would be read aloud all the time
+  if (shown === "stale") return t("noticeStale", { time: clock(one.ts) });
+  if (shown === "no_value") return t("noticeNull", { reason: reasonText(one.reason) });
+  if (state.unknown) return t("noticeUnknown", { asset: state.unknown, known: some(state.assets) });
+  if (state.book && old(state.book)) return t("noticeBook", { time: clock(state.book.ts) });
+  if (Math.abs(state.offset ?? 0) > CLOCK_MS) return t(state.offset > 0 ? "noticeSlow" : "noticeFast");
+  return "";
+}
+
+const some = (names) => [...names.slice(0, 10), ...(names.length > 10 ? ["…"] : [])].join(", ");
 
 function drawConnection() {
-  const old = staleness();
-  const stale = state.connection === "live" && old !== null && old > STALE_MS;
-  const shown = stale ? "stale" : state.connection;
+  const shown = shownState();
   byId("connection").className = `pill ${shown}`;
   byId("connection").dataset.state = shown;
-  byId("connection").lastElementChild.textContent = t(shown === "stale" ? "staleShort" : shown);
-  const notice = byId("notice");
-  const text = state.connection === "cut" ? t("noticeCut") : stale ? t("noticeStale", { age: age(old) }) : state.unknown ? t("noticeUnknown", { asset: state.unknown, known: state.assets.join(", ") }) : state.historyDown ? t("noticeHistory") : "";
-  notice.hidden = !text;
-  notice.className = `notice ${state.connection === "cut" ? "cut" : ""}`;
-  if (notice.textContent !== text) notice.textContent = text;
-  document.title = title();
+  write(byId("connection").lastElementChild, t({ stale: "staleShort" }[shown] ?? shown));
+  const text = noticeText(shown);
+  byId("notice").hidden = !text;
+  byId("notice").className = `notice ${shown === "cut" ? "cut" : ""}`;
+  write(byId("notice"), text);
+  const parts = { ladder: state.book, depth: state.book, "depth-table": state.book, venues: state.venues, pipeline: state.pipeline };
+  for (const [id, data] of Object.entries(parts)) byId(id).classList.toggle("old", Boolean(data) && old(data));
+  drawTitle();
 }
 
-function title() {
+function write(node, text) { if (node.textContent !== text) node.textContent = text; }
+
+// a tab shows a price only while the price can be relied on
+function drawTitle() {
   const one = state.values.get(state.asset);
-  return one?.value ? `${price(one.value)} ${state.asset} · CoinSpace` : "CoinSpace";
+  const shown = shownState();
+  const text = !one ? "CoinSpace" : shown === "live" ? `${price(one.value)} ${state.asset} · CoinSpace` : `${t({ stale: "staleShort" }[shown] ?? shown)} · ${state.asset} · CoinSpace`;
+  if (document.title !== text) document.title = text;
 }
 
 // --- hero -----------------------------------------------------------------------------------
 
 function drawHero() {
   const one = state.values.get(state.asset);
-  byId("asset-name").textContent = state.asset ?? "";
-  if (!one) { byId("value").textContent = "–"; byId("status").textContent = ""; byId("age").textContent = t("waiting"); byId("facts").replaceChildren(); return; }
-  byId("currency").textContent = one.currency;
-  byId("value").textContent = one.value === null ? "–" : price(one.value);
-  const old = now() - one.ts;
-  const status = unreliable(one) > STALE_MS ? "stale" : one.status;
+  write(byId("asset-name"), state.asset ?? "");
+  write(byId("pick-name"), state.asset ?? "–");
+  if (!one) { byId("value").textContent = byId("premium").textContent = "–"; byId("status").textContent = ""; byId("age").textContent = t("waiting"); byId("facts").replaceChildren(); return; }
+  const status = old(one) ? "stale" : one.status;
+  write(byId("currency"), one.currency);
+  write(byId("value"), price(one.value));
+  write(byId("premium"), percent(one.premium?.coin, 3, true));
+  byId("premium").className = sign(one.premium?.coin);
+  write(byId("premium-fiat"), one.premium?.fiat ? t("fiat", { percent: percent(one.premium.fiat, 2, true) }) : "");
   byId("status").className = `chip ${status}`;
-  byId("status").textContent = t(status);
-  byId("value").classList.toggle("old", status === "stale");
-  byId("age").textContent = t("updated", { age: age(old) });
-  byId("reason").textContent = reasonText(one.reason);
+  write(byId("status"), t(status));
+  byId("hero").classList.toggle("old", status === "stale");
+  write(byId("age"), t("updated", { age: age(now() - one.ts) }));
+  write(byId("reason"), reasonText(one.reason));
   const facts = [
     [t("kr"), price(one.kr?.value, "KRW"), one.kr?.value && one.fx ? `≈ ${price(+one.kr.value / +one.fx)}` : reasonText(one.kr?.reason)],
     [t("gl"), price(one.gl?.value), one.gl?.value ? "USDT" : reasonText(one.gl?.reason)],
-    [t("premium"), percent(one.premium?.coin, 3, true), "", sign(one.premium?.coin)],
-    [t("executable"), ...executable(one)],
+    [t(state.fees.has(one.asset) ? "tradeAfter" : "tradeBefore"), ...trade(one)],
     [t("fx"), price(one.fx, "KRW"), one.fx_status === "ok" ? "" : t(one.fx_status)],
     [t("spread"), price(one.best_bid), price(one.best_ask)],
     [t("twap"), price(one.twap_1m), one.twap_1m === null ? t("tooFew") : ""],
@@ -153,23 +197,40 @@ function drawHero() {
   byId("facts").replaceChildren(...facts.map(([name, value, more, colour]) => {
     const node = element("div");
     const shown = element("dd", colour ?? "", value);
-    if (more) shown.append(element("small", "", more));
+    shown.append(element("small", "", more));
     node.append(element("dt", "", name), shown);
     return node;
   }));
-  byId("method").textContent = one.parameter_hash ? t("method", { version: one.method_version, hash: one.parameter_hash }) : "";
+  write(byId("method"), one.parameter_hash ? t("method", { version: one.method_version, hash: one.parameter_hash }) : "");
 }
 
-// the profitable direction: sell in Korea while prices are higher there, else buy; at the largest size that the books allow
-function executable(one) {
-  const way = +one.premium?.coin < 0 ? "buy_kr" : "sell_kr";
-  const rows = one.premium?.executable ?? [];
-  const row = rows.findLast((each) => each[way] !== null);
-  if (row) return [percent(row[way], 3, true), t(way, { size: `${size(row.size)} ${one.asset}` })];
-  return ["–", rows.length ? t("tooThin", { size: `${size(rows[0].size)} ${one.asset}` }) : ""];
+// the better of the two directions, with the sign of its result: a loss is negative
+function trade(one) {
+  if (state.trade?.asset !== one.asset || now() - state.trade.ts > STALE_MS + TRADE_MS || old(one)) return ["–", ""];
+  const { sell_kr: sell, buy_kr: buy } = state.trade.row;
+  const money = t("money");
+  const ways = [["sell_kr", sell === null ? null : +sell], ["buy_kr", buy === null ? null : 1 / (1 + +buy) - 1]].filter(([, result]) => result !== null);
+  if (!ways.length) return ["–", t("tooThin", { money })];
+  const [way, result] = ways.reduce((a, b) => (b[1] > a[1] ? b : a));
+  return [percent(result, 3, true), t(way, { money }), sign(result)];
 }
 
-const sign = (text) => (text === null || text === undefined ? "" : +text > 0 ? "pos" : +text < 0 ? "neg" : "");
+async function loadTrade() {
+  const one = state.values.get(state.asset);
+  if (document.hidden || !(+one?.kr?.value > 0)) return;
+  try {
+    const { asset, ts, premium } = await get(`/v1/premium/${one.asset}`, { size: TRADE_KRW / +one.kr.value });
+    const [row] = premium?.executable ?? [];
+    state.trade = row ? { asset, ts, row } : null;
+  } catch { /* the field becomes empty when its value is old */ }
+}
+
+async function loadFees() {
+  try {
+    const { definitions } = await get("/v1/methodology");
+    state.fees = new Set(definitions.filter((one) => Object.values(one.parameters.taker_fees ?? {}).some((fee) => +fee > 0)).map((one) => one.asset));
+  } catch { /* the field says "before fees" */ }
+}
 
 function flash(up) {
   const node = byId("value");
@@ -179,32 +240,12 @@ function flash(up) {
   flash.timer = setTimeout(() => node.classList.remove("up", "down"), 320);
 }
 
-function drawTabs() {
-  const nav = byId("assets");
-  if (nav.children.length !== state.assets.length) {
-    nav.replaceChildren(...state.assets.map((asset) => {
-      const button = element("button");
-      button.type = "button";
-      button.role = "tab";
-      button.append(element("b", "", asset), element("span"));
-      button.addEventListener("click", () => choose(asset));
-      return button;
-    }));
-  }
-  state.assets.forEach((asset, i) => {
-    const one = state.values.get(asset);
-    const button = nav.children[i];
-    button.setAttribute("aria-selected", String(asset === state.asset));
-    button.classList.toggle("stale", Boolean(one) && unreliable(one) > STALE_MS);
-    button.lastElementChild.textContent = one ? price(one.value) : "–";
-  });
-}
-
 function drawDepthTable() {
+  const format = columnSize(Math.max(1e-12, ...state.book.depth.flatMap((one) => [+one.bid, +one.ask])));
   byId("depth-table").replaceChildren(...state.book.depth.map((one) => {
     const node = element("div");
     const value = element("dd");
-    value.append(element("span", "bid", size(one.bid)), " / ", element("span", "ask", size(one.ask)));
+    value.append(element("span", "bid", format(one.bid)), " / ", element("span", "ask", format(one.ask)));
     node.append(element("dt", "", t("within", { percent: one.within_percent })), value);
     return node;
   }));
@@ -215,28 +256,33 @@ function drawDepthTable() {
 async function loadHistory() {
   const [asset, interval] = [state.asset, state.interval];
   const turn = (loading += 1);
+  const shown = `${asset}/${interval}/${state.range}`;
   const length = Math.min(RANGES[state.range][0], CANDLES_LIMIT * INTERVALS[interval]);
   const end = Math.ceil((now() + 1) / INTERVALS[interval]) * INTERVALS[interval];
-  let candles = [];
+  let candles = null;
+  loadHistory.busy = true;
   try {
-    const page = await get(`/v1/indices/${asset}/ohlc`, { interval, start: end - length, end, limit: CANDLES_LIMIT });
-    candles = page.candles;
+    candles = (await get(`/v1/indices/${asset}/ohlc`, { interval, start: end - length, end, limit: CANDLES_LIMIT })).candles;
     state.historyDown = false;
   } catch (error) {
     state.historyDown = true;
-    clearTimeout(loadHistory.timer);
-    loadHistory.timer = setTimeout(loadHistory, HISTORY_RETRY_MS);
   }
   if (turn !== loading) return;
-  // empty candles before the first value would squeeze the others to the edge
-  const first = candles.findIndex((one) => one.close !== null);
-  candles = first < 0 ? [] : candles.slice(first);
-  while (candles.length && candles.at(-1).close === null) candles.pop();
-  chart.load(candles, INTERVALS[interval]);
-  byId("chart").dataset.candles = String(candles.length);
-  byId("chart-note").hidden = candles.length > 0;
-  byId("chart-note").textContent = state.historyDown ? t("noticeHistory") : t("noHistory");
+  loadHistory.busy = false;
+  const fresh = loadHistory.shown !== shown;
+  loadHistory.due = performance.now() + (candles === null ? HISTORY_RETRY_MS : fresh ? HISTORY_SOON_MS : HISTORY_MS);
+  loadHistory.shown = candles === null && fresh ? null : shown;
+  // a chart that was already shown stays when its history cannot be loaded again
+  if (candles !== null || fresh) chart.load(trimmed(candles ?? []), INTERVALS[interval], fresh);
+  if (candles !== null) byId("chart").dataset.candles = String(trimmed(candles).length);
+  byId("chart-note").textContent = state.historyDown ? t("noticeHistory") : byId("chart").dataset.candles === "0" ? t("noHistory") : "";
   schedule("connection");
+}
+
+// empty candles before the first value would squeeze the others to the edge; live values follow the last one
+function trimmed(candles) {
+  const whole = (one) => one.close !== null;
+  return candles.slice(candles.findIndex(whole) < 0 ? candles.length : candles.findIndex(whole), candles.findLastIndex(whole) + 1);
 }
 
 async function loadGaps() {
@@ -272,10 +318,11 @@ function choose(asset) {
   history[step ? "pushState" : "replaceState"](null, "", `#${asset}`);
   state.asset = asset;
   state.unknown = null;
-  state.book = null;
-  localStorage.setItem("asset", asset);
-  ["hero", "tabs", "venues", "connection"].forEach(schedule);
-  chart.load([], INTERVALS[state.interval]);
+  state.book = state.trade = null;
+  browser.set("asset", asset);
+  ["hero", "assets", "venues", "connection"].forEach(schedule);
+  chart.clear();
+  loadHistory.shown = null;
   connect();
   loadHistory();
 }
@@ -283,7 +330,7 @@ function choose(asset) {
 function chooseRange(range) {
   state.range = range;
   state.interval = RANGES[range][1];
-  localStorage.setItem("range", range);
+  browser.set("range", range);
   buttons();
   loadHistory();
 }
@@ -292,24 +339,43 @@ function chooseInterval(interval) { state.interval = interval; buttons(); loadHi
 
 function chooseStyle(style) {
   state.style = style;
-  localStorage.setItem("style", style);
+  browser.set("style", style);
   chart.setStyle(style);
   buttons();
 }
 
 function chooseReach(reach) {
   state.reach = reach;
-  localStorage.setItem("reach", reach);
+  browser.set("reach", reach);
   depth.setReach(+reach);
   buttons();
 }
 
 function chooseTheme(theme) {
   state.theme = theme;
-  localStorage.setItem("theme", theme);
+  browser.set("theme", theme);
   document.documentElement.dataset.theme = theme;
-  chart.theme();
-  depth.draw();
+  texts();
+}
+
+// the list of assets covers the page where it has no column of its own
+function pick(open = !document.body.classList.contains("picking")) {
+  document.body.classList.toggle("picking", open);
+  byId("pick").setAttribute("aria-expanded", String(open));
+  if (open) list.search.focus();
+}
+
+function chooseView(view) {
+  state.view = view;
+  for (const one of VIEWS) byId(one).hidden = one !== view;
+  buttons();
+}
+
+const colours = () => state.colours ?? (currentLanguage() === "ko" ? "red" : "green");
+
+function chooseColours(name) {
+  state.colours = name;
+  browser.set("colours", name);
   texts();
 }
 
@@ -327,12 +393,13 @@ function group(id, names, chosen, choice, label = (name) => name, disabled = () 
 
 function buttons() {
   const length = RANGES[state.range][0];
+  group("views", VIEWS, state.view, chooseView, (name) => t(name));
   group("style", ["line", "candles"], state.style, chooseStyle, (name) => t(name));
   group("reaches", REACHES, state.reach, chooseReach, (name) => `±${name}%`);
   group("ranges", Object.keys(RANGES), state.range, chooseRange);
   group("intervals", Object.keys(INTERVALS), state.interval, chooseInterval, (name) => name,
     (name) => length / INTERVALS[name] > CANDLES_LIMIT || length / INTERVALS[name] < 2);
-  byId("legend").replaceChildren(...[["kr", "krConverted"], ["gl", "gl"], ["premium", "premium"]].map(([name, key]) => {
+  byId("legend").replaceChildren(...[["index", "indexLine"], ["kr", "krConverted"], ["gl", "gl"], ["premium", "premium"]].map(([name, key]) => {
     const button = element("button", "", t(key));
     const mark = element("i");
     mark.style.setProperty("--c", `var(--${name})`);
@@ -344,12 +411,15 @@ function buttons() {
   }));
 }
 
-const SHORTCUTS = [["1 – 9", "keyAssets"], ["C", "keyStyle"], ["[  ]", "keyRange"], ["T", "keyTheme"], ["L", "keyLanguage"], ["?", "keyHelp"]];
+const SHORTCUTS = [["1 – 9", "keyAssets"], ["C", "keyStyle"], ["[  ]", "keyRange"], ["/", "keySearch"], ["O", "keyView"], ["T", "keyTheme"], ["L", "keyLanguage"], ["?", "keyHelp"]];
 
 function texts() {
   applyTexts();
   byId("language").textContent = currentLanguage() === "ko" ? "EN" : "한국어";
   byId("theme").textContent = state.theme === "dark" ? t("themeLight") : t("themeDark");
+  document.documentElement.dataset.up = colours();
+  byId("colours").setAttribute("aria-label", t(colours() === "red" ? "upGreen" : "upRed"));
+  byId("colours").title = byId("colours").ariaLabel;
   byId("help").setAttribute("aria-label", t("keyHelp"));
   byId("shortcuts").replaceChildren(...SHORTCUTS.flatMap(([keys, key]) => {
     const name = element("dt");
@@ -359,19 +429,25 @@ function texts() {
   venues.texts();
   gaps.texts();
   ladder.texts();
+  list.texts();
+  chart.theme();
+  depth.draw();
   buttons();
   Object.keys(draw).forEach(schedule);
 }
 
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "INPUT") return;
   const key = event.key.toLowerCase();
+  if (event.ctrlKey || event.metaKey || event.altKey || (event.target.tagName === "INPUT" && key !== "escape")) return;
   const ranges = Object.keys(RANGES);
   const at = ranges.indexOf(state.range);
-  if (key >= "1" && key <= "9") choose(state.assets[+key - 1]);
+  if (key >= "1" && key <= "9") choose(list.order[+key - 1]);
   else if (key === "c") chooseStyle(state.style === "line" ? "candles" : "line");
   else if (key === "[" && at > 0) chooseRange(ranges[at - 1]);
   else if (key === "]" && at < ranges.length - 1) chooseRange(ranges[at + 1]);
+  else if (key === "/") pick(true);
+  else if (key === "o") chooseView(VIEWS.find((one) => one !== state.view));
+  else if (key === "escape") pick(false);
   else if (key === "t") chooseTheme(state.theme === "dark" ? "light" : "dark");
   else if (key === "l") toggleLanguage();
   else if (key === "?") byId("help-dialog").showModal();
@@ -383,14 +459,18 @@ function toggleLanguage() { setLanguage(currentLanguage() === "ko" ? "en" : "ko"
 
 // --- start ----------------------------------------------------------------------------------
 
+async function loadIndices() {
+  const { indices, missing } = await get("/v1/indices");
+  for (const one of indices) { state.values.set(one.asset, one); setClock(one.ts + one.age_ms); }
+  state.assets = [...indices.map((one) => one.asset), ...missing];
+}
+
 async function begin() {
   texts();
   drawConnection();
   for (;;) {
     try {
-      const { indices, missing } = await get("/v1/indices");
-      for (const one of indices) state.values.set(one.asset, one);
-      state.assets = [...indices.map((one) => one.asset), ...missing];
+      await loadIndices();
       break;
     } catch {
       setConnection("cut");
@@ -403,13 +483,42 @@ async function begin() {
   choose(found ?? stored("asset", state.assets, state.assets[0]));
   state.unknown = unknown;
   loadGaps();
-  setInterval(() => { schedule("connection"); schedule("hero"); schedule("tabs"); }, 500);
+  loadFees();
+  beat.last = Date.now();
+  setInterval(beat, BEAT_MS);
 }
 
+// after a sleep: events that waited meanwhile must not be taken for new ones
+async function wake() {
+  stream?.stop();
+  state.offset = null;
+  // not before the server's time is known again
+  loadHistory.busy = true;
+  try { await loadIndices(); } catch { /* the stream reports that the server does not answer */ }
+  connect();
+  loadGaps();
+  loadHistory();
+}
+
+// what happens without events: ages, and loading again
+function beat() {
+  const pause = Date.now() - beat.last;
+  beat.last = Date.now();
+  if (Math.abs(pause) > ASLEEP_MS) {
+    wake();
+  } else if (performance.now() > (loadHistory.due ?? Infinity) && !loadHistory.busy && !document.hidden) loadHistory();
+  if (performance.now() > (loadTrade.due ?? 0)) { loadTrade.due = performance.now() + TRADE_MS; loadTrade(); }
+  drawTitle();
+  ["connection", "hero", "assets"].forEach(schedule);
+}
+
+onServerTime((time) => { if (state.offset === null) setClock(time); });
 onKeyNeeded(() => { if (!byId("key-dialog").open) byId("key-dialog").showModal(); });
 byId("key-form").addEventListener("submit", () => { saveKey(byId("key").value.trim()); location.reload(); });
 byId("language").addEventListener("click", toggleLanguage);
 byId("theme").addEventListener("click", () => chooseTheme(state.theme === "dark" ? "light" : "dark"));
+byId("colours").addEventListener("click", () => chooseColours(COLOURS.find((one) => one !== colours())));
+byId("pick").addEventListener("click", () => pick());
 byId("help").addEventListener("click", () => byId("help-dialog").showModal());
 document.addEventListener("keydown", onKey);
 window.addEventListener("hashchange", follow);

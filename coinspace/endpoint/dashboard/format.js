@@ -11,10 +11,9 @@ export function decimals(value) {
 }
 
 /** A price with digits that fit its size; null is a dash. */
-export function price(text, currency = "") {
+export function price(text, currency = "", digits = decimals(Number(text))) {
   if (text === null || text === undefined) return "–";
   const value = Number(text);
-  const digits = decimals(value);
   return (currencies[currency] ?? "") + value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
@@ -31,6 +30,28 @@ export function size(text) {
   for (const [unit, name] of [[1e12, "T"], [1e9, "B"], [1e6, "M"]]) if (value >= unit) return `${(value / unit).toFixed(2)}${name}`;
   if (value >= 1e4) return `${(value / 1e3).toFixed(1)}k`;
   return value.toLocaleString("en-US", { maximumFractionDigits: value >= 100 ? 1 : value >= 1 ? 3 : 5 });
+}
+
+/** Decimals for a column of prices: those of the first one, more when neighbours would look equal. */
+export function columnDecimals(prices) {
+  let digits = prices.length ? decimals(Number(prices[0])) : 2;
+  const most = digits + 3;
+  const equal = (one, i) => i && one !== prices[i - 1] && price(one, "", digits) === price(prices[i - 1], "", digits);
+  while (digits < most && prices.some(equal)) digits += 1;
+  return digits;
+}
+
+/** A format for a column of sizes: one unit and one number of decimals for all. */
+export function columnSize(most) {
+  const [unit, name] = [[1e12, "T"], [1e9, "B"], [1e6, "M"]].find(([each]) => most >= each * 10) ?? [1, ""];
+  const digits = Math.max(0, Math.min(8, 4 - Math.floor(Math.log10(Math.max(most / unit, 1e-6)))));
+  const least = 10 ** -digits;
+  return (value) => {
+    const shown = Number(value) / unit;
+    // a small size is not none
+    const [sign, number] = shown > 0 && shown < least / 2 ? ["<", least] : ["", shown];
+    return sign + number.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }) + name;
+  };
 }
 
 /** A fraction as a percentage. */

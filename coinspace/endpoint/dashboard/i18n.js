@@ -1,22 +1,30 @@
 // Korean and English. The browser test finds a text that is missing in one language.
 
+import { browser } from "./storage.js";
+
 export const texts = {
   en: {
-    skip: "Skip to the chart", assets: "Assets", index: "index", history: "Index and premium", style: "Chart style",
+    skip: "Skip to the chart", assets: "Assets", asset: "Asset", index: "index", indexLine: "Index",
+    searchAssets: "Search assets", noAssets: "No asset has this name.", favourite: "Favourite {asset}", views: "Pages", market: "Market", operations: "Operations",
+    upRed: "Colours: rising prices are green; change to red", upGreen: "Colours: rising prices are red; change to green", history: "Index and premium", openPrice: "O", highPrice: "H", lowPrice: "L", closePrice: "C", style: "Chart style",
     range: "Range", interval: "Interval", ladder: "Summed order book", depth: "Depth by venue", venues: "Venues",
     gaps: "Gaps", pipeline: "Pipeline", keyboard: "Keyboard", close: "Close", save: "Save", key: "API key",
     keyTitle: "API key required", keyText: "This server requires an API key. The key is kept only in this tab.",
-    line: "Line", candles: "Candles", premium: "Premium", kr: "Korea", gl: "Global", krConverted: "Korea (÷ FX)",
+    line: "Line", candles: "Candles", premium: "Premium", premiumShort: "Premium", fiat: "{percent} against USD", kr: "Korea", gl: "Global", krConverted: "Korea (÷ FX)",
     live: "Live", connecting: "Connecting…", cut: "Disconnected", staleShort: "Stale",
     noticeCut: "The live connection is lost. Showing the last known values; reconnecting…",
-    noticeStale: "The values are old: the index has not been updated for {age}.",
+    noticeStale: "The values are old: the index has not been updated since {time}.",
+    noticeNull: "The index has no value now: {reason}.",
+    noticeBook: "The order book is old: it has not been updated since {time}.",
+    noticeSlow: "This device's clock is slow. The page uses the server's time.",
+    noticeFast: "This device's clock is fast. The page uses the server's time.",
     noticeUnknown: "There is no index of {asset}. Available: {known}.",
     noticeHistory: "History is not available now; live values continue.",
     noHistory: "No stored values in this range yet; the chart starts with live values.",
     ok: "ok", degraded: "degraded", no_value: "no value", stale: "stale",
     fx: "KRW per USDT", spread: "Best bid / ask", twap: "1-minute average", confidence: "Confidence ±",
-    utilised: "Depth used", coverage: "Depth covered", limited: "limited", median: "Capped median", executable: "Premium after fees",
-    sell_kr: "sell {size} in Korea", buy_kr: "buy {size} in Korea", tooThin: "less than {size} in the books", tooFew: "too few values",
+    utilised: "Depth used", limited: "limited", median: "Capped median", tradeAfter: "Profit after fees", tradeBefore: "Profit before fees", money: "₩10 million",
+    sell_kr: "sell {money} in Korea", buy_kr: "buy {money} in Korea", tooThin: "less than {money} in the books", tooFew: "too few values",
     split: "markets split", held: "last rate kept", suspect: "suspect", none: "none", reach: "Distance",
     price: "Price", size: "Size", total: "Total", mid: "Mid", within: "within {percent}%",
     venue: "Venue", state: "State", age: "Age", share: "Share", spreadOne: "Spread", updates: "Updates/s", reason: "Reason",
@@ -24,7 +32,7 @@ export const texts = {
     perSecond: "/s", latency: "latency", processes: "{ready} of {all} ready", noPipeline: "No process reports its health.", operatorOnly: "The processes need an operator's key.",
     unused: "not in the index", waiting: "waiting for data", updated: "updated {age} ago",
     method: "Method {version} · parameters {hash} · values in USDT, not USD",
-    keyAssets: "choose an asset", keyStyle: "line or candles", keyRange: "shorter or longer range", keyTheme: "light or dark",
+    keyAssets: "choose an asset", keyStyle: "line or candles", keyRange: "shorter or longer range", keyTheme: "light or dark", keySearch: "search assets", keyView: "market or operations",
     keyLanguage: "한국어 / English", keyHelp: "this help", themeDark: "Dark", themeLight: "Light",
     states: { ok: "ok", synced: "live", subscribed: "subscribed", connecting: "connecting", buffering: "buffering", stale: "stale",
       quarantined: "quarantined", disconnected: "disconnected", halted: "halted", unknown: "unknown",
@@ -37,21 +45,27 @@ export const texts = {
       "not received": "not received from the bus", bus: "lost on the bus", no_regional_value: "no regional value" },
   },
   ko: {
-    skip: "차트로 건너뛰기", assets: "자산", index: "지수", history: "지수와 프리미엄", style: "차트 종류",
+    skip: "차트로 건너뛰기", assets: "종목", asset: "종목", index: "지수", indexLine: "지수",
+    searchAssets: "종목 검색", noAssets: "검색 결과가 없습니다.", favourite: "{asset} 관심 종목", views: "화면", market: "시세", operations: "운영",
+    upRed: "색상: 상승 초록, 빨강으로 바꾸기", upGreen: "색상: 상승 빨강, 초록으로 바꾸기", history: "지수와 프리미엄", openPrice: "시", highPrice: "고", lowPrice: "저", closePrice: "종", style: "차트 종류",
     range: "기간", interval: "봉 단위", ladder: "통합 호가", depth: "거래소별 누적 잔량", venues: "거래소",
     gaps: "데이터 누락", pipeline: "파이프라인", keyboard: "단축키", close: "닫기", save: "저장", key: "API 키",
     keyTitle: "API 키가 필요합니다", keyText: "이 서버는 키를 요구합니다. 키는 이 탭에만 보관됩니다.",
-    line: "라인", candles: "캔들", premium: "프리미엄", kr: "한국", gl: "글로벌", krConverted: "한국 (÷ 환율)",
+    line: "라인", candles: "캔들", premium: "김치 프리미엄", premiumShort: "김프", fiat: "은행 환율 기준 {percent}", kr: "한국", gl: "해외", krConverted: "한국 (÷ 환율)",
     live: "실시간", connecting: "연결 중…", cut: "연결 끊김", staleShort: "지연",
     noticeCut: "실시간 연결이 끊겼습니다. 마지막 값을 표시하며 자동으로 다시 연결합니다…",
-    noticeStale: "값이 오래되었습니다: {age} 동안 지수가 갱신되지 않았습니다.",
+    noticeStale: "값이 오래되었습니다: {time} 이후 지수가 갱신되지 않았습니다.",
+    noticeNull: "지금은 지수가 산출되지 않습니다: {reason}",
+    noticeBook: "호가가 오래되었습니다: {time} 이후 갱신되지 않았습니다.",
+    noticeSlow: "이 기기의 시계가 느립니다. 서버 시각을 사용합니다.",
+    noticeFast: "이 기기의 시계가 빠릅니다. 서버 시각을 사용합니다.",
     noticeUnknown: "{asset} 지수는 제공되지 않습니다. 제공 지수: {known}",
     noticeHistory: "지금은 과거 데이터를 불러올 수 없습니다. 실시간 값은 계속 표시됩니다.",
     noHistory: "이 기간에 저장된 값이 아직 없습니다. 실시간 값부터 차트에 표시됩니다.",
     ok: "정상", degraded: "일부 제외", no_value: "값 없음", stale: "지연",
     fx: "USDT/KRW 환율", spread: "최우선 매수 / 매도 호가", twap: "1분 평균가", confidence: "신뢰 구간 ±",
-    utilised: "반영 잔량", coverage: "확보 잔량", limited: "제한됨", median: "보정 중앙값", executable: "수수료 차감 프리미엄",
-    sell_kr: "한국에서 {size} 매도", buy_kr: "한국에서 {size} 매수", tooThin: "호가 잔량 {size} 미만", tooFew: "데이터 부족",
+    utilised: "반영 잔량", limited: "제한됨", median: "보정 중앙값", tradeAfter: "차익 (수수료 차감)", tradeBefore: "차익 (수수료 전)", money: "1,000만 원",
+    sell_kr: "한국 매도 {money}", buy_kr: "한국 매수 {money}", tooThin: "호가 잔량 {money} 미만", tooFew: "데이터 부족",
     split: "시장 괴리", held: "직전 환율 유지", suspect: "확인 필요", none: "없음", reach: "호가 범위",
     price: "가격", size: "잔량", total: "누적 잔량", mid: "중간가", within: "{percent}% 이내",
     venue: "거래소", state: "상태", age: "경과", share: "비중", spreadOne: "스프레드", updates: "초당 갱신", reason: "사유",
@@ -59,7 +73,7 @@ export const texts = {
     perSecond: "/초", latency: "지연 시간", processes: "{all}개 중 {ready}개 정상", noPipeline: "상태를 보고하는 프로세스가 없습니다.", operatorOnly: "프로세스 상태는 운영자 키로만 볼 수 있습니다.",
     unused: "지수 미포함", waiting: "데이터 대기 중", updated: "{age} 전 갱신",
     method: "산출 방법 {version} · 파라미터 {hash} · USDT 기준 (USD 아님)",
-    keyAssets: "자산 선택", keyStyle: "라인 / 캔들 전환", keyRange: "기간 축소 / 확대", keyTheme: "라이트 / 다크 모드 전환",
+    keyAssets: "종목 선택", keyStyle: "라인 / 캔들 전환", keyRange: "기간 축소 / 확대", keyTheme: "라이트 / 다크 모드 전환", keySearch: "종목 검색", keyView: "시세 / 운영 전환",
     keyLanguage: "English / 한국어", keyHelp: "도움말", themeDark: "다크 모드", themeLight: "라이트 모드",
     states: { ok: "정상", synced: "실시간", subscribed: "구독됨", connecting: "연결 중", buffering: "버퍼링", stale: "지연",
       quarantined: "격리됨", disconnected: "연결 끊김", halted: "거래 정지", unknown: "알 수 없음",
@@ -73,7 +87,7 @@ export const texts = {
   },
 };
 
-let language = localStorage.getItem("language") ?? (navigator.language.startsWith("ko") ? "ko" : "en");
+let language = ["ko", "en"].find((one) => one === browser.get("language")) ?? (navigator.language.startsWith("ko") ? "ko" : "en");
 
 /** The text of a key in the chosen language, with {name} filled in. */
 export function t(key, values = {}) {
@@ -93,7 +107,7 @@ export const currentLanguage = () => language;
 /** Choose a language and write every marked text of the page. */
 export function setLanguage(chosen) {
   language = chosen;
-  localStorage.setItem("language", chosen);
+  browser.set("language", chosen);
   applyTexts();
 }
 

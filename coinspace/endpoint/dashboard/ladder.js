@@ -1,6 +1,6 @@
 // The summed book as a ladder: each level's bar shows the venues' parts of the size.
 
-import { price, size, venueColour } from "./format.js";
+import { columnDecimals, columnSize, price, venueColour } from "./format.js";
 import { t } from "./i18n.js";
 
 const ROWS = 15;
@@ -29,14 +29,19 @@ export class Ladder {
     const asks = book.asks.slice(0, ROWS);
     const bids = book.bids.slice(0, ROWS);
     const most = Math.max(...cumulative(asks), ...cumulative(bids), 1e-12);
+    const sizes = Math.max(...[...asks, ...bids].map((one) => +one.size), 1e-12);
+    // decimals only grow while an asset is shown: columns must not change with every book
+    if (this.asset !== book.asset) [this.asset, this.digits] = [book.asset, 0];
+    this.digits = Math.max(this.digits, columnDecimals([...bids, ...asks].map((one) => one.price)));
+    const format = { price: (text) => price(text, "", this.digits), size: columnSize(sizes), total: columnSize(most) };
     // the best ask stands next to the spread
-    fill(this.asks.slice().reverse(), asks, most);
-    fill(this.bids, bids, most);
+    fill(this.asks.slice().reverse(), asks, most, format);
+    fill(this.bids, bids, most, format);
     showLegend(this.legend, book);
     if (asks.length && bids.length) {
       const [bid, ask] = [+bids[0].price, +asks[0].price];
       const middle = (bid + ask) / 2;
-      this.spread.replaceChildren(element("b", "", price(middle)), element("span", "", `${ask >= bid ? "" : "↔ "}${(((ask - bid) / middle) * 100).toFixed(4)}%`));
+      this.spread.replaceChildren(element("b", "", price(middle, "", this.digits)), element("span", "", `${ask >= bid ? "" : "↔ "}${(((ask - bid) / middle) * 100).toFixed(4)}%`));
     } else {
       this.spread.replaceChildren(element("span", "", t("waiting")));
     }
@@ -77,23 +82,30 @@ function cumulative(levels) {
   return levels.map((level) => (total += +level.size));
 }
 
-function fill(rows, levels, most) {
+function fill(rows, levels, most, format) {
   const totals = cumulative(levels);
   rows.forEach((one, i) => {
     const level = levels[i];
     one.node.style.visibility = level ? "visible" : "hidden";
     if (!level) return;
-    one.price.textContent = price(level.price);
-    one.size.textContent = size(level.size);
-    one.total.textContent = size(totals[i]);
-    one.fill.style.width = `${(totals[i] / most) * 100}%`;
-    const bars = level.venues.map((venue) => {
-      const bar = document.createElement("i");
-      bar.style.width = `${(+venue.size / +level.size) * 100}%`;
-      bar.style.background = venueColour(venue.venue.split(":")[0]);
-      return bar;
-    });
-    one.fill.replaceChildren(...bars);
+    one.price.textContent = format.price(level.price);
+    one.size.textContent = format.size(level.size);
+    one.total.textContent = format.total(totals[i]);
+    // scaled, not resized: the browser lays nothing out again
+    one.fill.style.transform = `scaleX(${totals[i] / most})`;
+    one.fill.style.background = stripes(level);
     one.node.title = level.venues.map((venue) => `${venue.venue} ${venue.size}`).join("\n");
   });
+}
+
+// the venues' parts of a level, as stripes from the right
+function stripes(level) {
+  let from = 0;
+  const parts = level.venues.map((venue) => {
+    const to = from + (+venue.size / +level.size) * 100;
+    const stripe = `${venueColour(venue.venue.split(":")[0])} ${from}% ${to}%`;
+    from = to;
+    return stripe;
+  });
+  return `linear-gradient(to left, ${parts.join(", ")})`;
 }

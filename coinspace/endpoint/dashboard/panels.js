@@ -95,7 +95,9 @@ export class GapTable {
     this.table.tBodies[0].replaceChildren(...newest.slice(0, 50).map((one) => {
       const tr = document.createElement("tr");
       const what = element("td", "left what", [one.kind, one.exchange].filter(Boolean).join(" · "));
-      what.append(element("small", "", [one.market, reasonText(one.reason)].filter(Boolean).join(" · ")));
+      const more = element("small", "", [one.market, reasonText(one.reason)].filter(Boolean).join(" · "));
+      more.title = more.textContent;
+      what.append(more);
       tr.append(cell(clock(one.ts)), what, cell(state(one.status), "left"), cell(one.count));
       return tr;
     }));
