@@ -86,6 +86,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "config": "coinspace config init",
         "deploy": "coinspace deploy systemd --output units",
         "questdb": "coinspace questdb status",
+        "backup": "coinspace backup /backup/today",
+        "restore": "coinspace restore /backup/today",
         "journal": "coinspace journal ls",
     },
     "Recordings": {

@@ -316,12 +316,18 @@ def test_numbers_of_a_column_have_the_same_decimals(page: webdriver.Chrome) -> N
 def test_the_layout_does_not_move(feed: Feed, page: webdriver.Chrome) -> None:
     drawn = "return +(document.getElementById('depth').dataset.drawn || 0)"
     shifts = "return window.shifts"
+
+    def moved_during(updates: int) -> bool:
+        first, moved = page.execute_script(drawn), len(page.execute_script(shifts))
+        wait_for(lambda: page.execute_script(drawn) >= first + updates)
+        return len(page.execute_script(shifts)) > moved
+
     page.refresh()
     wait_for(lambda: page.execute_script(drawn) >= 5)
+    wait_for(lambda: not moved_during(5), "a page that has loaded")
     loaded = sum(one["value"] for one in page.execute_script(shifts))
     # ten minutes have 3,000 updates: those after the first ones must hardly move anything
-    before = page.execute_script(drawn)
-    wait_for(lambda: page.execute_script(drawn) >= before + 20)
+    moved_during(20)
     feed.value, feed.more = None, {"reason": "too_few_venues"}
     wait_for(lambda: state(page) == "no_value")
     feed.reset()
