@@ -7,6 +7,8 @@ connections are bounded: scraping does not disturb the work.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import re
 from collections.abc import Callable
 from typing import cast
 
@@ -17,6 +19,11 @@ CONNECTIONS_LIMIT = 32
 REQUEST_BYTES = 8192
 # longer than the usual intervals between scrapes
 IDLE_S = 75.0
+# On loopback, the host of a request is localhost or an address: a web page can point a domain name
+# of its own here and read what is served under that name ("DNS rebinding").
+LOCAL = re.compile(
+    rb"\r\nhost:[ \t]*(?:localhost|[\d.]+|\[[\da-f:.]+\])(?::\d{1,5})?[ \t]*\r\n", re.IGNORECASE
+)
 
 
 class Exporter:
@@ -30,6 +37,7 @@ class Exporter:
         self.address: str | None = None
         self.open: set[Connection] = set()
         self.scrapes = self.refused = 0
+        self.loopback = False
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> None:
@@ -37,6 +45,7 @@ class Exporter:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Connection(self), host, port)
         name, number = self._server.sockets[0].getsockname()[:2]
+        self.loopback = ipaddress.ip_address(name).is_loopback
         self.address = f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
 
     def close(self) -> None:
@@ -78,6 +87,9 @@ class Connection(asyncio.Protocol):
         self._full = False
 
     def data_received(self, data: bytes) -> None:
+        if len(self._request) + len(data) > REQUEST_BYTES:
+            self._refuse()
+            return
         self._request += data
         while self._transport is not None and b"\r\n\r\n" in self._request:
             head, _, self._request = self._request.partition(b"\r\n\r\n")
@@ -85,8 +97,6 @@ class Connection(asyncio.Protocol):
                 self._refuse()
                 return
             self._answer(self._transport, head)
-        if len(self._request) > REQUEST_BYTES:
-            self._refuse()
 
     def end(self) -> None:
         """End the connection at once."""
@@ -113,6 +123,8 @@ class Connection(asyncio.Protocol):
             status = b"405 Method Not Allowed"
         elif path.partition(b"?")[0] != b"/metrics":
             status = b"404 Not Found"
+        elif self._exporter.loopback and not LOCAL.search(b"\r\n" + fields + b"\r\n"):
+            status = b"421 Misdirected Request"
         else:
             self._exporter.scrapes += 1
             body = self._exporter.text()

@@ -15,4 +15,4 @@ cdef class Latency:
         int64_t _total_ns
         int64_t _least_ns              # since the last `take_least_ns`
 
-    cdef int add(self, int64_t ns) noexcept nogil
+    cdef int add(self, int64_t ns) noexcept

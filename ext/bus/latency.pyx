@@ -26,7 +26,7 @@ cdef class Latency:
     def __cinit__(self):
         self._least_ns = INT64_MAX
 
-    cdef int add(self, int64_t ns) noexcept nogil:
+    cdef int add(self, int64_t ns) noexcept:
         cdef int64_t longest = LONGEST_S * <int64_t>1_000_000_000
         cdef int i = 0
         if ns < self._least_ns:

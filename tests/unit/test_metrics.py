@@ -169,8 +169,10 @@ class Scraper:
         self.reader = reader
         self.writer = writer
 
-    async def ask(self, request: str = "GET /metrics HTTP/1.1") -> tuple[str, bytes]:
-        self.writer.write(f"{request}\r\nHost: a\r\n\r\n".encode())
+    async def ask(
+        self, request: str = "GET /metrics HTTP/1.1", host: str = "localhost:9"
+    ) -> tuple[str, bytes]:
+        self.writer.write(f"{request}\r\nHost: {host}\r\n\r\n".encode())
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
         size = int(head.lower().partition("content-length: ")[2].partition("\r")[0])
         body = b"" if request.startswith("HEAD") else await self.reader.readexactly(size)
@@ -228,6 +230,33 @@ async def test_other_methods_and_old_clients_end_the_connection(
     scraper = await site.scraper()
     assert (await scraper.ask(request_line))[0] == f"HTTP/1.1 {status}"
     assert await scraper.reader.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", "200 OK"),
+        ("[::1]:9400", "200 OK"),
+        ("LOCALHOST", "200 OK"),
+        ("evil.example", "421 Misdirected Request"),
+        ("localhost.evil.example:80", "421 Misdirected Request"),
+        ("127.0.0.1.evil.example", "421 Misdirected Request"),
+        ("", "421 Misdirected Request"),
+    ],
+)
+async def test_a_web_page_cannot_read_metrics_under_its_own_name(
+    site: Site, host: str, status: str
+) -> None:
+    assert (await (await site.scraper()).ask(host=host))[0] == f"HTTP/1.1 {status}"
+
+
+async def test_requests_beyond_the_limit_are_not_answered(site: Site) -> None:
+    scraper = await site.scraper()
+    scraper.writer.write(b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10_000)
+    with contextlib.suppress(ConnectionError):
+        await scraper.reader.read()
+    assert site.exporter.refused == 1
+    assert site.exporter.scrapes < 1000
 
 
 async def test_connections_and_requests_are_bounded(site: Site) -> None:

@@ -103,7 +103,7 @@ async def test_a_status_line_has_its_time_and_few_assets(
     for line in lines:
         assert line[:2] == "20"
         assert line.split()[0].endswith("Z")
-        assert "A7 7 and 92 more |" in line
+        assert "A7 7 … 92 more |" in line
     assert SHOWN_VALUES == 8
 
 

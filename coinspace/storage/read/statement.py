@@ -139,6 +139,9 @@ def _read(text: str) -> tuple[list[str], list[str], str]:
     before, like = "", False
     for found in TOKEN.finditer(text):
         kind = found.lastgroup
+        if found[0] == "`" or (found[0] == "(" and before.startswith("'")):
+            # the server takes both for the name of a table or a function
+            raise StorageError("sql: expected names without quotes, or in double ones")
         if kind != "gap":
             _check_like(before, like, kind, found[0])
             like = before.strip('"').upper() in ("LIKE", "ILIKE")
