@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import csv
 import importlib
 import io
@@ -22,6 +23,7 @@ from coinspace.endpoint.history import bulk
 from coinspace.endpoint.values import parse_instant
 from coinspace.errors import EndpointError
 from coinspace.listing import flattened, text_of
+from coinspace.text import for_terminal
 
 FORMATS = ("table", "json", "csv", "arrow", "parquet")
 MEDIA = {"csv": bulk.CSV, "arrow": bulk.ARROW, "parquet": bulk.PARQUET}
@@ -254,8 +256,10 @@ async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
 
 def _write(output: str, parts: Iterable[bytes]) -> None:
     if output == "-":
+        decode = codecs.getincrementaldecoder("utf-8")(errors="backslashreplace").decode
+        terminal = sys.stdout.isatty()
         for part in parts:
-            sys.stdout.buffer.write(part)
+            sys.stdout.buffer.write(for_terminal(decode(part)).encode() if terminal else part)
         sys.stdout.buffer.flush()
         return
     # the file appears only when it is complete

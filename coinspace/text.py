@@ -97,6 +97,11 @@ def cell(value: object, style: str = "") -> Text:
     return Text(printable(value), style)
 
 
+def for_terminal(text: str) -> str:
+    """Return text whose characters a terminal shows; only line feeds and tabs act on it."""
+    return "".join(one if one.isprintable() or one in "\n\t" else _escaped(one) for one in text)
+
+
 def printable_lines(text: str) -> str:
     """Return text of several lines, each of them printable."""
     lines = text.split("\n")

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 import orjson
 
 from coinspace.client.frame import SHOWN_ROWS, Frame, html_table, library
+from coinspace.text import printable
 
 T = TypeVar("T")
 
@@ -174,7 +175,7 @@ def _text(value: Any, *, html: bool = False) -> str:
         return text if len(text) < 120 else text[:117] + "…"
     if value is None:
         return "–" if html else "None"
-    return str(value)
+    return printable(value)
 
 
 class Constituent(Answer):

@@ -6,6 +6,7 @@ from typing import Any
 
 from coinspace import __version__
 from coinspace.errors import CoinSpaceError
+from coinspace.text import printable
 
 # what a caller can do about a refusal, for problems whose text does not say it
 REMEDIES = {
@@ -18,6 +19,7 @@ OLDER = (
     " CoinSpace's; its /docs lists what it has"
 )
 RETRY_LIMIT_S = 3600
+TEXT_LIMIT = 2000
 
 
 class ApiError(CoinSpaceError):
@@ -37,7 +39,7 @@ class ApiError(CoinSpaceError):
         self.route = route
         self.retry_after_s = _seconds(retry_after)
         self.problem = problem
-        super().__init__(self._text())
+        super().__init__(printable(self._text(), TEXT_LIMIT))
 
     def _text(self) -> str:
         text = f"{self.route}: " if self.route else ""

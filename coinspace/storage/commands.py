@@ -233,7 +233,8 @@ def _print_report(report: Report) -> None:
     """Print a report; the total comes first, since there may be many lines."""
     from coinspace.storage.reconcile import COUNTS
 
-    names = [HEADS, *((line.publisher, line.topic) for line in report.lines)]
+    names = [HEADS]
+    names += [(printable(line.publisher), printable(line.topic)) for line in report.lines]
     who, width = (max(len(name) for name in column) + 1 for column in zip(*names, strict=True))
     click.echo(
         f"{'minute':17}{HEADS[0]:{who}}{HEADS[1]:{width}}"
@@ -247,7 +248,7 @@ def _print_report(report: Report) -> None:
     echo("total", "", "", report.total)
     for line in report.lines:
         minute = datetime.fromtimestamp(line.minute_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M")
-        echo(minute, line.publisher, line.topic, line)
+        echo(minute, printable(line.publisher), printable(line.topic), line)
     if report.lines_left_out:
         click.echo(
             f"{report.lines_left_out} more lines are only in the total:"
@@ -255,7 +256,8 @@ def _print_report(report: Report) -> None:
             err=True,
         )
     for publisher, topic, epoch, sequence in report.unexplained[:20]:
-        click.echo(f"unexplained: {publisher} {topic} epoch {epoch} sequence {sequence}", err=True)
+        text = f"unexplained: {publisher} {topic} epoch {epoch} sequence {sequence}"
+        click.echo(printable(text), err=True)
 
 
 def _time_ns(text: str, option: str) -> int:

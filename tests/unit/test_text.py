@@ -15,13 +15,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
+from coinspace import query
 from coinspace.cli import coinspace
+from coinspace.client import ApiError, Rows
+from coinspace.client.answers import Gap
 from coinspace.clock import now_ns
 from coinspace.config import load
 from coinspace.health_file import health_path
 from coinspace.log import configure_logging
 from coinspace.query import render
 from coinspace.recording.format import FeedWriter
+from coinspace.storage import commands
+from coinspace.storage.reconcile import Line, Report
 from coinspace.text import LIMIT, PrintableFormatter, cell, printable, printable_lines
 
 HOSTILE = "a\x1b[31m\n[red]b[/]\r\u202e\u2066\x00\x9b2J\ufeff\u2028"
@@ -60,6 +65,36 @@ def test_an_answer_is_shown_as_text() -> None:
     assert not set(shown) & ACTIVE
     assert "[red]b[/]" in shown
     assert re.search("^gaps +none$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_only_a_terminal_gets_escaped_rows(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"asset,reason\nBTC,{HOSTILE} 한국\n"
+    out = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(out, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stdout", out)
+    # a character may be cut between two parts
+    query._write("-", [bytes([one]) for one in text.encode()])
+    shown = out.buffer.getvalue().decode()
+    assert bool(set(shown) & ACTIVE) is not terminal
+    assert shown.endswith(" 한국\n")
+
+
+def test_the_client_shows_answers_and_errors_as_text() -> None:
+    shown = repr(Rows([Gap({"kind": HOSTILE, "status": "open"})]))
+    error = ApiError(400, {"type": "a:b", "detail": HOSTILE}, None, "/v1/gaps")
+    assert not set(shown) & ACTIVE
+    assert not set(str(error)) & ACTIVE
+    assert error.detail == HOSTILE
+
+
+def test_a_reconciled_topic_is_shown_as_text(capfd: pytest.CaptureFixture[str]) -> None:
+    report = Report(0, 1)
+    report.lines.append(Line(HOSTILE, HOSTILE, 0))
+    report.unexplained.append((HOSTILE, HOSTILE, 1, 1))
+    commands._print_report(report)
+    shown = capfd.readouterr()
+    assert not set(shown.out + shown.err) & ACTIVE
 
 
 @pytest.mark.parametrize("command", [["status"], ["top", "--once", "--interval", "0.01", "--all"]])
