@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import numpy as np
@@ -145,14 +146,22 @@ async def venue_orderbooks(context: Context, request: Request, query: BooksQuery
     if len(found) > limit:
         cursor = encode_cursor(*history.books_after(shown, after))
     path = f"/v1/orderbooks/{exchange}/{name}/history"
-    page = BookPage(
-        start=start,
-        end=end,
-        orderbooks=[_book(row, exchange, name, query.levels) for row in shown],
-        cursor=cursor,
-        next=next_link(path, cursor, levels=query.levels, start=start, end=end, limit=limit),
-    )
-    return json_answer(encode(page), (b"vary", b"Accept"))
+
+    def page() -> bytes:
+        return encode(
+            BookPage(
+                start=start,
+                end=end,
+                orderbooks=[_book(row, exchange, name, query.levels) for row in shown],
+                cursor=cursor,
+                next=next_link(
+                    path, cursor, levels=query.levels, start=start, end=end, limit=limit
+                ),
+            )
+        )
+
+    # 1,000 deep books take seconds, which live answers must not wait for
+    return json_answer(await asyncio.to_thread(page), (b"vary", b"Accept"))
 
 
 def _position(cursor: str | None) -> tuple[int, int] | None:
