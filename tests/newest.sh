@@ -27,21 +27,22 @@ inside() {
 
 [ "$(id -u)" = 0 ] || instead "chroot needs root"
 if ! command -v debootstrap > /dev/null; then
-    { apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap; } \
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap debian-archive-keyring; } \
         > /dev/null 2>&1 || instead "debootstrap is not installed"
 fi
 
 mkdir -p build
 if [ ! -e "$NEWEST/.unpacked" ]; then
     rm -rf --one-file-system "$NEWEST"
-    timeout $LIMIT_S unshare --mount debootstrap --variant=minbase --include=python3-venv,python3-dev,python3.13-venv,python3.13-dev,gcc,libc6-dev \
+    timeout $LIMIT_S unshare --mount debootstrap --force-check-gpg --variant=minbase --include=python3-venv,python3-dev,python3.13-venv,python3.13-dev,gcc,libc6-dev \
         testing "$NEWEST" > build/newest.log 2>&1 || instead "Debian's packages could not be fetched"
     touch "$NEWEST/.unpacked"
 fi
 
 # how this machine reaches the package index
 for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
-    [ ! -e $file ] || install -D -m 644 $file "$NEWEST$file"
+    # with their permissions: pip's settings may hold a login
+    [ ! -e $file ] || { mkdir -p "$NEWEST$(dirname $file)" && cp -pL --remove-destination $file "$NEWEST$file"; }
 done
 # what is built stays
 mkdir -p "$SOURCE"
