@@ -86,7 +86,7 @@ def make_backup(settings: Settings, target: Path, *, recordings: bool) -> dict[s
         raise ConfigError(f"{target}: expected no such file or folder, found one")
     if not any((settings.data / name).exists() for name in (*DATABASE, *FILES)):
         raise ConfigError(f"data folder {settings.data}: expected data, found none")
-    if settings.data.absolute() in target.absolute().parents:
+    if settings.data.resolve() in target.resolve().parents:
         raise ConfigError(f"{target}: expected a place outside the data folder {settings.data}")
     lock = lock_file(settings.data / "backup.lock", "backup")
     part = target.with_name(f".{target.name}.part")
@@ -155,6 +155,8 @@ def restore_backup(settings: Settings, source: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = orjson.loads((source / MANIFEST).read_bytes())
         known = manifest["format"] == FORMAT
+        if known:
+            manifest["files"], manifest["checkpoint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{source}: expected a backup with {MANIFEST}, {error}") from None
     if not known:

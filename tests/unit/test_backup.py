@@ -92,6 +92,10 @@ def test_a_backup_overwrites_nothing(settings: Settings, tmp_path: Path) -> None
     assert list(made.iterdir()) == []
     with pytest.raises(ConfigError, match="outside the data folder"):
         make_backup(settings, settings.data / "backup", recordings=False)
+    # by another way
+    (tmp_path / "link").symlink_to(settings.data)
+    with pytest.raises(ConfigError, match="outside the data folder"):
+        make_backup(settings, tmp_path / "link" / "backup", recordings=False)
 
 
 def test_a_folder_without_data_is_not_backed_up(tmp_path: Path) -> None:
@@ -135,6 +139,7 @@ def test_existing_data_is_never_restored_over(settings: Settings, tmp_path: Path
     [
         ("no manifest", "expected a backup with backup.json"),
         ("not JSON", "expected a backup with backup.json"),
+        ("half a manifest", "expected a backup with backup.json, 'files'"),
         ("another format", "expected a backup of format 1, was 2"),
         ("a missing file", "expected 7 files, found 6: it is not complete"),
     ],
@@ -149,6 +154,8 @@ def test_what_is_no_whole_backup_is_not_restored(
         manifest.unlink()
     elif damage == "not JSON":
         manifest.write_bytes(b"{")
+    elif damage == "half a manifest":
+        manifest.write_bytes(b'{"format": 1}')
     elif damage == "another format":
         manifest.write_bytes(orjson.dumps({"format": 2, "version": "9"}))
     else:

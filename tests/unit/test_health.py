@@ -3,7 +3,8 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -12,6 +13,8 @@ from click.testing import CliRunner
 from coinspace.cli import coinspace
 from coinspace.clock import monotonic_ns, now_ns
 from coinspace.config import Settings, load
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.live import health as live_health
 from coinspace.endpoint.live.state import Latest
 from coinspace.health_file import health_path
 from coinspace.index.pulse import Pulse
@@ -285,3 +288,16 @@ def test_status_as_json_names_state_and_reason(settings: Settings) -> None:
     states = {one["process"]: (one["state"], one["reason"]) for one in body["processes"]}
     assert states[NAME] == ("degraded", "QuestDB is away")
     assert states["index-endpoint"] == ("down", "never started")
+
+
+@pytest.mark.parametrize(
+    "damage", [{"counters": []}, {"updated_ns": "now"}, {"started_ns": None}, {"counters": 1}]
+)
+def test_the_endpoint_leaves_damaged_files_out(tmp_path: Path, damage: dict[str, Any]) -> None:
+    context = cast(Context, SimpleNamespace(settings=Settings(data=tmp_path)))
+    (tmp_path / "run").mkdir()
+    whole: dict[str, Any] = {"counters": {}, "updated_ns": 1, "started_ns": 1}
+    (tmp_path / "run" / "good.json").write_bytes(orjson.dumps(whole))
+    (tmp_path / "run" / "bad.json").write_bytes(orjson.dumps({**whole, **damage}))
+    (tmp_path / "run" / "list.json").write_bytes(b"[1]")
+    assert [one["process"] for one in live_health.files(context)] == ["good"]

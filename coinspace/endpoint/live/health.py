@@ -13,6 +13,9 @@ from coinspace.metrics import exposition
 from coinspace.observe.health import judge, reasons
 from coinspace.storage.disk import disk_problems
 
+# what a health file must have
+NEEDED = {"counters": dict, "updated_ns": int, "started_ns": int}
+
 
 def files(context: Context) -> list[dict[str, Any]]:
     """Return every process's health, sorted by name; unreadable files are left out."""
@@ -20,12 +23,12 @@ def files(context: Context) -> list[dict[str, Any]]:
     for path in sorted((context.settings.data / "run").glob("*.json")):
         try:
             health = orjson.loads(path.read_bytes())
-            health["counters"], health["updated_ns"], health["started_ns"]
-            # a damaged name could be another process's
-            health["process"] = path.stem
+            whole = all(isinstance(health[name], kind) for name, kind in NEEDED.items())
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        found.append(health)
+        if whole:
+            # a damaged name could be another process's
+            found.append({**health, "process": path.stem})
     return found
 
 
