@@ -70,6 +70,8 @@ async def test_a_dead_child_is_restarted_although_its_pipes_are_open(
     await until(lambda: child.restarts, "a restart")
     await watching.stop()
     end_holders(tmp_path)
+    # the loop closes the pipes that end now; it must not be closed meanwhile
+    await asyncio.sleep(1)
     assert last_reason(tmp_path / "logs" / "one.log") == "OSError: [Errno 24] Too many open files"
 
 
