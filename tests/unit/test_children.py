@@ -1,6 +1,7 @@
 """The supervisor keeps its children under control in spite of hangs, full disks and clock steps."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -63,15 +64,24 @@ def end_holders(folder: Path) -> None:
         os.kill(int(path.suffix[1:]), signal.SIGKILL)
 
 
+def open_files() -> set[str]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        # the listing's own descriptor is gone
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{name}"))
+    return found
+
+
 async def test_a_dead_child_is_restarted_although_its_pipes_are_open(
     watching: Supervisor, tmp_path: Path
 ) -> None:
+    before = open_files()
     child = launch(watching, "pipe holder")
     await until(lambda: child.restarts, "a restart")
     await watching.stop()
     end_holders(tmp_path)
-    # the loop closes the pipes that end now; it must not be closed meanwhile
-    await asyncio.sleep(1)
+    await until(lambda: open_files() <= before, "closed pipes", shown=open_files)
     assert last_reason(tmp_path / "logs" / "one.log") == "OSError: [Errno 24] Too many open files"
 
 
