@@ -370,9 +370,7 @@ def exposition(healths: Iterable[dict[str, Any]], now_ns: int) -> bytes:
     """
     families: dict[str, tuple[Metric, list[str]]] = {}
     for health in healths:
-        with contextlib.suppress(
-            ArithmeticError, AttributeError, LookupError, TypeError, ValueError
-        ):
+        with contextlib.suppress(*DAMAGED):
             for metric, lines in _of_process(health, now_ns):
                 families.setdefault(metric.name, (metric, []))[1].extend(lines)
     text = []

@@ -230,6 +230,13 @@ class OrderbookAggregator:
             # the exchange offered every venue of the record
             self._absent = {one for one in self._patterned if one.name not in inputs}
 
+    def lacks(self, inputs: Mapping[str, Input]) -> bool:
+        """Return whether a stored record lacks a book that has arrived here."""
+        return any(
+            not given.received_ns and name in self._named and self._named[name].received_ns
+            for name, given in inputs.items()
+        )
+
     def flush(self) -> None:
         """Make one tick for all updates since the last one, if there were any (interval 0)."""
         if not self._due:

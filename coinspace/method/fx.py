@@ -167,7 +167,7 @@ class FxIndex:
         return {
             **self.rate.state(),
             "flagged": sorted(self.filter.flags),
-            "references": self.filter.references,
+            "references": dict(self.filter.references),
         }
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Protocol
+from typing import Any, Protocol
 
 from coinspace._ext.sink import ListSink
 from coinspace.aggregator.stage import OrderbookAggregator
@@ -75,6 +75,8 @@ class FeedReplay:
         self._end_ns = end_ns
         self._guide = guide
         self._next_ns = 0
+        # the aggregator's memory before ticks that were missed live, None outside of such ticks
+        self._before: dict[str, Any] | None = None
         self.records = 0
         self.pauses = 0
 
@@ -126,12 +128,22 @@ class FeedReplay:
         guide, assets = self._guide, self.aggregator.assets
         if guide is None:
             self.aggregator.tick(ts_ns)
-        elif in_pause and all(guide.missed(asset, ts_ns) for asset in assets):
-            # neither the calculator nor the recorder ran
-            for asset in assets:
-                self.calculator.miss(asset, ts_ns)
-        else:
-            self.aggregator.tick(ts_ns, guide.inputs(ts_ns))
+            return
+        inputs = guide.inputs(ts_ns)
+        if all(guide.missed(asset, ts_ns) for asset in assets):
+            if self._before is None:
+                self._before = self.aggregator.state()
+            if in_pause:
+                # neither the calculator nor the recorder ran
+                for asset in assets:
+                    self.calculator.miss(asset, ts_ns)
+                return
+        elif self._before is not None:
+            if self.aggregator.lacks(inputs):
+                # it had been started again, from the memory that its predecessor left
+                self.aggregator.restore(self._before)
+            self._before = None
+        self.aggregator.tick(ts_ns, inputs)
 
     def _on_aggregate(self, aggregate: Aggregate) -> None:
         if aggregate.ts_ns < self._start_ns:

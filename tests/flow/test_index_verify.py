@@ -129,13 +129,9 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
         *("--from", str(first / 1e6), "--to", str(last / 1e6)),
     )
     verdict = orjson.loads(result.stdout)
-    # A record does not say which books gave its rate. In the first tick of a restarted aggregator,
-    # one of the USDT/KRW books may not have come yet, which the recording cannot show.
-    unknown = verdict["differences"]
-    assert [one for one in unknown if set(one["fields"]) != {"fx"}] == [], result.stdout.decode()
-    assert len({one["ts_ms"] for one in unknown}) <= 1, result.stdout.decode()
-    assert result.returncode == (1 if unknown else 0), result.stderr.decode()
-    assert verdict["equal"] + len(unknown) == verdict["ticks"] >= 4 * 5 * RUN_S
+    assert verdict["differences"] == [], result.stdout.decode()
+    assert result.returncode == 0, result.stderr.decode()
+    assert verdict["equal"] == verdict["ticks"] >= 4 * 5 * RUN_S
     # both restarts were within the range
     assert verdict["not_computed"] >= 4 * 5 * 2 * PAUSE_S
 
@@ -147,8 +143,7 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
         *("--from", str(first / 1e6), "--to", str(last / 1e6)),
     )
     verdict = orjson.loads(result.stdout)
-    equal = verdict["equal"] + len(unknown) // 4
-    assert equal == verdict["ticks"] >= 5 * RUN_S, result.stdout.decode()
+    assert verdict["equal"] == verdict["ticks"] >= 5 * RUN_S, result.stdout.decode()
     del platform.environment["COINSPACE_INDEX__OVERRIDES__SOL__DECIMALS"]
 
     # a wrong stored value is found, and restated beside the original

@@ -27,6 +27,7 @@ MARKETS = {
 }
 SECONDS = 6
 TICKS = SECONDS * 5
+STEP_NS = SECOND_NS // 5
 
 
 def record(folder: Path, seed: int) -> list[str]:
@@ -194,6 +195,41 @@ class Guide:
 
     def missed(self, asset: str, ts_ns: int) -> bool:
         return ts_ns in self._missed
+
+
+class Restarted(Guide):
+    """The aggregator was down in the range; its first tick came before the first books."""
+
+    def inputs(self, ts_ns: int) -> dict[str, Input]:
+        first_ns = self._missed.stop - 1 + STEP_NS
+        if ts_ns < first_ns:
+            return {}
+        given = Input(0, "delayed") if ts_ns == first_ns else Input(ts_ns, None)
+        names = [f"{name}:{market}" for name, markets in MARKETS.items() for market in markets]
+        return dict.fromkeys(names, given)
+
+
+def test_a_restarted_aggregator_goes_on_with_the_rate_that_it_had(
+    feeds: list[str], tmp_path: Path
+) -> None:
+    settings = Settings(data=tmp_path)
+    settings.index.assets = ["BTC"]
+    first_ms, last_ms = START_NS // 1_000_000 + 3_000, START_NS // 1_000_000 + 4_000
+    found: dict[float, IndexRecord] = {}
+    readers, make = sources(tuple(map(Path, feeds)), settings)
+    replay = FeedReplay(
+        settings,
+        make,
+        settings.index.parameters_of,
+        lambda record, _: found.update({record.ts_ms: record}),
+        guide=Restarted(first_ms, last_ms),
+    )
+    replay.run(readers)
+    before, after = found[first_ms - 200], found[last_ms + 200]
+    assert (before.fx_status, after.fx_status) == ("ok", "held")
+    assert after.fx == before.fx
+    # the books of the rate have changed since
+    assert {one.fx for ts, one in found.items() if ts > last_ms + 200} != {before.fx}
 
 
 def test_a_missed_tick_is_missed_again(tmp_path: Path) -> None:
