@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
@@ -22,111 +22,174 @@ from coinspace.text import printable, printable_lines
 ERROR_LIMIT = 4000
 DEBUG = "COINSPACE_DEBUG"
 
-# command: (module that defines it under this name, one line of help); in flow order
-COMMANDS: dict[str, tuple[str, str]] = {
-    "up": ("supervisor", "Run everything, supervised."),
-    "orderbook-collector": ("collector.worker", "Publish one exchange's order books on the bus."),
-    "ticker-collector": (
-        "collector.worker",
-        "Publish one exchange's tickers and trades on the bus.",
-    ),
-    "orderbook-storage-worker": ("storage.worker", "Store order books in QuestDB."),
-    "ticker-storage-worker": ("storage.worker", "Store tickers and trades in QuestDB."),
-    "orderbook-aggregator": (
-        "aggregator.worker",
-        "Sum the books of all exchanges into one per asset.",
-    ),
-    "index-calculator": ("index.worker", "Compute and store the index from the summed books."),
-    "index-endpoint": ("endpoint.worker", "Serve the HTTP API, streams and the dashboard."),
-    "status": ("observe.commands", "Show each process's state."),
-    "top": ("observe.commands", "Watch rates and latencies of all processes."),
-    "doctor": ("observe.commands", "Check this host and list what is missing."),
-    "deploy": ("deploy", "Write systemd units for a host."),
-    "config": ("config_file", "Write, show or check the configuration."),
-    "questdb": ("storage.commands", "Run the private QuestDB server."),
-    "backup": ("storage.backup", "Copy a data folder while the platform runs."),
-    "restore": ("storage.backup", "Copy a backup into an empty data folder."),
-    "query": ("query", "Print indices, books and history."),
-    "keys": ("endpoint.commands", "Manage API keys."),
-    "simulate": ("simulator.commands", "Serve or record simulated markets."),
-    "replay": ("simulator.commands", "Serve recordings as the exchange would."),
-    "record": ("collector.commands", "Record raw frames of exchanges."),
-    "feed": ("recording.commands", "Inspect, cut, merge and convert recordings."),
-    "decode": ("recording.decode", "Decode raw frames into JSON lines."),
-    "books": ("collector.commands", "Print a feed's top of book per update."),
-    "markets": ("collector.commands", "List what an exchange offers."),
-    "probe": ("collector.commands", "Check the facts that the code relies on."),
-    "journal": ("bus.commands", "List, print and verify journals."),
-    "reconcile": ("storage.commands", "Check that every message is stored."),
-    "compute-index": ("recompute.commands", "Compute the index offline."),
-    "verify-index": ("recompute.commands", "Recompute stored records."),
-    "index-reset-clock": (
-        "index.commands",
-        "Show stored ticks with a future time, or declare them void.",
-    ),
-    "verify-chain": ("index.commands", "Check the daily hash chain."),
-    "bench": ("bench.commands", "Measure the stages on this machine."),
-    "profile": ("bench.profile", "Profile one stage on a feed."),
-}
+
+class Command(NamedTuple):
+    """A subcommand. module: defines it under its name. help: one line. example: of its use."""
+
+    module: str
+    help: str
+    example: str
 
 
-# heading of `--help` -> its commands, and an example of each
-GROUPS: dict[str, dict[str, str]] = {
+# heading of `--help` -> its commands; each heading shows the example of its first command
+GROUPS: dict[str, dict[str, Command]] = {
     "Run and watch": {
-        "up": "coinspace up --simulate",
-        "status": "coinspace status --json",
-        "top": "coinspace top --once",
-        "doctor": "coinspace doctor",
+        "up": Command("supervisor", "Run everything, supervised.", "coinspace up --simulate"),
+        "status": Command(
+            "observe.commands", "Show each process's state.", "coinspace status --json"
+        ),
+        "top": Command(
+            "observe.commands",
+            "Watch rates and latencies of all processes.",
+            "coinspace top --once",
+        ),
+        "doctor": Command(
+            "observe.commands", "Check this host and list what is missing.", "coinspace doctor"
+        ),
     },
     "Read data": {
-        "query": "coinspace query ohlc BTC --interval 1m --output btc.parquet",
-        "keys": "coinspace keys new alice",
+        "query": Command(
+            "query",
+            "Print indices, books and history.",
+            "coinspace query ohlc BTC --interval 1m --output btc.parquet",
+        ),
+        "keys": Command("endpoint.commands", "Manage API keys.", "coinspace keys new alice"),
     },
     "Set up": {
-        "config": "coinspace config init",
-        "deploy": "coinspace deploy systemd --output units",
-        "questdb": "coinspace questdb status",
-        "backup": "coinspace backup /backup/today",
-        "restore": "coinspace restore /backup/today",
-        "journal": "coinspace journal ls",
+        "config": Command(
+            "config_file", "Write, show or check the configuration.", "coinspace config init"
+        ),
+        "deploy": Command(
+            "deploy", "Write systemd units for a host.", "coinspace deploy systemd --output units"
+        ),
+        "questdb": Command(
+            "storage.commands", "Run the private QuestDB server.", "coinspace questdb status"
+        ),
+        "backup": Command(
+            "storage.backup",
+            "Copy a data folder while the platform runs.",
+            "coinspace backup /backup/today",
+        ),
+        "restore": Command(
+            "storage.backup",
+            "Copy a backup into an empty data folder.",
+            "coinspace restore /backup/today",
+        ),
+        "journal": Command(
+            "bus.commands", "List, print and verify journals.", "coinspace journal ls"
+        ),
     },
     "Recordings": {
-        "record": "coinspace record --market BTC/KRW --duration 60",
-        "simulate": "coinspace simulate --record day --duration 60",
-        "replay": "coinspace replay day-upbit.feed.zst",
-        "feed": "coinspace feed info day-upbit.feed.zst",
+        "record": Command(
+            "collector.commands",
+            "Record raw frames of exchanges.",
+            "coinspace record --market BTC/KRW --duration 60",
+        ),
+        "simulate": Command(
+            "simulator.commands",
+            "Serve or record simulated markets.",
+            "coinspace simulate --record day --duration 60",
+        ),
+        "replay": Command(
+            "simulator.commands",
+            "Serve recordings as the exchange would.",
+            "coinspace replay day-upbit.feed.zst",
+        ),
+        "feed": Command(
+            "recording.commands",
+            "Inspect, cut, merge and convert recordings.",
+            "coinspace feed info day-upbit.feed.zst",
+        ),
     },
     "Exchanges and raw frames": {
-        "markets": "coinspace markets upbit",
-        "probe": "coinspace probe upbit",
-        "decode": "coinspace decode upbit day-upbit.feed.zst",
-        "books": "coinspace books day-binance.feed.zst --check",
+        "markets": Command(
+            "collector.commands", "List what an exchange offers.", "coinspace markets upbit"
+        ),
+        "probe": Command(
+            "collector.commands",
+            "Check the facts that the code relies on.",
+            "coinspace probe upbit",
+        ),
+        "decode": Command(
+            "recording.decode",
+            "Decode raw frames into JSON lines.",
+            "coinspace decode upbit day-upbit.feed.zst",
+        ),
+        "books": Command(
+            "collector.commands",
+            "Print a feed's top of book per update.",
+            "coinspace books day-binance.feed.zst --check",
+        ),
     },
     "Recompute and prove": {
-        "compute-index": "coinspace compute-index day-*.feed.zst --output index.parquet",
-        "verify-index": (
-            "coinspace verify-index --feeds data/feeds"
-            " --from 2026-01-31T09:00:00Z --to 2026-01-31T10:00:00Z"
+        "compute-index": Command(
+            "recompute.commands",
+            "Compute the index offline.",
+            "coinspace compute-index day-*.feed.zst --output index.parquet",
         ),
-        "verify-chain": "coinspace verify-chain",
-        "index-reset-clock": "coinspace index-reset-clock",
-        "reconcile": "coinspace reconcile",
+        "verify-index": Command(
+            "recompute.commands",
+            "Recompute stored records.",
+            "coinspace verify-index --feeds data/feeds"
+            " --from 2026-01-31T09:00:00Z --to 2026-01-31T10:00:00Z",
+        ),
+        "verify-chain": Command(
+            "index.commands", "Check the daily hash chain.", "coinspace verify-chain"
+        ),
+        "index-reset-clock": Command(
+            "index.commands",
+            "Show stored ticks with a future time, or declare them void.",
+            "coinspace index-reset-clock",
+        ),
+        "reconcile": Command(
+            "storage.commands", "Check that every message is stored.", "coinspace reconcile"
+        ),
     },
     "Measure": {
-        "bench": "coinspace bench --stage parse",
-        "profile": "coinspace profile parse",
+        "bench": Command(
+            "bench.commands", "Measure the stages on this machine.", "coinspace bench --stage parse"
+        ),
+        "profile": Command(
+            "bench.profile", "Profile one stage on a feed.", "coinspace profile parse"
+        ),
     },
     "Single processes, which `up` starts": {
-        "orderbook-collector": "coinspace orderbook-collector upbit",
-        "ticker-collector": "coinspace ticker-collector upbit",
-        "orderbook-storage-worker": "coinspace orderbook-storage-worker",
-        "ticker-storage-worker": "coinspace ticker-storage-worker",
-        "orderbook-aggregator": "coinspace orderbook-aggregator",
-        "index-calculator": "coinspace index-calculator",
-        "index-endpoint": "coinspace index-endpoint",
+        "orderbook-collector": Command(
+            "collector.worker",
+            "Publish one exchange's order books on the bus.",
+            "coinspace orderbook-collector upbit",
+        ),
+        "ticker-collector": Command(
+            "collector.worker",
+            "Publish one exchange's tickers and trades on the bus.",
+            "coinspace ticker-collector upbit",
+        ),
+        "orderbook-storage-worker": Command(
+            "storage.worker", "Store order books in QuestDB.", "coinspace orderbook-storage-worker"
+        ),
+        "ticker-storage-worker": Command(
+            "storage.worker",
+            "Store tickers and trades in QuestDB.",
+            "coinspace ticker-storage-worker",
+        ),
+        "orderbook-aggregator": Command(
+            "aggregator.worker",
+            "Sum the books of all exchanges into one per asset.",
+            "coinspace orderbook-aggregator",
+        ),
+        "index-calculator": Command(
+            "index.worker",
+            "Compute and store the index from the summed books.",
+            "coinspace index-calculator",
+        ),
+        "index-endpoint": Command(
+            "endpoint.worker",
+            "Serve the HTTP API, streams and the dashboard.",
+            "coinspace index-endpoint",
+        ),
     },
 }
-EXAMPLES = {name: example for group in GROUPS.values() for name, example in group.items()}
+COMMANDS = {name: one for group in GROUPS.values() for name, one in group.items()}
 
 
 class LazyGroup(click.Group):
@@ -138,9 +201,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"coinspace.{COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(f"coinspace.{COMMANDS[cmd_name].module}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
-        example = f"Example: {EXAMPLES[cmd_name]}"
+        example = f"Example: {COMMANDS[cmd_name].example}"
         if example not in (command.epilog or ""):
             command.epilog = f"{example}\n\n{command.epilog or ''}".strip()
         return command
@@ -157,16 +220,16 @@ class LazyGroup(click.Group):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         # click's own imports every command for its help
         found = [
-            CompletionItem(name, help=text)
-            for name, (_, text) in COMMANDS.items()
+            CompletionItem(name, help=one.help)
+            for name, one in COMMANDS.items()
             if name.startswith(incomplete)
         ]
         return found or click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for heading, examples in GROUPS.items():
-            with formatter.section(f"{heading} ({next(iter(examples.values()))})"):
-                formatter.write_dl([(name, COMMANDS[name][1]) for name in examples])
+        for heading, group in GROUPS.items():
+            with formatter.section(f"{heading} ({next(iter(group.values())).example})"):
+                formatter.write_dl([(name, one.help) for name, one in group.items()])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_paragraph()
