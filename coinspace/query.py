@@ -145,9 +145,10 @@ def query(
         _write(output, parts)
         return
     body = orjson.loads(b"".join(parts))
-    if form == "table":
-        encoding = sys.stdout.encoding if output == "-" else "utf-8"
-        _write(output, [render(body, output).encode(encoding, "replace")])
+    if form == "table" and output == "-":
+        click.echo(render(body), nl=False)
+    elif form == "table":
+        _write(output, [render(body, output).encode()])
     else:
         _write(output, [orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
 
@@ -255,11 +256,15 @@ async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
 
 
 def _write(output: str, parts: Iterable[bytes]) -> None:
-    if output == "-":
-        decode = codecs.getincrementaldecoder("utf-8")(errors="backslashreplace").decode
-        terminal = sys.stdout.isatty()
+    if output == "-" and sys.stdout.isatty():
+        decode = codecs.getincrementaldecoder("utf-8")().decode
         for part in parts:
-            sys.stdout.buffer.write(for_terminal(decode(part)).encode() if terminal else part)
+            sys.stdout.write(for_terminal(decode(part)))
+        sys.stdout.flush()
+        return
+    if output == "-":
+        for part in parts:
+            sys.stdout.buffer.write(part)
         sys.stdout.buffer.flush()
         return
     # the file appears only when it is complete

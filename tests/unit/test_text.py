@@ -80,6 +80,14 @@ def test_only_a_terminal_gets_escaped_rows(terminal: bool, monkeypatch: pytest.M
     assert shown.endswith(" 한국\n")
 
 
+def test_a_terminal_gets_its_own_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", errors="replace")
+    monkeypatch.setattr(out, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdout", out)
+    query._write("-", ["é 한\n".encode()])
+    assert out.buffer.getvalue() == b"\xe9 ?\n"
+
+
 def test_the_client_shows_answers_and_errors_as_text() -> None:
     shown = repr(Rows([Gap({"kind": HOSTILE, "status": "open"})]))
     error = ApiError(400, {"type": "a:b", "detail": HOSTILE}, None, "/v1/gaps")
