@@ -154,16 +154,14 @@ def restore_backup(settings: Settings, source: Path) -> dict[str, Any]:
     """
     try:
         manifest: dict[str, Any] = orjson.loads((source / MANIFEST).read_bytes())
-        known = manifest["format"] == FORMAT
-        if known:
-            manifest["files"], manifest["checkpoint"]
+        if manifest["format"] != FORMAT:
+            raise ConfigError(
+                f"{source}: expected a backup of format {FORMAT}, was {manifest['format']!r}:"
+                f" made by version {manifest.get('version')}"
+            )
+        files, online = manifest["files"], manifest["checkpoint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{source}: expected a backup with {MANIFEST}, {error}") from None
-    if not known:
-        raise ConfigError(
-            f"{source}: expected a backup of format {FORMAT}, was {manifest['format']!r}:"
-            f" made by version {manifest.get('version')}"
-        )
     data = settings.data.absolute()
     if data.exists() and (not data.is_dir() or any(data.iterdir())):
         raise ConfigError(
@@ -177,12 +175,11 @@ def restore_backup(settings: Settings, source: Path) -> dict[str, Any]:
         part.mkdir(parents=True, mode=0o700)
         for name in (*DATABASE, *FILES, RECORDINGS):
             copy.tree(source / name, part / name)
-        if copy.files != manifest["files"]:
+        if copy.files != files:
             raise ConfigError(
-                f"{source}: expected {manifest['files']} files, found {copy.files}: it is not"
-                " complete"
+                f"{source}: expected {files} files, found {copy.files}: it is not complete"
             )
-        if manifest["checkpoint"]:
+        if online:
             (part / TRIGGER).touch()
         os.sync()
         part.replace(data)
