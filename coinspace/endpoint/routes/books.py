@@ -21,6 +21,7 @@ from coinspace.endpoint.live.books import consolidated
 from coinspace.endpoint.models import Book, BookPage, ConsolidatedBook, StoredBook
 from coinspace.endpoint.routes.history import MINUTE_MS, RANGE, READ, Cursor, Limit
 from coinspace.endpoint.routes.indices import Asset
+from coinspace.endpoint.routes.market import ExchangeName
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor, milliseconds
 from coinspace.storage.read import history
 
@@ -49,12 +50,17 @@ class ConsolidatedQuery(Struct, forbid_unknown_fields=True):
     ) = None
 
 
-class BooksQuery(Struct, forbid_unknown_fields=True):
-    """One venue's stored books of a range."""
+class VenueQuery(Struct, forbid_unknown_fields=True):
+    """One market of one exchange."""
 
-    exchange: Annotated[str, Meta(max_length=40, examples=["upbit"])]
+    exchange: ExchangeName
     base: Annotated[str, Meta(max_length=20, examples=["BTC"])]
     quote: Annotated[str, Meta(max_length=20, examples=["KRW"])]
+
+
+class BooksQuery(VenueQuery, forbid_unknown_fields=True):
+    """One venue's stored books of a range."""
+
     levels: Levels = 1000
     start: Instant | None = None
     end: Instant | None = None
@@ -62,12 +68,9 @@ class BooksQuery(Struct, forbid_unknown_fields=True):
     cursor: Cursor | None = None
 
 
-class BookQuery(Struct, forbid_unknown_fields=True):
+class BookQuery(VenueQuery, forbid_unknown_fields=True):
     """One venue's book, now or as it was at an instant."""
 
-    exchange: Annotated[str, Meta(max_length=40, examples=["upbit"])]
-    base: Annotated[str, Meta(max_length=20, examples=["BTC"])]
-    quote: Annotated[str, Meta(max_length=20, examples=["KRW"])]
     levels: Levels = 50
     at: Instant | None = None
 
