@@ -6,7 +6,7 @@ import { PriceChart } from "./charts.js";
 import { DepthChart, REACHES } from "./depth.js";
 import { age, clock, columnSize, distance, percent, price, size } from "./format.js";
 import { applyTexts, currentLanguage, reasonText, setLanguage, t } from "./i18n.js";
-import { Ladder, element, showLegend } from "./ladder.js";
+import { Ladder, element, showLegend, write } from "./ladder.js";
 import { GapTable, PipelinePanel, VenueTable } from "./panels.js";
 import { browser } from "./storage.js";
 
@@ -127,6 +127,8 @@ function shownState() {
   return old(one) ? "stale" : one.value === null ? "no_value" : "live";
 }
 
+const stateText = (shown) => t({ stale: "staleShort" }[shown] ?? shown);
+
 function noticeText(shown) {
   const one = state.values.get(state.asset);
   if (shown === "cut") return t("noticeCut");
@@ -145,7 +147,7 @@ function drawConnection() {
   const shown = shownState();
   byId("connection").className = `pill ${shown}`;
   byId("connection").dataset.state = shown;
-  write(byId("connection").lastElementChild, t({ stale: "staleShort" }[shown] ?? shown));
+  write(byId("connection").lastElementChild, stateText(shown));
   const text = noticeText(shown);
   byId("notice").hidden = !text;
   byId("notice").className = `notice ${shown === "cut" ? "cut" : ""}`;
@@ -155,13 +157,11 @@ function drawConnection() {
   drawTitle();
 }
 
-function write(node, text) { if (node.textContent !== text) node.textContent = text; }
-
 // a tab shows a price only while the price can be relied on
 function drawTitle() {
   const one = state.values.get(state.asset);
   const shown = shownState();
-  const text = !one ? "CoinSpace" : shown === "live" ? `${price(one.value)} ${state.asset} · CoinSpace` : `${t({ stale: "staleShort" }[shown] ?? shown)} · ${state.asset} · CoinSpace`;
+  const text = !one ? "CoinSpace" : shown === "live" ? `${price(one.value)} ${state.asset} · CoinSpace` : `${stateText(shown)} · ${state.asset} · CoinSpace`;
   if (document.title !== text) document.title = text;
 }
 

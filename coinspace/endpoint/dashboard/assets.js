@@ -2,7 +2,7 @@
 
 import { percent, price } from "./format.js";
 import { t } from "./i18n.js";
-import { element } from "./ladder.js";
+import { element, write } from "./ladder.js";
 import { browser } from "./storage.js";
 
 const FAVOURITES_LIMIT = 100;
@@ -142,5 +142,3 @@ function row() {
   tr.append(element("td"), element("td"));
   return tr;
 }
-
-function write(node, text) { if (node.textContent !== text) node.textContent = text; }

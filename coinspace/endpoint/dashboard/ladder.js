@@ -62,6 +62,9 @@ export function showLegend(node, book) {
   }));
 }
 
+/** Replace a node's text if it differs: an unchanged text is neither drawn nor read aloud again. */
+export function write(node, text) { if (node.textContent !== text) node.textContent = text; }
+
 /** An element with a class and text. */
 export function element(tag, name = "", text = "") {
   const node = document.createElement(tag);
