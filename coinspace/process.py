@@ -22,6 +22,7 @@ from coinspace._ext.latency import Latency
 from coinspace.clock import SECOND_NS, ClockSteps, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.exporter import Exporter
+from coinspace.files import replace_file
 from coinspace.health_file import HEALTH_INTERVAL_S, health_path
 from coinspace.lock import lock_name
 from coinspace.log import configure_logging, lost_lines
@@ -258,9 +259,8 @@ class Process:
             "metrics": self.exporter.address,
         }
         self._health, self._exposed = health, b""
-        part = self._path.with_suffix(".part")
-        part.write_bytes(orjson.dumps(health, default=str, option=orjson.OPT_SERIALIZE_NUMPY))
-        part.replace(self._path)
+        text = orjson.dumps(health, default=str, option=orjson.OPT_SERIALIZE_NUMPY)
+        replace_file(self._path, text)
 
     def _all_counters(self) -> dict[str, int | float]:
         counters: dict[str, int | float] = {}
@@ -296,10 +296,8 @@ class Process:
             if self.exporter.address is None:
                 await self.exporter.start(chosen.host, chosen.port_of(self.name))
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
             found = [{"targets": [self.exporter.address], "labels": {"instance": self.name}}]
-            part.write_bytes(orjson.dumps(found))
-            part.replace(path)
+            replace_file(path, orjson.dumps(found))
             self._announced = True
         except OSError as error:
             if not self._announce_failing:

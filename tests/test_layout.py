@@ -18,6 +18,7 @@ BASE = {
     "_ext",
     "errors",
     "exporter",
+    "files",
     "metrics",
     "backoff",
     "clock",

@@ -14,6 +14,7 @@ from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, ClockSteps, monotonic_ns, now_ns
 from coinspace.config import config_option, load
+from coinspace.files import replace_file
 from coinspace.process import Process, run
 
 NAME = "orderbook-aggregator"
@@ -126,10 +127,8 @@ class Worker:
             self._process.log.error("started without FX memory", error=str(error))
 
     def _save(self) -> None:
-        part = self._path.with_suffix(".part")
         try:
-            part.write_bytes(orjson.dumps(self.stage.state()))
-            part.replace(self._path)
+            replace_file(self._path, orjson.dumps(self.stage.state()))
         except OSError as error:
             self._unsaved += 1
             if self._unsaved == 1:

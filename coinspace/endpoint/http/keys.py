@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import time
@@ -21,6 +20,7 @@ import structlog
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import Settings
 from coinspace.errors import EndpointError
+from coinspace.files import replace_file
 
 Role = Literal["reader", "operator"]
 _KEY = re.compile(r"cs_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
@@ -127,13 +127,10 @@ class Keys:
         return key
 
     def _write(self) -> None:
-        part = self.file.with_suffix(".part")
+        text = msgspec.json.format(msgspec.json.encode(self.all()))
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            part.unlink(missing_ok=True)
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
-                f.write(msgspec.json.format(msgspec.json.encode(self.all())))
-            part.replace(self.file)
+            replace_file(self.file, text, private=True)
         except OSError as error:
             raise EndpointError(f"{self.file}: cannot write keys, {error}") from None
         self._stamp = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import orjson
 
 from coinspace.config import Settings
 from coinspace.errors import ConfigError, StorageError
+from coinspace.files import replace_file
 from coinspace.text import shown_address
 
 ILP_SCHEMES = ("http", "https", "tcp", "tcps")
@@ -140,8 +140,4 @@ def private(ports: dict[str, int], credentials: dict[str, str], pid: int) -> Add
 
 def write_private(path: Path, values: object) -> None:
     """Write a JSON file atomically; only its owner may read it."""
-    part = path.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(orjson.dumps(values, option=orjson.OPT_INDENT_2))
-    part.replace(path)
+    replace_file(path, orjson.dumps(values, option=orjson.OPT_INDENT_2), private=True)

@@ -23,6 +23,7 @@ import orjson
 
 from coinspace.config import Settings
 from coinspace.errors import ConfigError, StorageError
+from coinspace.files import replace_file
 from coinspace.lock import lock_file
 from coinspace.storage.questdb import runtime
 from coinspace.storage.questdb.address import Address, private, root, write_private
@@ -337,9 +338,7 @@ class ManagedServer:
 def _write_if_other(path: Path, content: bytes) -> None:
     """Write a file unless it has this content; a full disk keeps the old file complete."""
     if not path.exists() or path.read_bytes() != content:
-        part = path.with_suffix(".part")
-        part.write_bytes(content)
-        part.replace(path)
+        replace_file(path, content)
 
 
 def _free_port(name: str, asked: int, before: int, taken: contextlib.ExitStack) -> int:

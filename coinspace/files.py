@@ -1,0 +1,20 @@
+"""Files that are replaced as a whole: a crash or a full disk keeps the old one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def replace_file(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write a file beside `path`, then rename it. Args: private: only its owner may read it."""
+    part = path.with_suffix(".part")
+    if private:
+        # never the permissions of a file that was left there
+        part.unlink(missing_ok=True)
+        flags, mode = os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+        with os.fdopen(os.open(part, flags, mode), "wb") as file:
+            file.write(content)
+    else:
+        part.write_bytes(content)
+    part.replace(path)
