@@ -14,6 +14,7 @@ from coinspace.simulator.faults import Fault, parse
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS, Engine
 from coinspace.simulator.markets.market import Event
 from coinspace.simulator.markets.scenario import Scenario
+from coinspace.simulator.markets.whole import Whole
 from coinspace.simulator.rest import Answer, Rest, answer, rest_of
 from coinspace.simulator.source import Host, Source
 
@@ -39,12 +40,14 @@ class Simulation(Source):
         *,
         rate: float = 1.0,
         scenario: Scenario | None = None,
+        whole: Whole | None = None,
     ) -> None:
         self.exchanges = tuple(markets)
         self.seed = seed
         self.markets = markets
         self.rate = rate
         self.scenario = scenario
+        self.whole = whole
         self._next_fault = 0
         self._kept: dict[str, bytes] = {}
 
@@ -58,6 +61,7 @@ class Simulation(Source):
             rate=self.rate,
             scenario=self.scenario,
             on_event=self._on_event,
+            whole=self.whole,
         )
         self.rests: dict[str, Rest] = {
             name: rest_of(name)(self.engine, name, limits=server.limits) for name in self.exchanges

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 # books repeat their prices and most of their sizes: a look-up takes a tenth of a formatting's time.
 # The caches of a process share ALL_ENTRIES, about 150 bytes each; each has at least LEAST_ENTRIES
@@ -16,6 +17,11 @@ def fixed(n: int, decimals: int) -> str:
         return str(n)
     text = f"{abs(n):0{decimals + 1}d}"
     return f"{'-' if n < 0 else ''}{text[:-decimals]}.{text[-decimals:]}"
+
+
+def eight(n: int, decimals: int) -> str:
+    """Eight decimals, whatever the tick size: 100473000.00000000."""
+    return fixed(n * 10 ** (8 - decimals), 8)
 
 
 def short(n: int, decimals: int) -> str:
@@ -76,3 +82,7 @@ class Spelling(dict[int, str]):
         return text
 
     __call__ = dict.__getitem__
+
+
+# one for all markets with the same decimals
+spelling = cache(Spelling)
