@@ -59,6 +59,9 @@ GROUPS: dict[str, dict[str, Command]] = {
         "config": Command(
             "config_file", "Write, show or check the configuration.", "coinspace config init"
         ),
+        "assets": Command(
+            "shared_assets", "List the assets that have an index.", "coinspace assets --update"
+        ),
         "deploy": Command(
             "deploy", "Write systemd units for a host.", "coinspace deploy systemd --output units"
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class Context:
     Attributes: dashboard (folder of the built page), downloads (whole ranges being sent), settled
     ((asset, interval) -> time until which candles are known to be stored, ns; never decreases),
     states (channel -> first event's time of making and data), metrics (time of making, monotonic
-    ns, and text).
+    ns, and text), follow (called with exchange and market of each request).
     """
 
     settings: Settings
@@ -36,6 +37,7 @@ class Context:
     settled: dict[tuple[str, str], int] = field(init=False, default_factory=dict)
     states: dict[str, tuple[float, bytes | None]] = field(init=False, default_factory=dict)
     metrics: tuple[int, bytes] = field(init=False, default=(0, b""))
+    follow: Callable[[str, str], None] = field(init=False, default=lambda exchange, market: None)
 
     def __post_init__(self) -> None:
         chosen = self.settings.endpoint
@@ -80,6 +82,7 @@ class Context:
                 f"market: expected one of {', '.join(markets[:20])} on {exchange},"
                 f" was {market[:40]!r}",
             )
+        self.follow(exchange, found)
         return exchange, found
 
     def check_exchange(self, exchange: str) -> str:

@@ -73,7 +73,8 @@ class Spelling(dict[int, str]):
         Spelling.alive += 1
 
     def __del__(self) -> None:
-        Spelling.alive -= 1
+        # at the end of the process its name is gone
+        type(self).alive -= 1
 
     def __missing__(self, n: int) -> str:
         if len(self) >= max(LEAST_ENTRIES, ALL_ENTRIES // Spelling.alive):
