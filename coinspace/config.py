@@ -384,7 +384,7 @@ class IndexSettings(Section):
 
         Args: venues: asset -> number of its venues, the most important assets first.
         """
-        named = [one for one in self.assets if "*" not in one]
+        named = self.named
         found = [
             asset
             for asset, n_venues in venues.items()
@@ -394,6 +394,11 @@ class IndexSettings(Section):
         ]
         self.assets = named + found
         self._shared = frozenset(found)
+
+    @property
+    def named(self) -> list[str]:
+        """The assets that no pattern has brought in."""
+        return [one for one in self.assets if "*" not in one and one not in self._shared]
 
     @property
     def patterns(self) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from coinspace.simulator.source import Host, Source
 
 # frames are sent in batches this far apart: far below the exchanges' grid of 100 ms
 PUMP_S = 0.01
+# longest part of virtual time that is made at once
+PART_NS = 50_000_000
 # after a longer pause (a suspended machine) virtual time jumps instead of catching up
 JUMP_S = 30.0
 KEPT_LEVELS = 5000
@@ -74,9 +76,11 @@ class Simulation(Source):
             behind_ns = now_ns() - offset_ns - self.engine.now_ns
             if behind_ns > JUMP_S * 1e9 or behind_ns < -JUMP_S * 1e9:
                 offset_ns += behind_ns
-            self.engine.advance(now_ns() - offset_ns)
+            # in parts: requests are answered while a late market catches up
+            now = now_ns() - offset_ns
+            self.engine.advance(min(now, self.engine.now_ns + PART_NS))
             self._follow_timetable()
-            await asyncio.sleep(PUMP_S)
+            await asyncio.sleep(PUMP_S if self.engine.now_ns == now else 0)
 
     def _follow_timetable(self) -> None:
         scenario = self.scenario

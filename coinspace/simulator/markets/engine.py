@@ -11,7 +11,7 @@ from coinspace.market import Market
 from coinspace.simulator.markets.binance import BinanceMarket
 from coinspace.simulator.markets.korean import BithumbMarket, UpbitMarket
 from coinspace.simulator.markets.looped import LOOPED
-from coinspace.simulator.markets.market import WINDOW_NS, Event, SimulatedMarket
+from coinspace.simulator.markets.market import WINDOW_NS, Event, Pace, SimulatedMarket
 from coinspace.simulator.markets.prices import STEP_NS, Prices
 from coinspace.simulator.markets.scenario import Scenario
 from coinspace.simulator.markets.whole import Whole
@@ -49,7 +49,7 @@ class Engine:
         whole: Whole | None = None,
     ) -> None:
         self.seed = seed
-        self.paces = whole.paces if whole else {}
+        self.paces: Mapping[tuple[str, str], Pace] = whole.paces if whole else {}
         self.rate = rate
         self.start_ns = start_ns
         self.now_ns = start_ns
