@@ -27,6 +27,7 @@ BASE = {
     "constituents",
     "exchanges",
     "health_file",
+    "instant",
     "listing",
     "options",
     "process",
