@@ -19,9 +19,9 @@ from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.api import Routes
 from coinspace.endpoint.http.connection import Receive, Scope, Send, connection
 from coinspace.endpoint.http.problem import Problem, invalid, operator_needed, retry_later
+from coinspace.endpoint.live.channel_state import state
 from coinspace.endpoint.live.channels import EventId, StreamQuery, channel, channels, check_count
 from coinspace.endpoint.live.hub import Client, Event, Kind
-from coinspace.endpoint.live.states import state
 
 routes = Routes()
 
