@@ -1,12 +1,12 @@
-"""Times that people write: epoch milliseconds or ISO 8601.
+"""Times that people read and write: epoch milliseconds or ISO 8601.
 
-The API, its client and every command read them here.
+The API, its client and every command read a time here.
 """
 
 import re
 from datetime import UTC, datetime, timedelta
 
-from coinspace.clock import MILLISECOND_NS, check_ms
+from coinspace.clock import MILLISECOND_NS, SECOND_NS, check_ms
 
 # the end of 2199: every time fits into int64 ns
 LATEST_MS = 7_258_118_400_000
@@ -47,6 +47,15 @@ def iso_ns(text: str, *, utc: bool) -> int:
         moment = moment.replace(tzinfo=UTC)
     # whole numbers: float64 cannot store a time in ns exactly
     return (moment - _EPOCH) // _MICROSECOND * 1000
+
+
+def shown(time_ns: int) -> str:
+    """Return a time as 2026-01-31T12:00:00.200Z, or in ns where no such date exists."""
+    try:
+        at = datetime.fromtimestamp(time_ns / SECOND_NS, UTC)
+    except (OverflowError, ValueError):
+        return f"{time_ns} ns"
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _read(text: str, *, typed: bool) -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from coinspace.client.errors import ApiError, ConnectionLost, InvalidArgument
-from coinspace.instant import instant_ms
+from coinspace.clock import MILLISECOND_NS
+from coinspace.instant import instant_ms, shown
 
 Time = datetime | int | str
 
@@ -90,7 +91,7 @@ async def _again(
                 raise
             reason, pause_s = error, error.retry_after_s or pause_s
         if time.monotonic() > deadline:
-            at = datetime.fromtimestamp(start / 1000, UTC).isoformat().replace("+00:00", "Z")
+            at = shown(start * MILLISECOND_NS)
             raise ConnectionLost(
                 f"{reason}; it was lost for {PATIENCE_S:.0f} s, after the rows before {at} had"
                 " arrived: ask for the range again"

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from coinspace.errors import ConfigError
-from coinspace.instant import LATEST_MS, instant_ms, typed_ns
+from coinspace.instant import LATEST_MS, instant_ms, shown, typed_ns
 from coinspace.recompute.commands import instant, verify_index
 from coinspace.storage.commands import _time_ns
 
@@ -68,3 +68,9 @@ def test_commands_name_the_option() -> None:
         _time_ns("soon", "--to")
     with pytest.raises(click.BadParameter, match="expected epoch milliseconds"):
         instant(click.Context(verify_index), verify_index.params[1], "soon")
+
+
+def test_a_time_is_shown_with_milliseconds() -> None:
+    assert shown(NOW_MS * 1_000_000) == "2026-11-30T03:16:01.234Z"
+    assert instant_ms(shown(NOW_MS * 1_000_000)) == NOW_MS
+    assert shown(1 << 70) == f"{1 << 70} ns"
