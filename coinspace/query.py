@@ -35,10 +35,13 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ohlc": ("/v1/indices/{}/ohlc", ("start", "end", "limit", "interval")),
     "explain": ("/v1/indices/{}/explain", ("ts",)),
     "premium": ("/v1/premium/{}", ("size",)),
+    "premiums": ("/v1/premiums", ("min", "max", "sort", "order")),
     "orderbook": ("/v1/orderbooks/{}", ("levels", "at", "within")),
     "books": ("/v1/orderbooks/{}/history", ("start", "end", "limit", "levels")),
     "tickers": ("/v1/tickers", ("exchange", "market")),
     "trades": ("/v1/trades", ("exchange", "market", "start", "end", "limit")),
+    "assets": ("/v1/assets", ()),
+    "markets": ("/v1/markets", ("exchange", "quote")),
     "venues": ("/v1/venues", ()),
     "gaps": ("/v1/gaps", ("exchange", "market", "start", "end", "limit")),
     "methodology": ("/v1/methodology", ()),
@@ -49,14 +52,20 @@ BULK = ("values", "ohlc", "trades", "books", "sql")
 # queries whose answer is a list of objects -> its name, and the client's class of one
 LISTS = {
     "indices": "indices",
+    "premiums": "premiums",
     "tickers": "tickers",
+    "assets": "assets",
+    "markets": "markets",
     "venues": "venues",
     "gaps": "gaps",
     "pipeline": "processes",
 }
 KINDS = {
     "indices": "IndexValue",
+    "premiums": "PremiumSummary",
     "tickers": "Ticker",
+    "assets": "Asset",
+    "markets": "Market",
     "venues": "Venue",
     "gaps": "Gap",
     "pipeline": "ProcessHealth",
@@ -90,6 +99,11 @@ def endpoint_url(settings: Settings) -> str:
 @click.option("--levels", type=int)
 @click.option("--within", type=float, help="also the depth within this percentage of the mid price")
 @click.option("--size", type=float, help="premium after fees when this size is traded")
+@click.option("--quote", help="only markets with this quote currency")
+@click.option("--min", type=float, help="only premiums of at least this fraction; 0.01 is 1 %")
+@click.option("--max", type=float, help="only premiums of at most this fraction")
+@click.option("--sort", help="premium, asset or age")
+@click.option("--order", help="asc or desc")
 @click.option("--limit", type=click.IntRange(min=1), help="rows")
 @click.option("--url", help="the endpoint; by default this machine's")
 @click.option("--key", envvar="COINSPACE_KEY", help="API key (better in $COINSPACE_KEY)")

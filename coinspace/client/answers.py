@@ -287,7 +287,7 @@ class IndexValue(TickValue):
     stale_reason: str | None
 
 
-class PremiumValue(Answer):
+class PremiumSummary(Answer):
     """The kimchi premium of one asset now."""
 
     asset: str
@@ -302,9 +302,14 @@ class PremiumValue(Answer):
     fx: float | None
     fx_status: str | None
     premium: Premium | None
-    constituents: Rows[Constituent]
 
     _shown = ("asset", "premium", "status", "reason", "kr", "gl", "fx", "ts")
+
+
+class PremiumValue(PremiumSummary):
+    """The kimchi premium of one asset now, with the venues behind it."""
+
+    constituents: Rows[Constituent]
 
 
 class Input(Answer):
@@ -540,6 +545,42 @@ class Venue(Answer):
     updates: int
 
     _shown = ("venue", "state", "reason", "used", "share", "mid")
+
+
+class Asset(Answer):
+    """An asset with its markets."""
+
+    asset: str
+    index: bool
+    status: str | None
+    stale: bool | None
+    quotes: list[str]
+    exchanges: list[str]
+    markets: list[str]
+
+    _shown = ("asset", "index", "status", "markets")
+
+
+class Market(Answer):
+    """A market that is collected."""
+
+    venue: str
+    exchange: str
+    market: str
+    base: str
+    quote: str
+    asset: str
+    region: str | None
+    index: bool
+    state: str
+    reason: str | None
+    since: datetime | None
+    book_received: datetime | None
+    ticker_received: datetime | None
+    trade_received: datetime | None
+    depth: int
+
+    _shown = ("venue", "asset", "index", "state", "reason", "book_received")
 
 
 class Gap(Answer):
