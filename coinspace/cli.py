@@ -80,7 +80,7 @@ GROUPS: dict[str, dict[str, Command]] = {
                 "gaps": "gaps --start 2026-01-31T09:00:00Z --format csv",
                 "methodology": "methodology",
                 "pipeline": "pipeline",
-                "sql": 'sql "SELECT count() FROM trade"',
+                "sql": 'sql "SHOW TABLES"',
             },
         ),
         "keys": Command(

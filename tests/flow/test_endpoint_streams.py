@@ -108,7 +108,7 @@ async def test_events_are_those_of_the_document(site: Site) -> None:
     wanted = {name for name in messages if not name.startswith("command-")}
     names = ["index.BTC", "book.BTC", "ticker.upbit:BTC/KRW", "trade.upbit:BTC/KRW"]
     tables = ["venues", "gaps", "pipeline"]
-    orders = [
+    orders: list[dict[str, Any]] = [
         {"op": "ping", "id": 1},
         {"op": "subscribe", "channels": [*names, *tables], "last_event_id": "other-7", "id": "a"},
         {"op": "unsubscribe", "channels": ["book.ETH"]},

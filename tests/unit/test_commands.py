@@ -363,17 +363,27 @@ def test_status_imports_no_library_of_other_commands(tmp_path: Path) -> None:
         "except SystemExit: pass\n"
         "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "COINSPACE_DATA": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert b"down" in done.stdout.encode()
-    loaded = set(done.stderr.split())
+
+    def status() -> tuple[str, set[str]]:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "COINSPACE_DATA": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout, set(done.stderr.split())
+
     heavy = {"aiohttp", "asyncio", "blacksheep", "numpy", "psycopg", "questdb", "rich"}
-    assert loaded & (heavy | {"structlog", "uvloop", "zmq", "pyarrow", "pandas"}) == set()
+    heavy |= {"structlog", "uvloop", "zmq", "pyarrow", "pandas"}
+    (tmp_path / "run").mkdir()
+    first, loaded = status()
+    assert "down" in first
+    assert loaded & heavy == set()
+    # the second one knows what it needs of the settings
+    second, loaded = status()
+    assert second == first
+    assert loaded & (heavy | {"pydantic"}) == set()
 
 
 async def test_a_recording_says_which_connection_misses_data() -> None:
