@@ -23,7 +23,7 @@ MANY = 8
 # fields that are times in ms
 TIMES = (
     "ts", "received", "exchange_time", "since", "effective", "start", "end", "until",
-    "book_received", "ticker_received", "trade_received",
+    "book_ts", "ticker_ts", "trade_ts",
 )  # fmt: skip
 # a gap's end; of a candle it is a flag
 MAYBE_TIMES = ("closed",)

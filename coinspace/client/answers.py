@@ -421,7 +421,7 @@ class Book(_Sides):
 
     exchange: str
     market: str
-    received: datetime
+    ts: datetime
     exchange_time: datetime | None
     age_ms: int
     stale: bool
@@ -430,7 +430,7 @@ class Book(_Sides):
     bids: list[tuple[float, float]]
     asks: list[tuple[float, float]]
 
-    _shown = ("exchange", "market", "status", "received")
+    _shown = ("exchange", "market", "status", "ts")
 
 
 class VenueSize(Answer):
@@ -466,11 +466,11 @@ class Profile(Answer):
     """Cumulative size of each venue by distance from the mid price."""
 
     step_percent: float
-    middle: float
+    mid: float
     bids: dict[str, list[float]]
     asks: dict[str, list[float]]
 
-    _shown = ("step_percent", "middle")
+    _shown = ("step_percent", "mid")
 
 
 class ConsolidatedBook(_Sides):
@@ -505,7 +505,7 @@ class Ticker(Answer):
 
     exchange: str
     market: str
-    received: datetime
+    ts: datetime
     exchange_time: datetime | None
     age_ms: int
     status: str
@@ -575,12 +575,12 @@ class Market(Answer):
     state: str
     reason: str | None
     since: datetime | None
-    book_received: datetime | None
-    ticker_received: datetime | None
-    trade_received: datetime | None
+    book_ts: datetime | None
+    ticker_ts: datetime | None
+    trade_ts: datetime | None
     depth: int
 
-    _shown = ("venue", "asset", "index", "state", "reason", "book_received")
+    _shown = ("venue", "asset", "index", "state", "reason", "book_ts")
 
 
 class Gap(Answer):

@@ -67,27 +67,22 @@ FIELDS: dict[str, Meaning] = {
         " ms since 1970-01-01 UTC",
         _TS,
     ),
-    "StoredBook.ts": Meaning("when the book was received, ms since 1970-01-01 UTC", _TS),
+    "Book.ts": Meaning("when the book was received, ms since 1970-01-01 UTC", _TS),
+    "Ticker.ts": Meaning("when the ticker was received, ms since 1970-01-01 UTC", _TS),
     "Gap.ts": Meaning("when the gap was found or the outage began, ms since 1970-01-01 UTC", _TS),
     "received": Meaning("when the message was received, ms since 1970-01-01 UTC", _TS),
     "exchange_time": Meaning(
         "the exchange's own time of the message, ms since 1970-01-01 UTC; null where it sends none",
         _TS - 25,
     ),
-    "book_received": Meaning(
-        "when the newest book of the market was received, ms since 1970-01-01 UTC; null without"
-        " one",
-        _TS,
+    "book_ts": Meaning(
+        "`ts` of the market's newest book, ms since 1970-01-01 UTC; null without one", _TS
     ),
-    "ticker_received": Meaning(
-        "when the newest ticker of the market was received, ms since 1970-01-01 UTC; null without"
-        " one",
-        _TS,
+    "ticker_ts": Meaning(
+        "`ts` of the market's newest ticker, ms since 1970-01-01 UTC; null without one", _TS
     ),
-    "trade_received": Meaning(
-        "when the newest trade of the market was received, ms since 1970-01-01 UTC; null without"
-        " one",
-        _TS,
+    "trade_ts": Meaning(
+        "`ts` of the market's newest trade, ms since 1970-01-01 UTC; null without one", _TS
     ),
     "since": Meaning("begin of the state, ms since 1970-01-01 UTC; null where unknown", _TS),
     "closed": Meaning(
@@ -295,7 +290,7 @@ FIELDS: dict[str, Meaning] = {
         "64206.78",
     ),
     "CurveSegment.mid": Meaning("middle of bid and ask, in USDT", "64193.4"),
-    "middle": Meaning("middle of best bid and ask, in USDT", "64193.4"),
+    "Profile.mid": Meaning("middle of best bid and ask, in USDT", "64193.25"),
     "spread": Meaning("(ask - bid) / mid, a fraction, 0.01 is 1 %", "0.00001124"),
     "CurveSegment.spread": Meaning("ask / mid - 1, a fraction, 0.01 is 1 %", "0.0000195"),
     "CurveSegment.start": Meaning("the step's volume is above this, in base units", "0"),
@@ -339,7 +334,7 @@ FIELDS: dict[str, Meaning] = {
     ),
     # parts of answers
     "constituents": Meaning("venues of the index, used or not", _CONSTITUENTS),
-    "IndexPoint.constituents": Meaning("number of venues behind the value", 3),
+    "n_used": Meaning("number of venues behind the value", 3),
     "Definition.constituents": Meaning("venues of the index", list(_VENUES)),
     "venues": Meaning("venues, one by one"),
     "Level.venues": Meaning("each venue's size at the price"),

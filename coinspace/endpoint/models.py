@@ -148,7 +148,7 @@ class IndexPoint(Struct):
     fx_status: FxStatus | None
     best_bid: Number
     best_ask: Number
-    constituents: int
+    n_used: int
 
 
 class IndexPage(Struct, kw_only=True):
@@ -319,11 +319,11 @@ class Depth(Struct, kw_only=True):
 class Profile(Struct, kw_only=True):
     """Cumulative size per venue by distance from the mid price, in steps of `step_percent`.
 
-    `bids["upbit:BTC/KRW"][i]` is that venue's size at or above middle x (1 - i x step).
+    `bids["upbit:BTC/KRW"][i]` is that venue's size at or above mid x (1 - i x step).
     """
 
     step_percent: DecimalText
-    middle: DecimalText
+    mid: DecimalText
     bids: dict[str, list[float]]
     asks: dict[str, list[float]]
 
@@ -351,7 +351,7 @@ class Book(Struct, kw_only=True):
 
     exchange: str
     market: str
-    received: EpochMs
+    ts: EpochMs
     exchange_time: EpochMs | None
     age_ms: AgeMs
     stale: bool
@@ -387,7 +387,7 @@ class Ticker(Struct, kw_only=True):
 
     exchange: str
     market: str
-    received: EpochMs
+    ts: EpochMs
     exchange_time: EpochMs | None
     age_ms: AgeMs
     status: Condition
@@ -491,9 +491,9 @@ class Market(Struct, kw_only=True):
     state: MarketState
     reason: str | None
     since: EpochMs | None
-    book_received: EpochMs | None
-    ticker_received: EpochMs | None
-    trade_received: EpochMs | None
+    book_ts: EpochMs | None
+    ticker_ts: EpochMs | None
+    trade_ts: EpochMs | None
     depth: int
 
 

@@ -164,7 +164,7 @@ async def test_assets_and_markets(site: Site) -> None:
     assert market["index"]
     assert not markets["upbit:USDT/KRW"]["index"]
     assert market["depth"] == stage.settings.exchanges["upbit"].depth
-    for name in ("book_received", "ticker_received", "trade_received"):
+    for name in ("book_ts", "ticker_ts", "trade_ts"):
         assert 0 <= body["ts"] - market[name] < 3_600_000
         assert markets["binance:BTC/USDT"][name] is None
     assert markets["binance:BTC/USDT"]["state"] == "unknown"

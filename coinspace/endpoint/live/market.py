@@ -33,7 +33,7 @@ def ticker(context: Context, message: Message) -> Ticker:
     return Ticker(
         exchange=exchange,
         market=market,
-        received=message.received_ns // MILLISECOND_NS,
+        ts=message.received_ns // MILLISECOND_NS,
         exchange_time=milliseconds(message.exchange_ns),
         age_ms=age,
         status=venue_status(context, exchange, market, stale),
@@ -69,7 +69,7 @@ def book(context: Context, exchange: str, market: str, depth: int) -> Book | Non
     return Book(
         exchange=exchange,
         market=market,
-        received=message.received_ns // MILLISECOND_NS,
+        ts=message.received_ns // MILLISECOND_NS,
         exchange_time=milliseconds(message.exchange_ns),
         age_ms=age,
         stale=stale is not None,

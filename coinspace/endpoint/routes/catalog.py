@@ -61,7 +61,7 @@ async def assets(context: Context, request: Request, _: None) -> Response:
 
 @routes.get("/v1/markets", MarketsQuery, answer=Markets, tag="market", problems=("unknown-market",))
 async def markets(context: Context, request: Request, query: MarketsQuery) -> Response:
-    """Every market that is collected: its state, and when its newest messages were received."""
+    """Every market that is collected: its state, and the times of its newest messages."""
     exchange = None if query.exchange is None else context.check_exchange(query.exchange)
     asset, quote = (None if one is None else as_named(one) for one in (query.asset, query.quote))
     listed = []
@@ -94,8 +94,8 @@ def _market(context: Context, exchange: str, pair: Pair) -> Market:
         state=state,
         reason=reason,
         since=since,
-        book_received=milliseconds(book),
-        ticker_received=milliseconds(ticker.received_ns) if ticker is not None else None,
-        trade_received=milliseconds(trades[-1].received_ns) if trades else None,
+        book_ts=milliseconds(book),
+        ticker_ts=milliseconds(ticker.received_ns) if ticker is not None else None,
+        trade_ts=milliseconds(trades[-1].exchange_ns or trades[-1].received_ns) if trades else None,
         depth=context.depths[exchange],
     )

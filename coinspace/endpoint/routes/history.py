@@ -307,7 +307,6 @@ async def _value_rows(
         {
             **served(row, digits),
             "ts": row["ns"] // MILLISECOND_NS,
-            "constituents": row["n_used"],
         }
         for row in rows
     ]
