@@ -211,7 +211,10 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int) and (plain in TIMES or plain in MAYBE_TIMES):
-        moment = datetime.fromtimestamp(value / 1000, UTC)
+        try:
+            moment = datetime.fromtimestamp(value / 1000, UTC)
+        except (ValueError, OverflowError, OSError):
+            return printable(value)
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if isinstance(value, list):
         return printable(_listed(value))
