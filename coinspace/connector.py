@@ -24,7 +24,9 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial(_Handler, loop=self._loop)
+        self._factory: functools.partial[ResponseHandler] = functools.partial(
+            _Handler, loop=self._loop
+        )
 
 
 class _Handler(ResponseHandler):
