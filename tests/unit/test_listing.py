@@ -115,4 +115,4 @@ def test_the_status_never_says_none(
 
 @pytest.mark.parametrize("ts", [10**30, -(10**30), 10**18])
 def test_a_time_that_cannot_be_is_shown_as_it_is(ts: int) -> None:
-    assert text_of({"ts": ts}, 80) == f"ts  {ts}\n"
+    assert text_of({"ts": ts}, 80) == f"ts  {ts}000000 ns\n"
