@@ -24,9 +24,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory: functools.partial[ResponseHandler] = functools.partial(
-            _Handler, loop=self._loop
-        )
+        self._factory = functools.partial(_Handler, loop=self._loop)  # type: ignore[assignment]
 
 
 class _Handler(ResponseHandler):

@@ -20,7 +20,7 @@ import coinspace
 from coinspace.files import replace_file
 
 KEPT = "status-settings"
-# of a configuration file, as `config_sources` has it, whose import takes the time that is saved here
+# of a configuration file, as in `config_sources`, whose import takes the time that is saved here
 MOST_BYTES = 1 << 20
 
 

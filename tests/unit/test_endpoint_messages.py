@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -10,10 +10,11 @@ import pytest
 from coinspace._ext.message import AGGREGATE, HEARTBEAT, INDEX, STATE
 from coinspace.endpoint.http.api import encode
 from coinspace.endpoint.live.books import consolidated
+from coinspace.endpoint.live.channel_state import state
 from coinspace.endpoint.live.feeder import Feeder
 from coinspace.endpoint.live.hub import Channel
-from coinspace.endpoint.live.states import state
 from coinspace.endpoint.live.venues import venues
+from coinspace.endpoint.routes.catalog import MarketsQuery, assets, markets
 from coinspace.text import LIMIT
 from tests.unit.test_endpoint_age import RECORD, Desk
 
@@ -51,6 +52,32 @@ def test_a_heartbeat_with_states_of_another_type_is_counted(desk: Desk) -> None:
     desk.send(f"heartbeat.{name}.", HEARTBEAT, orjson.dumps(beat))
     assert desk.live.refused == 1
     assert desk.live.states["upbit", "ETH/KRW"]["state"] == "synced"
+
+
+@pytest.mark.parametrize("market", ["a/b/KRW", "btc/KRW", "/KRW", "\x1b/KRW", "A" * 1000 + "/KRW"])
+async def test_a_market_with_an_impossible_name_is_counted(desk: Desk, market: str) -> None:
+    """A pattern of the settings would match it, and each list of markets would fail."""
+    desk.settings.exchanges["upbit"].markets.append("*/KRW")
+    name = "orderbook-collector-upbit"
+    beat = {"process": name, "states": {market: "synced"}}
+    desk.send(f"heartbeat.{name}.", HEARTBEAT, orjson.dumps(beat))
+    assert desk.live.refused == 1
+    request = cast(Any, None)
+    assert (await assets(desk.context, request, None)).status == 200
+    assert (await markets(desk.context, request, MarketsQuery())).status == 200
+
+
+def test_many_changes_of_state_make_one_table_of_venues(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost connection changes the states of hundreds of markets, of which each made a table."""
+    monkeypatch.setattr("coinspace.endpoint.live.feeder.monotonic_ns", lambda: 0)
+    Feeder(desk.context)
+    desk.context.hub.channels["venues"] = Channel(1)
+    for since in range(100):
+        known = {**VENUE, "state": "stale", "since_ns": since}
+        desk.send("state.upbit.BTC/KRW.", STATE, orjson.dumps(known))
+    assert desk.context.hub.events == 1
 
 
 def test_a_reason_is_cut(desk: Desk) -> None:

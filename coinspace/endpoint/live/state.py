@@ -29,7 +29,8 @@ from coinspace.config import Settings
 from coinspace.endpoint.live.age import StaleReason, stale_reason
 from coinspace.endpoint.models import IndexValue
 from coinspace.endpoint.records import index_value
-from coinspace.errors import MessageError
+from coinspace.errors import MarketError, MessageError
+from coinspace.market import Market
 from coinspace.method.aggregate import Aggregate
 from coinspace.method.aggregate import decode as decode_aggregate
 from coinspace.method.record import IndexRecord, decode
@@ -205,6 +206,11 @@ class Live:
         return self._collected(message.exchange, message.market)
 
     def _collected(self, exchange: str, market: str) -> bool:
+        try:
+            # the routes read the names of markets
+            Market.parse(market)
+        except MarketError:
+            return False
         if self._settings is None:
             return True
         section = self._settings.exchanges.get(exchange)
