@@ -21,8 +21,8 @@ import orjson
 from coinspace.clock import MILLISECOND_NS, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.endpoint.history import bulk
-from coinspace.endpoint.values import parse_instant
 from coinspace.errors import EndpointError
+from coinspace.instant import instant_ms
 from coinspace.listing import flattened, text_of
 from coinspace.text import for_terminal
 
@@ -195,7 +195,7 @@ def _question(
     for name in ("start", "end", "ts", "at"):
         if name in parameters:
             try:
-                parse_instant(parameters[name])
+                instant_ms(parameters[name])
             except ValueError as error:
                 raise EndpointError(f"--{name}: {error}") from None
     if database:

@@ -28,6 +28,7 @@ BASE = {
     "plain_options",
     "exchanges",
     "health_file",
+    "instant",
     "listing",
     "options",
     "process",

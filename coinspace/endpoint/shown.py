@@ -74,7 +74,7 @@ def shows(record: type[Struct], **words: Any) -> Callable[[type[T]], type[T]]:
             module=model.__module__,
             kw_only=True,
         )
-        # compiled, as the methods of dataclasses are: a loop would cost as much as the texts
+        # compiled once, as dataclasses do: a loop would take as long as making the texts
         source = f"lambda {', '.join(['record', *own])}: made({', '.join(values)})"
         _MAKERS[made] = eval(source, {"made": made, **_CALLED})
         return made  # type: ignore[return-value]

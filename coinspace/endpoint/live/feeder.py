@@ -13,8 +13,8 @@ from coinspace._ext.message import AGGREGATE, INDEX, STATE, TICKER, TRADE, Messa
 from coinspace.clock import MILLISECOND_NS, monotonic_ns
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.api import encode
+from coinspace.endpoint.live.channel_state import state
 from coinspace.endpoint.live.market import trade
-from coinspace.endpoint.live.states import state
 from coinspace.endpoint.models import Heartbeat
 from coinspace.tasks import Tasks
 

@@ -33,7 +33,7 @@ Kind = Literal["sse", "text", "websocket"]
 
 
 @dataclass(slots=True, eq=False)
-class Event:
+class StreamEvent:
     """One event, framed at first use per kind of stream.
 
     Attributes: number (0 = not resumable), channel, name, data (JSON bytes).
@@ -93,10 +93,10 @@ class Client:
         self.channels: set[str] = set()
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.paused_at: float | None = None
-        self.pending: dict[str, Event] = {}
+        self.pending: dict[str, StreamEvent] = {}
         self.missed: dict[str, int] = {}
 
-    def send(self, event: Event) -> None:
+    def send(self, event: StreamEvent) -> None:
         """Write an event, or keep the newest of its channel while the socket is full."""
         if self.paused_at is not None:
             self._keep(event)
@@ -107,7 +107,7 @@ class Client:
                 frame = event.websocket if self.kind == "websocket" else event.sse_text
             self.connection.transport.write(frame)
 
-    def _keep(self, event: Event) -> None:
+    def _keep(self, event: StreamEvent) -> None:
         self.hub.conflated += 1
         # a gap event is not a state of its channel: neither may replace the other
         key = f"gap:{event.channel}" if event.name == "gap" else event.channel
@@ -165,7 +165,7 @@ class Hub:
         self.resume_s = resume_s
         self.clients: set[Client] = set()
         self.channels: dict[str, Channel] = {}
-        self.ring: deque[Event] = deque()
+        self.ring: deque[StreamEvent] = deque()
         self.ring_bytes = 0
         # 0 means not resumable, so the state before the first event is 1
         self.number = 1
@@ -185,7 +185,7 @@ class Hub:
         if entry is None:
             return
         self.number += 1
-        event = Event(self.number, channel, name, data, self.boot, time.monotonic())
+        event = StreamEvent(self.number, channel, name, data, self.boot, time.monotonic())
         self.events += 1
         self.ring.append(event)
         self.ring_bytes += len(data)
@@ -259,7 +259,7 @@ class Hub:
         if not client.closed.done():
             client.closed.set_result(reason)
 
-    def missed_events(self, last_id: str, channels: set[str]) -> list[Event] | None:
+    def missed_events(self, last_id: str, channels: set[str]) -> list[StreamEvent] | None:
         """Return the events after `last_id` on some channels; None when some are lost."""
         boot, _, text = last_id.partition("-")
         if boot != self.boot or not (text.isascii() and text.isdigit()) or len(text) > 18:
@@ -273,10 +273,10 @@ class Hub:
                 return None
         return [event for event in self.ring if event.number > number and event.channel in channels]
 
-    def gap_event(self, gap: StreamGap) -> Event:
+    def gap_event(self, gap: StreamGap) -> StreamEvent:
         """Return the event that reports lost events."""
         self.gaps += 1
-        return Event(0, gap.channel, "gap", msgspec.json.encode(gap), self.boot)
+        return StreamEvent(0, gap.channel, "gap", msgspec.json.encode(gap), self.boot)
 
     def sweep(self) -> None:
         """Drop stalled clients, close idle channels, trim the ring; called once a second."""
@@ -292,7 +292,7 @@ class Hub:
 
     def broadcast(self, name: str, data: bytes) -> None:
         """Send an event outside any channel to every client."""
-        event = Event(0, "", name, data, self.boot)
+        event = StreamEvent(0, "", name, data, self.boot)
         for client in tuple(self.clients):
             if client.paused_at is None:
                 client.send(event)

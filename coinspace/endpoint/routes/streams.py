@@ -18,9 +18,9 @@ from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.api import Routes, encode
 from coinspace.endpoint.http.connection import Receive, Scope, Send, connection
 from coinspace.endpoint.http.problem import Problem, invalid, operator_needed, retry_later
+from coinspace.endpoint.live.channel_state import state
 from coinspace.endpoint.live.channels import EventId, StreamQuery, channel, channels, check_count
-from coinspace.endpoint.live.hub import Client, Event, Kind
-from coinspace.endpoint.live.states import state
+from coinspace.endpoint.live.hub import Client, Kind, StreamEvent
 from coinspace.endpoint.models import (
     Channels,
     ConsolidatedBook,
@@ -96,7 +96,7 @@ class Command(Struct, forbid_unknown_fields=True):
     ) = None
 
 
-def state_events(context: Context, names: set[str]) -> list[Event]:
+def state_events(context: Context, names: set[str]) -> list[StreamEvent]:
     """Return the newest state of each channel, for the begin of a stream."""
     events = []
     for name in sorted(names):
@@ -104,7 +104,7 @@ def state_events(context: Context, names: set[str]) -> list[Event]:
         data = (_shared_state if kind in EXPENSIVE else state)(context, name)
         if data is not None:
             # numbered, so that a client can resume from its first event
-            events.append(Event(context.hub.number, name, kind, data, context.hub.boot))
+            events.append(StreamEvent(context.hub.number, name, kind, data, context.hub.boot))
     return events
 
 
@@ -270,5 +270,5 @@ def _run(context: Context, scope: Any, client: Client, text: str | bytes) -> Non
 
 
 def _reply(context: Context, client: Client, name: str, data: Struct | msgspec.Raw) -> None:
-    event = Event(0, f"reply:{name}", name, encode(data), context.hub.boot)
+    event = StreamEvent(0, f"reply:{name}", name, encode(data), context.hub.boot)
     client.send(event)
