@@ -62,7 +62,8 @@ def _kept(config_path: str | None, digest: str) -> Watched | None:
             return None
         names = [str(name) for name in found["names"]]
         return Watched(Path(found["data"]), names, Path(found["disk"]), int(found["disk_low_mb"]))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError):
+        # damaged, or a folder that cannot be guessed
         return None
 
 
@@ -101,8 +102,10 @@ def _digest(config_path: str | None) -> str:
         sorted(one for one in os.environ.items() if one[0].upper().startswith("COINSPACE_")),
         os.environ.get("HOME"),
     ]
-    with contextlib.suppress(OSError):
-        parts.append(file.read_bytes())
+    # a device has no end
+    if file.is_file():
+        with contextlib.suppress(OSError):
+            parts.append(hashlib.sha256(file.read_bytes()).digest())
     package = Path(coinspace.__file__).parent
     sources = [*package.glob("config*.py"), *package.glob("exchanges/*.py")]
     # exchanges that were added, see `coinspace.exchanges`
