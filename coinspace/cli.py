@@ -53,7 +53,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Print indices, books and history.",
             "coinspace query ohlc BTC --interval 1m --output btc.parquet",
         ),
-        "keys": Command("endpoint.commands", "Manage API keys.", "coinspace keys new alice"),
+        "keys": Command(
+            "endpoint.commands",
+            "Manage API keys and the keys of several hosts.",
+            "coinspace keys new alice",
+        ),
     },
     "Set up": {
         "config": Command(

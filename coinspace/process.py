@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 import structlog
@@ -31,6 +31,9 @@ from coinspace.notify import Notifier
 from coinspace.tasks import WORK, TaskEndedError, Tasks
 from coinspace.text import without_numbers
 from coinspace.tuning import tune_garbage_collector, tune_loop, tune_process
+
+if TYPE_CHECKING:
+    from coinspace.bus.beats import Beats
 
 # -P: a folder that somebody happens to stand in has no modules of ours
 COMMAND = (sys.executable, "-P", "-m", "coinspace")
@@ -94,6 +97,8 @@ class Process:
         # called once, when the process begins to stop
         self.on_stop: Callable[[], None] = lambda: None
         self._path = health_path(settings, name)
+        # publishes the health for other hosts, None on a single host
+        self.beats: Beats | None = None
         self._health_failing = False
         self._counters_failing = False
         self._limited = False
@@ -260,6 +265,9 @@ class Process:
         }
         self._health, self._exposed = health, b""
         text = orjson.dumps(health, default=str, option=orjson.OPT_SERIALIZE_NUMPY)
+        if self.beats is not None:
+            # first of all: a full disk must not look like a broken link
+            self.beats.publish(text)
         replace_file(self._path, text)
 
     def _all_counters(self) -> dict[str, int | float]:
@@ -467,6 +475,11 @@ async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitabl
     threading.excepthook = lambda failed: _thread_failed(process, loop, failed)
     tune_loop(name, settings.tuning, loop)
     process.on_stop = process.limit_stop
+    if settings.bus.beat_endpoint(name):
+        # imported here: a single host does not need it
+        from coinspace.bus.beats import Beats
+
+        process.beats = Beats(settings, name, process.started_ns)
     process.tasks.spawn("health", process.watch())
     error: BaseException | None = None
     try:
@@ -480,6 +493,8 @@ async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitabl
         code = int(process.failure is not None)
         if error is None and not code:
             process.withdraw()
+        if process.beats is not None:
+            process.beats.close()
         # loop and interpreter wait for the executor's threads without a limit
         exit_after(THREADS_LIMIT_S, code or int(error is not None))
     return code

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,8 +26,9 @@ import uvloop
 
 from coinspace import preflight
 from coinspace.backoff import Backoff
-from coinspace.config import Settings, config_option, load
+from coinspace.config import COLLECTORS, Settings, config_option, load
 from coinspace.errors import ConfigError
+from coinspace.hosts import GROUPS, is_here, matching
 from coinspace.lock import lock_name
 from coinspace.log import configure_logging
 from coinspace.notify import Listener, Notifier
@@ -50,6 +51,7 @@ HANG_TERM_S = 3.0  # a process that hangs gets SIGKILL this long after SIGTERM
 PUMP_S = 1.0  # a grandchild can keep the pipes of a dead child open
 FEWEST_FILES = 512  # the database starts with fewer, and then stores nothing
 STARTS = 3  # `up` gives up when a process has ended this often during the start
+ENDPOINT = "index-endpoint"
 # commands that serve exchanges of their own instead of the real ones
 SIMULATOR, REPLAY = "simulate", "replay"
 BEAT_INTERVAL_S = 1.0
@@ -305,13 +307,17 @@ class Supervisor:
     """All processes of one machine.
 
     Attributes:
+        processes: those to start, with the arguments of their commands.
         stopping: set by signals, and when the supervisor itself fails.
         failure: the first error of the supervisor itself, None without one.
     """
 
-    def __init__(self, settings: Settings, environment: dict[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, environment: dict[str, str], processes: dict[str, list[str]]
+    ) -> None:
         self.settings = settings
         self.environment = environment
+        self.processes = processes
         self.children: list[Child] = []
         self.stopping = asyncio.Event()
         self.failure: BaseException | None = None
@@ -343,10 +349,9 @@ class Supervisor:
         if exchanges is not None:
             report(f"starting the exchanges of `coinspace {exchanges[0]}` …")
             self.environment |= await start_exchanges(self, exchanges)
-        by_name = all_processes(self.settings)
-        for group in filter(None, start_groups(list(by_name))):
+        for group in filter(None, start_groups(list(self.processes))):
             report(f"starting {', '.join(group)} …")
-            children = [self.launch(name, by_name[name]) for name in group]
+            children = [self.launch(name, self.processes[name]) for name in group]
             for child in children:
                 await self._ready(child)
 
@@ -426,20 +431,49 @@ def last_reason(path: Path, begin: int = 0) -> str:
 
 
 def all_processes(settings: Settings) -> dict[str, list[str]]:
-    """Return process -> arguments of its command, with the private server where there is one."""
-    found = dict(settings.processes())
-    if not settings.storage.ilp:
+    """Return process -> arguments of its command, for all processes of this machine.
+
+    Raises: ConfigError when there are several hosts and it is not known which one this is.
+    """
+    if settings.hosts and not settings.own_host:
+        shown = ", ".join(f"{name} {one.address}" for name, one in settings.hosts.items())
+        raise ConfigError(
+            "hosts: expected one of them to have an address of this machine, found none or"
+            f" several ({shown}): name it with --host or COINSPACE_HOST"
+        )
+    found = {name: words for name, words in settings.processes() if settings.here(name)}
+    if settings.private_server:
         found["questdb"] = ["questdb", "start", "--foreground"]
     return found
 
 
+def chosen(settings: Settings, only: Iterable[str]) -> dict[str, list[str]]:
+    """Return process -> arguments of its command, all of this machine or those of some roles.
+
+    Raises: ConfigError naming a role that this machine does not have.
+    """
+    processes = all_processes(settings)
+    if not only:
+        return processes
+    wanted: set[str] = set()
+    for role in only:
+        found = matching(role, processes)
+        if not found:
+            raise ConfigError(
+                f"--only {role!r}: expected one of {', '.join([*GROUPS, *sorted(processes)])};"
+                " a collector needs markets of its exchange"
+            )
+        wanted |= set(found)
+    return {name: words for name, words in processes.items() if name in wanted}
+
+
 # beginnings of the names in each group; for the start: the store, then the readers of the bus, then
 # its writers; for the stop: along the flow
-_COLLECTORS = ("orderbook-collector", "ticker-collector")
+_COLLECTORS = COLLECTORS
 _STORAGE = ("orderbook-storage", "ticker-storage")
 _AGGREGATOR = ("orderbook-aggregator",)
 _INDEX = ("index-calculator",)
-_ENDPOINT = ("index-endpoint",)
+_ENDPOINT = (ENDPOINT,)
 _START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, _COLLECTORS)
 _STOP = (_COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
 
@@ -521,17 +555,39 @@ def claim(settings: Settings) -> int:
     return lock
 
 
-def check_start(settings: Settings) -> None:
+def check_start(settings: Settings, processes: Iterable[str]) -> None:
     """Check before the start what no restart would change.
 
-    Raises: ConfigError or EndpointError saying what to set.
+    Raises: ConfigError, BusError or EndpointError saying what to set.
     """
-    # imported here, since the web framework takes 1 s to import
-    from coinspace.endpoint.worker import check_keys
-
     preflight.check_start(settings)
-    check_keys(settings)
-    check_port(settings)
+    if settings.hosts:
+        check_host(settings)
+    if ENDPOINT in processes:
+        # imported here, since the web framework takes 1 s to import
+        from coinspace.endpoint.worker import check_keys
+
+        check_keys(settings)
+        check_port(settings)
+
+
+def check_host(settings: Settings) -> None:
+    """Refuse to run roles of another machine, and to run without this machine's keys.
+
+    Raises: ConfigError.
+    """
+    address = settings.hosts[settings.own_host].address
+    if not is_here(address):
+        raise ConfigError(
+            f"host {settings.own_host}: expected {address} to be an address of this machine:"
+            " another machine has its roles"
+        )
+    pair, expected = settings.bus.keys(), settings.hosts[settings.own_host].public_key
+    if pair is not None and pair[0] != expected:
+        raise ConfigError(
+            f"hosts.{settings.own_host}.public_key: expected {pair[0]}, which `coinspace keys"
+            f" curve` prints here, was {expected}"
+        )
 
 
 def raise_open_files() -> None:
@@ -553,16 +609,22 @@ def raise_open_files() -> None:
 
 
 async def supervise(
-    settings: Settings, environment: dict[str, str], exchanges: list[str] | None, seconds: float
+    settings: Settings,
+    environment: dict[str, str],
+    processes: dict[str, list[str]],
+    exchanges: list[str] | None,
+    seconds: float,
 ) -> int:
     """Run everything until SIGINT or SIGTERM, or for a number of seconds (0 = no limit).
 
     Args:
         environment: of the processes.
+        processes: those to run, with the arguments of their commands.
         exchanges: the command that serves exchanges, None = the real ones.
     Returns: the exit code, 1 when the supervisor itself failed.
     """
-    supervisor, notifier = Supervisor(settings, environment), Notifier(os.environ)
+    supervisor = Supervisor(settings, environment, processes)
+    notifier = Notifier(os.environ)
     stopping, tasks = supervisor.stopping, supervisor.tasks
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(supervisor.on_loop_error)
@@ -575,7 +637,7 @@ async def supervise(
         if not stopping.is_set():
             notifier.send("READY=1")
             tasks.spawn("watchdog", supervisor.beat(notifier))
-            tasks.keep("status", lambda: StatusScreen(settings).run(stopping), ends=True)
+            tasks.keep("status", lambda: StatusScreen(settings, processes).run(stopping), ends=True)
             await stopping.wait()
     finally:
         notifier.send("STOPPING=1")
@@ -606,6 +668,13 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> N
 @click.option("--seed", default=7, show_default=True, help="seed of the simulated exchanges")
 @click.option("--scenario", default=None, help="scenario of the simulated exchanges")
 @click.option("--seconds", default=0.0, help="stop after this time; 0 = run until Ctrl-C")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="ROLE",
+    help="only collectors, storage, index, endpoint, or processes by name; repeatable",
+)
+@click.option("--host", default=None, help="this machine's name in [hosts] of the configuration")
 def up(
     feeds: tuple[Path, ...],
     config_path: str | None,
@@ -614,11 +683,15 @@ def up(
     seed: int,
     scenario: str | None,
     seconds: float,
+    only: tuple[str, ...],
+    host: str | None,
 ) -> None:
     """Run everything: QuestDB, collectors, workers, aggregator, calculator, endpoint.
 
     With --simulate the simulated exchanges offer the configured markets. With --replay FEED… the
     exchanges, markets and assets are those of the recordings, which start again at their end.
+
+    With several hosts in the configuration it runs the roles of this one.
     """
     if bool(feeds) != replay:
         raise click.UsageError("expected --replay and recordings together: --replay FEED…")
@@ -627,8 +700,11 @@ def up(
     configure_logging()
     if config_path:
         os.environ["COINSPACE_CONFIG"] = str(Path(config_path).absolute())
+    if host is not None:
+        os.environ["COINSPACE_HOST"] = host
     settings = load(config_path)
-    check_start(settings)
+    processes = chosen(settings, only)
+    check_start(settings, processes)
     raise_open_files()
     environment: dict[str, str] = {}
     exchanges = None
@@ -639,7 +715,8 @@ def up(
         environment = narrow(settings, feeds)
         paths = [str(path.absolute()) for path in feeds]
         exchanges = [REPLAY, "--loop", "--no-limits", *paths]
-    if simulate:
+    # without collectors nothing asks the simulated exchanges
+    if simulate and any(name.startswith(COLLECTORS) for name in processes):
         exchanges = [
             SIMULATOR,
             "--seed",
@@ -650,7 +727,7 @@ def up(
             exchanges += [f"--market={exchange}:{market}" for market in markets]
     lock = claim(settings)
     try:
-        if code := uvloop.run(supervise(settings, environment, exchanges, seconds)):
+        if code := uvloop.run(supervise(settings, environment, processes, exchanges, seconds)):
             sys.exit(code)
     finally:
         os.close(lock)

@@ -76,14 +76,18 @@ class Publisher(ZmqSink):
         self._heartbeats = self.topic(topics.build("heartbeat", process))
         self._beats: Repeat | None = None
 
-    def heartbeat(self, states: Mapping[str, str] | None = None) -> None:
-        """Publish the last sequence of every topic, so that subscribers find a lost tail."""
+    def heartbeat(self, states: Mapping[str, str] | None = None, **more: object) -> None:
+        """Publish the last sequence of every topic, so that subscribers find a lost tail.
+
+        Args: more: further facts.
+        """
         sequences = {name.decode(): last for name, last in self.sequences.items()}
         facts = {
             "process": self.process,
             "epoch": self.epoch,
             "sequences": sequences,
             "states": dict(states or {}),
+            **more,
         }
         self.publish(self._heartbeats, message.HEARTBEAT, orjson.dumps(facts))
 

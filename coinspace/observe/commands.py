@@ -12,7 +12,7 @@ import orjson
 
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
-from coinspace.observe.health import Health, all_health, exit_code
+from coinspace.observe.health import Health, all_health, exit_code, heard
 from coinspace.options import SECONDS
 from coinspace.storage.disk import disk_problems
 from coinspace.text import cell, printable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def status(config_path: str | None, as_json: bool) -> None:
     """Show each process's state; exit code 0 healthy, 1 degraded, 2 down."""
     settings = load(config_path)
-    healths = all_health(settings)
+    healths = all_health(settings, heard(settings))
     problems = disk_problems(settings)
     code = exit_code(healths) or int(bool(problems))
     word = ("healthy", "degraded", "down")[code]
@@ -71,14 +71,14 @@ def top(config_path: str | None, interval: float, once: bool, counters: bool, ev
     from coinspace.observe.screen import WIDTH, Rates, process_table
 
     settings = load(config_path)
-    rates = Rates()
-    rates.read(all_health(settings))
+    rates, remote = Rates(), heard(settings)
+    rates.read(all_health(settings, remote))
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     try:
         with Live(console=console, auto_refresh=False, screen=not once) as live:
             while True:
                 time.sleep(interval)
-                now = all_health(settings)
+                now = all_health(settings, remote)
                 rates.read(now)
                 if counters or every:
                     shown = _counters_table(now, rates, every)

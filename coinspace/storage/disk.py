@@ -13,15 +13,15 @@ ROOM_BYTES = 64 << 20
 
 
 def _disk_folder(settings: Settings) -> Path:
-    folder = settings.data if settings.storage.ilp else root(settings)
+    folder = root(settings) if settings.private_server else settings.data
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
 
 
 def no_room(settings: Settings) -> bool:
-    """Return whether the private server's disk is full; False for a configured server."""
-    if settings.storage.ilp:
+    """Return whether the private server's disk is full; False when it is not on this machine."""
+    if not settings.private_server:
         return False
     try:
         return shutil.disk_usage(_disk_folder(settings)).free < ROOM_BYTES

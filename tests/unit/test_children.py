@@ -28,7 +28,7 @@ async def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     monkeypatch.setenv("PYTHONPATH", root)
     monkeypatch.setattr(Child, "COMMAND", (sys.executable, SCRIPT))
     settings = Settings(data=tmp_path)
-    found = Supervisor(settings, {})
+    found = Supervisor(settings, {}, {})
     yield found
     await found.stop()
     assert not [child for child in found.children if child.running]
@@ -244,7 +244,7 @@ def test_the_reason_is_the_error_and_not_the_last_line(
 
 
 async def test_simulated_exchanges_that_died_come_back_at_their_addresses(tmp_path: Path) -> None:
-    found = Supervisor(Settings(data=tmp_path), {})
+    found = Supervisor(Settings(data=tmp_path), {}, {})
     try:
         arguments = ["simulate", "--exchange", "upbit", "--market", "BTC/KRW"]
         urls = await start_exchanges(found, arguments)

@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 from coinspace import deploy, process
 from coinspace.cli import coinspace
 from coinspace.config import Settings
-from coinspace.deploy import TARGET, chosen, unit_name, units
+from coinspace.deploy import TARGET, unit_name, units
 from coinspace.errors import ConfigError
+from coinspace.supervisor import chosen
 
 MOST_EXPOSED = 3.0
 ODD = (*" \t\n\r\x0b\x1b\x7f\x85\u2028\xa0\u202e\"'\\%$;#&|<>*?(){}[]!`:", "\udcff", "%%")
