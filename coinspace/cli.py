@@ -35,6 +35,11 @@ class Command(NamedTuple):
 GROUPS: dict[str, dict[str, Command]] = {
     "Run and watch": {
         "up": Command("supervisor", "Run everything, supervised.", "coinspace up --simulate"),
+        "restart": Command(
+            "restart",
+            "Replace running processes without losing data.",
+            "coinspace restart collectors",
+        ),
         "status": Command(
             "observe.commands", "Show each process's state.", "coinspace status --json"
         ),

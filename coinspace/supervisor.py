@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +35,8 @@ from coinspace.notify import Listener, Notifier
 from coinspace.observe.doctor import OPEN_FILES, check_limits
 from coinspace.observe.health import health_of
 from coinspace.observe.screen import StatusScreen
-from coinspace.process import COMMAND
+from coinspace.process import COMMAND, STANDBY
+from coinspace.restart import serve
 from coinspace.simulator.markets.offer import offer
 from coinspace.tasks import WORK, Tasks, within
 
@@ -50,6 +51,7 @@ FIRST_SIGN_S = 90.0  # of life, after the start: imports take 1 s, much longer o
 HANG_TERM_S = 3.0  # a process that hangs gets SIGKILL this long after SIGTERM
 PUMP_S = 1.0  # a grandchild can keep the pipes of a dead child open
 FEWEST_FILES = 512  # the database starts with fewer, and then stores nothing
+HAND_OVER_S = 120.0  # a new collector may wait for the request limit of its exchange
 STARTS = 3  # `up` gives up when a process has ended this often during the start
 ENDPOINT = "index-endpoint"
 # commands that serve exchanges of their own instead of the real ones
@@ -170,6 +172,11 @@ class Child:
         """Whether this run of the process has reported that it works."""
         return self.running and self._listener is not None and self._listener.ready
 
+    @property
+    def standby(self) -> bool:
+        """Whether this run of the process has reported that it could take over."""
+        return self.running and self._listener is not None and self._listener.standby
+
     async def _keep(self) -> None:
         backoff = Backoff(FIRST_BACKOFF_S, LAST_BACKOFF_S)
         while not self._stopping.is_set():
@@ -262,12 +269,14 @@ class Child:
         log.error("process hangs", process=self.name, pid=process.pid, seconds=silent_s)
         await _terminate(process, HANG_TERM_S)
 
-    async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """End the process with SIGTERM, after the time-out with SIGKILL."""
+    async def stop(
+        self, timeout_s: float = STOP_TIMEOUT_S, number: signal.Signals = signal.SIGTERM
+    ) -> None:
+        """End the process with a signal, after the time-out with SIGKILL."""
         self._stopping.set()
         async with self._spawning:
             process = self._process
-        if process is not None and not await _terminate(process, timeout_s):
+        if process is not None and not await _terminate(process, timeout_s, number):
             log.error("process killed", process=self.name, after_s=timeout_s)
         await self._settle()
 
@@ -287,11 +296,15 @@ class Child:
         await self._settle()
 
 
-async def _terminate(process: asyncio.subprocess.Process, timeout_s: float) -> bool:
+async def _terminate(
+    process: asyncio.subprocess.Process,
+    timeout_s: float,
+    number: signal.Signals = signal.SIGTERM,
+) -> bool:
     """End a process. Returns: False when SIGKILL was needed."""
     with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-        # a process that SIGSTOP has stopped cannot handle SIGTERM
+        process.send_signal(number)
+        # a process that SIGSTOP has stopped cannot handle a signal
         process.send_signal(signal.SIGCONT)
     try:
         await asyncio.wait_for(process.wait(), timeout_s)
@@ -322,6 +335,7 @@ class Supervisor:
         self.stopping = asyncio.Event()
         self.failure: BaseException | None = None
         self.tasks = Tasks(self.failed, self.restarting)
+        self._replacing = asyncio.Lock()
 
     def failed(self, name: str, error: BaseException) -> None:
         """Record that a task of the supervisor failed, and stop everything."""
@@ -355,13 +369,61 @@ class Supervisor:
             for child in children:
                 await self._ready(child)
 
-    def launch(self, name: str, arguments: list[str]) -> Child:
-        """Start one process and keep it running."""
+    def launch(self, name: str, arguments: list[str], **environment: str) -> Child:
+        """Start one process and keep it running. Args: environment: of this process only."""
         watched = name not in (SIMULATOR, REPLAY)
         child = Child(name, arguments, self.settings, self.tasks, watched=watched)
         self.children.append(child)
-        child.start(self.environment)
+        child.start(self.environment | environment)
         return child
+
+    async def replace(self, name: str) -> None:
+        """Start a process anew: the new one takes over when it could do so without a loss.
+
+        Raises: ConfigError when the new process cannot take over; the old one then goes on.
+        """
+        async with self._replacing:
+            old = next(child for child in self.children if child.name == name)
+            new = self.launch(name, old.arguments, **{STANDBY: "1"})
+            try:
+                await self._could_take_over(new)
+            except BaseException:
+                self.children.remove(new)
+                await new.kill()
+                raise
+            await old.stop(number=signal.SIGUSR1)
+            self.children.remove(old)
+            await self._ready(new)
+
+    async def replaced(self, roles: list[str]) -> AsyncIterator[str]:
+        """Replace the processes of some roles, all but the database without one, in order.
+
+        Yields: the name of each process once it is replaced.
+        Raises: ConfigError for a role without a process, or when a process cannot be replaced.
+        """
+        names = [name for name in self.processes if name != "questdb"]
+        if roles:
+            names = within_roles(roles, self.processes)
+        for group in start_groups(names):
+            for name in group:
+                await self.replace(name)
+                yield name
+
+    async def _could_take_over(self, child: Child) -> None:
+        started = time.monotonic()
+        while not (child.standby or self._works(child)):
+            waited_s = time.monotonic() - started
+            if child.restarts:
+                raise ConfigError(f"{self._not_ready(child, waited_s)}; the old process goes on")
+            if waited_s > HAND_OVER_S:
+                if not health_of(self.settings, child.name).ok:
+                    # there is nothing to lose
+                    return
+                raise ConfigError(
+                    f"{child.name}: expected a new process to be synced within {HAND_OVER_S:.0f} s,"
+                    " was not; the old process goes on"
+                )
+            await asyncio.sleep(0.05)
 
     async def _ready(self, child: Child) -> None:
         started = time.monotonic()
@@ -394,15 +456,15 @@ class Supervisor:
 
         No child is left, even when a step fails.
         """
-        by_name = {child.name: child for child in self.children}
         try:
-            for group in stop_groups(list(by_name)):
-                stops = [by_name[name].stop() for name in group]
-                for name, error in zip(
-                    group, await asyncio.gather(*stops, return_exceptions=True), strict=True
+            for group in stop_groups([child.name for child in self.children]):
+                children = [child for child in self.children if child.name in group]
+                stops = [child.stop() for child in children]
+                for child, error in zip(
+                    children, await asyncio.gather(*stops, return_exceptions=True), strict=True
                 ):
                     if isinstance(error, BaseException):
-                        log.error("not stopped in order", process=name, exc_info=error)
+                        log.error("not stopped in order", process=child.name, exc_info=error)
         finally:
             await asyncio.gather(*(child.kill() for child in self.children), return_exceptions=True)
             await self.tasks.cancel()
@@ -455,16 +517,22 @@ def chosen(settings: Settings, only: Iterable[str]) -> dict[str, list[str]]:
     processes = all_processes(settings)
     if not only:
         return processes
+    return {name: processes[name] for name in within_roles(only, processes)}
+
+
+def within_roles(roles: Iterable[str], processes: Iterable[str]) -> list[str]:
+    """Return the processes of some roles, in their order. Raises: ConfigError for one without."""
+    processes = list(processes)
     wanted: set[str] = set()
-    for role in only:
+    for role in roles:
         found = matching(role, processes)
         if not found:
             raise ConfigError(
-                f"--only {role!r}: expected one of {', '.join([*GROUPS, *sorted(processes)])};"
+                f"role {role!r}: expected one of {', '.join([*GROUPS, *sorted(processes)])};"
                 " a collector needs markets of its exchange"
             )
         wanted |= set(found)
-    return {name: words for name, words in processes.items() if name in wanted}
+    return [name for name in processes if name in wanted]
 
 
 # beginnings of the names in each group; for the start: the store, then the readers of the bus, then
@@ -637,6 +705,7 @@ async def supervise(
         if not stopping.is_set():
             notifier.send("READY=1")
             tasks.spawn("watchdog", supervisor.beat(notifier))
+            tasks.spawn("requests", serve(settings, supervisor.replaced, stopping), ends=True)
             tasks.keep("status", lambda: StatusScreen(settings, processes).run(stopping), ends=True)
             await stopping.wait()
     finally:

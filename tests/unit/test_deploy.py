@@ -72,7 +72,7 @@ def test_only_some_processes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--only", "index-endpiont"), "--only 'index-endpiont': expected one of"),
+        (("--only", "index-endpiont"), "role 'index-endpiont': expected one of"),
         (("--data", "relative"), "expected an absolute path"),
         *((("--data", f"/srv/coin{one}s"), "mean something else in a unit file") for one in ODD),
         (("--data", "/var/lib/coins:links"), "mean something else in a unit file"),

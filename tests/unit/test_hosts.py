@@ -111,7 +111,7 @@ def test_a_host_runs_its_roles_only(tmp_path: Path) -> None:
     assert "questdb" in chosen(store, [])
     assert chosen(front, []).keys() | chosen(store, []).keys() == set(PROCESSES)
     assert set(chosen(store, ["index"])) == {"orderbook-aggregator", "index-calculator"}
-    with pytest.raises(ConfigError, match="--only 'endpoint': expected one of"):
+    with pytest.raises(ConfigError, match="role 'endpoint': expected one of"):
         chosen(store, ["endpoint"])
 
 
