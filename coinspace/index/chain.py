@@ -33,7 +33,7 @@ FIRST = "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ChainLink:
     """One day of the chain."""
 
     day_ns: int
@@ -84,19 +84,19 @@ def hashed_columns(row: tuple[Any, ...], first: int) -> tuple[Any, ...]:
     return row[:end]
 
 
-def stored_links(connection: Connection) -> list[Link]:
+def stored_links(connection: Connection) -> list[ChainLink]:
     """Return the chain as stored, oldest first, without the days that were reopened."""
-    return [Link(*row) for row in records.links(connection)]
+    return [ChainLink(*row) for row in records.links(connection)]
 
 
-def make_link(connection: Connection, day_ns: int, previous: str) -> Link:
+def make_link(connection: Connection, day_ns: int, previous: str) -> ChainLink:
     """Return the link of a day."""
     count, digest = digest_day(connection, day_ns)
     link = hashlib.sha256((previous + digest).encode()).hexdigest()
-    return Link(day_ns, count, digest, previous, link)
+    return ChainLink(day_ns, count, digest, previous, link)
 
 
-def reopened(links: list[Link], now_ns: int) -> list[Row]:
+def reopened(links: list[ChainLink], now_ns: int) -> list[Row]:
     """Return rows that withdraw the links of days that are not over.
 
     The clock was ahead when these links were made. Their days still get records.
@@ -124,7 +124,7 @@ def missing_days(connection: Connection, now_ns: int) -> list[int]:
     return list(range(first_ns, end_ns // DAY_NS * DAY_NS, DAY_NS))
 
 
-def check(connection: Connection) -> Iterator[tuple[Link, list[str]]]:
+def check(connection: Connection) -> Iterator[tuple[ChainLink, list[str]]]:
     """Compute every stored link again; yield each link and its errors."""
     previous = FIRST
     before_ns = None
