@@ -85,6 +85,8 @@ class Worker(Collection):
         # subscribers would have to fetch messages that are published before they are connected
         await asyncio.sleep(SETTLE_S)
         self.publisher.quiet = False
+        # first of all, so that readers know of the new process when its states arrive
+        self.publisher.heartbeat(self.stage.states)
         self.stage.announce(monotonic_ns())
         self._start_heartbeats()
         return True
