@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import csv
+import difflib
 import importlib
 import io
 import shutil
@@ -20,10 +21,10 @@ import orjson
 from coinspace.clock import MILLISECOND_NS, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.endpoint.history import bulk
-from coinspace.endpoint.values import parse_instant
 from coinspace.errors import EndpointError
+from coinspace.instant import instant_ms
 from coinspace.listing import flattened, text_of
-from coinspace.text import for_terminal
+from coinspace.text import for_terminal, json_line
 
 FORMATS = ("table", "json", "csv", "arrow", "parquet")
 MEDIA = {"csv": bulk.CSV, "arrow": bulk.ARROW, "parquet": bulk.PARQUET}
@@ -35,10 +36,13 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ohlc": ("/v1/indices/{}/ohlc", ("start", "end", "limit", "interval")),
     "explain": ("/v1/indices/{}/explain", ("ts",)),
     "premium": ("/v1/premium/{}", ("size",)),
+    "premiums": ("/v1/premiums", ("min", "max", "sort", "order")),
     "orderbook": ("/v1/orderbooks/{}", ("levels", "at", "within")),
     "books": ("/v1/orderbooks/{}/history", ("start", "end", "limit", "levels")),
     "tickers": ("/v1/tickers", ("exchange", "market")),
     "trades": ("/v1/trades", ("exchange", "market", "start", "end", "limit")),
+    "assets": ("/v1/assets", ()),
+    "markets": ("/v1/markets", ("exchange", "quote")),
     "venues": ("/v1/venues", ()),
     "gaps": ("/v1/gaps", ("exchange", "market", "start", "end", "limit")),
     "methodology": ("/v1/methodology", ()),
@@ -49,18 +53,27 @@ BULK = ("values", "ohlc", "trades", "books", "sql")
 # queries whose answer is a list of objects -> its name, and the client's class of one
 LISTS = {
     "indices": "indices",
+    "premiums": "premiums",
     "tickers": "tickers",
+    "assets": "assets",
+    "markets": "markets",
     "venues": "venues",
     "gaps": "gaps",
     "pipeline": "processes",
 }
 KINDS = {
     "indices": "IndexValue",
+    "premiums": "PremiumSummary",
     "tickers": "Ticker",
+    "assets": "Asset",
+    "markets": "Market",
     "venues": "Venue",
     "gaps": "Gap",
     "pipeline": "ProcessHealth",
 }
+# limits of an answer that is kept in memory, and of the rows of a list
+ANSWER_BYTES = 1 << 30
+ROWS_LIMIT = 1_000_000
 # queries that the database can answer; the others need a running endpoint
 STORED = ("values", "ohlc", "explain", "orderbook", "books", "trades", "gaps", "methodology", "sql")
 
@@ -73,8 +86,17 @@ def endpoint_url(settings: Settings) -> str:
     return settings.endpoint.url
 
 
+class _What(click.Choice[str]):
+    """What to ask for."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        near = difflib.get_close_matches(str(value), SUBJECTS, n=2)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        return super().get_invalid_choice_message(value, ctx) + hint
+
+
 @click.command()
-@click.argument("what", type=click.Choice(list(SUBJECTS)))
+@click.argument("what", type=_What(list(SUBJECTS)), metavar="WHAT")
 @click.argument("subject", required=False)
 @click.option("--format", "form", type=click.Choice(FORMATS), default=None, help="output format")
 @click.option("--json", "as_json", is_flag=True, help="same as --format json")
@@ -85,11 +107,16 @@ def endpoint_url(settings: Settings) -> str:
 @click.option("--ts", help="instant of an explanation")
 @click.option("--at", help="instant of a past order book")
 @click.option("--interval", help="1s, 1m, 5m, 1h or 1d")
-@click.option("--exchange")
-@click.option("--market")
-@click.option("--levels", type=int)
+@click.option("--exchange", help="only this exchange")
+@click.option("--market", help="only this market, BASE/QUOTE")
+@click.option("--levels", type=int, help="levels per side")
 @click.option("--within", type=float, help="also the depth within this percentage of the mid price")
 @click.option("--size", type=float, help="premium after fees when this size is traded")
+@click.option("--quote", help="only markets with this quote currency")
+@click.option("--min", type=float, help="only premiums of at least this fraction; 0.01 is 1 %")
+@click.option("--max", type=float, help="only premiums of at most this fraction")
+@click.option("--sort", help="premium, asset or age")
+@click.option("--order", help="asc or desc")
 @click.option("--limit", type=click.IntRange(min=1), help="rows")
 @click.option("--url", help="the endpoint; by default this machine's")
 @click.option("--key", envvar="COINSPACE_KEY", help="API key (better in $COINSPACE_KEY)")
@@ -106,11 +133,11 @@ def query(
     config_path: str | None,
     **given: Any,
 ) -> None:
-    """Print indices, books and history, e.g. `query ohlc BTC --interval 1m --format csv`.
+    """Print indices, books and history.
 
-    SUBJECT is an asset (BTC), EXCHANGE/BASE/QUOTE for a single venue's order book, or the
-    statement of `query sql "SELECT …"`, which runs as the database's read-only user. Option
-    --database reads stored data without an endpoint.
+    WHAT is one of those in the examples below. SUBJECT is an asset (BTC), EXCHANGE/BASE/QUOTE for a
+    single venue's order book, or the statement of `query sql "SELECT …"`, which runs as the
+    database's read-only user. Option --database reads stored data without an endpoint.
     """
     route, parameters = _question(what, subject, database, given)
     ending = "table" if output == "-" else Path(output).suffix.removeprefix(".")
@@ -144,13 +171,13 @@ def query(
     if form in MEDIA:
         _write(output, parts)
         return
-    body = orjson.loads(b"".join(parts))
+    body = _object(parts)
     if form == "table" and output == "-":
         click.echo(render(body), nl=False)
     elif form == "table":
         _write(output, [render(body, output).encode()])
     else:
-        _write(output, [orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
+        _write(output, [json_line(body, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
 
 
 def _question(
@@ -171,7 +198,7 @@ def _question(
     for name in ("start", "end", "ts", "at"):
         if name in parameters:
             try:
-                parse_instant(parameters[name])
+                instant_ms(parameters[name])
             except ValueError as error:
                 raise EndpointError(f"--{name}: {error}") from None
     if database:
@@ -208,11 +235,38 @@ def _all_rows(
     rows: list[dict[str, Any]] = []
     given = parameters
     while True:
-        body = orjson.loads(b"".join(ask(given)))
-        rows += body[name]
+        body = _object(ask(given))
+        rows += _list(body, name)
         if "limit" in parameters or not body.get("next"):
             return rows
-        given = {key: one[0] for key, one in parse_qs(urlsplit(body["next"]).query).items()}
+        if len(rows) > ROWS_LIMIT:
+            raise EndpointError(f"expected at most {ROWS_LIMIT:,} {name}; take a shorter range")
+        given = {key: one[0] for key, one in parse_qs(urlsplit(str(body["next"])).query).items()}
+
+
+def _object(parts: Iterable[bytes]) -> dict[str, Any]:
+    """Return an answer that is read into memory. Raises: EndpointError unless it is an object."""
+    found = bytearray()
+    for part in parts:
+        found += part
+        if len(found) > ANSWER_BYTES:
+            raise EndpointError(
+                f"answer: expected at most {ANSWER_BYTES} bytes; take a shorter range"
+            )
+    try:
+        body = orjson.loads(found)
+    except orjson.JSONDecodeError:
+        raise EndpointError(f"answer: expected JSON, was {bytes(found[:60])!r}") from None
+    if not isinstance(body, dict):
+        raise EndpointError(f"answer: expected a JSON object, was {type(body).__name__}")
+    return body
+
+
+def _list(body: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    found = body.get(name)
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise EndpointError(f"answer: expected a list of {name}, was none")
+    return found
 
 
 def encoded(what: str, rows: list[dict[str, Any]], form: str) -> bytes:
@@ -257,7 +311,7 @@ async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
 
 def _write(output: str, parts: Iterable[bytes]) -> None:
     if output == "-" and sys.stdout.isatty():
-        decode = codecs.getincrementaldecoder("utf-8")().decode
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         for part in parts:
             sys.stdout.write(for_terminal(decode(part)))
         sys.stdout.flush()
@@ -282,4 +336,7 @@ def _write(output: str, parts: Iterable[bytes]) -> None:
 def render(body: dict[str, Any], output: str = "-") -> str:
     """Return an answer as text that fits the terminal; a pipe or file gets every column."""
     fitted = output == "-" and sys.stdout.isatty()
-    return text_of(body, shutil.get_terminal_size().columns if fitted else None)
+    try:
+        return text_of(body, shutil.get_terminal_size().columns if fitted else None)
+    except RecursionError:
+        raise EndpointError("answer: expected values, found objects nested too deep") from None

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 
 from coinspace._ext.message import REPEAT, Message
 from coinspace._ext.segment import SEGMENT_HEAD_SIZE, messages
 from coinspace.bus.segments import SegmentFile, segment_paths
-from coinspace.clock import SECOND_NS
 from coinspace.config import config_option, load
 from coinspace.errors import JournalError
-from coinspace.text import printable
+from coinspace.instant import shown
+from coinspace.text import json_line, printable
 
 PRINTED_KINDS = ("state", "index")
 
@@ -77,13 +75,13 @@ def ls(process: str | None, config_path: str | None, as_json: bool) -> None:
         for row in rows.values():
             row["messages"] = sum(end - first for first, end in row["ranges"])
             if as_json:
-                click.echo(orjson.dumps(row))
+                click.echo(json_line(row))
             else:
                 ranges = ", ".join(f"{first}-{end - 1}" for first, end in row["ranges"])
                 click.echo(
-                    f"{row['process']:<28} {row['epoch']} {printable(row['topic']):<30}"
+                    f"{printable(row['process']):<28} {row['epoch']} {printable(row['topic']):<30}"
                     f" {row['messages']:>10} {ranges:<24}"
-                    f" {_text(row['first_ns'])} - {_text(row['last_ns'])}"
+                    f" {shown(row['first_ns'])} - {shown(row['last_ns'])}"
                 )
 
 
@@ -117,7 +115,7 @@ def cat(
                 continue
             if end is not None and message.sequence >= end:
                 continue
-            click.echo(orjson.dumps(_facts(message)) if as_json else _line(message))
+            click.echo(json_line(_facts(message)) if as_json else _line(message))
             printed += 1
             if left is not None:
                 left -= 1
@@ -157,10 +155,12 @@ def verify(process: str | None, config_path: str | None, as_json: bool) -> None:
             row["problems"] = problems
             damaged = damaged or bool(problems)
             if as_json:
-                click.echo(orjson.dumps(row))
+                click.echo(json_line(row))
             else:
                 state = printable("; ".join(problems)) or "ok"
-                click.echo(f"{path} {row['records']} records {row['bytes']} bytes: {state}")
+                click.echo(
+                    f"{printable(path)} {row['records']} records {row['bytes']} bytes: {state}"
+                )
     if damaged:
         sys.exit(1)
 
@@ -185,13 +185,9 @@ def _read(folder: Path, epoch: int | None) -> Iterator[Message]:
         yield from messages(file.read(SEGMENT_HEAD_SIZE, file.index.end - SEGMENT_HEAD_SIZE))
 
 
-def _text(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns / SECOND_NS, UTC).isoformat(timespec="milliseconds")
-
-
 def _line(message: Message) -> str:
     text = (
-        f"{_text(message.published_ns)} {printable(message.topic.decode(errors='replace'))}"
+        f"{shown(message.published_ns)} {printable(message.topic.decode(errors='replace'))}"
         f" {message.epoch} {message.sequence}"
     )
     if message.kind_name == "orderbook":

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 
 import orjson
 
+from coinspace.client.errors import BadAnswer
 from coinspace.client.frame import SHOWN_ROWS, Frame, html_table, library
 from coinspace.text import printable
 
@@ -37,7 +38,10 @@ class Answer(dict[str, Any], Frame):
                 f"{type(self).__name__}.{name}: the endpoint does not send this field; it is older"
                 " than this client"
             )
-        return converted(hint, self[name])
+        try:
+            return converted(hint, self[name])
+        except (AttributeError, TypeError, ValueError, OverflowError, OSError) as error:
+            raise BadAnswer(f"{type(self).__name__}.{name}: {error}") from None
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *fields(type(self))]
@@ -287,7 +291,18 @@ class IndexValue(TickValue):
     stale_reason: str | None
 
 
-class PremiumValue(Answer):
+class PremiumDay(Answer):
+    """The range of a premium in the last 24 h; `percentile` is the place of the present one."""
+
+    high: float | None
+    low: float | None
+    percentile: float | None
+    minutes: int
+
+    _shown = ("low", "high", "percentile")
+
+
+class PremiumSummary(Answer):
     """The kimchi premium of one asset now."""
 
     asset: str
@@ -302,9 +317,15 @@ class PremiumValue(Answer):
     fx: float | None
     fx_status: str | None
     premium: Premium | None
-    constituents: Rows[Constituent]
+    day: PremiumDay | None
 
-    _shown = ("asset", "premium", "status", "reason", "kr", "gl", "fx", "ts")
+    _shown = ("asset", "premium", "day", "status", "reason", "kr", "gl", "fx", "ts")
+
+
+class PremiumValue(PremiumSummary):
+    """The kimchi premium of one asset now, with the venues behind it."""
+
+    constituents: Rows[Constituent]
 
 
 class Input(Answer):
@@ -416,7 +437,7 @@ class Book(_Sides):
 
     exchange: str
     market: str
-    received: datetime
+    ts: datetime
     exchange_time: datetime | None
     age_ms: int
     stale: bool
@@ -425,7 +446,7 @@ class Book(_Sides):
     bids: list[tuple[float, float]]
     asks: list[tuple[float, float]]
 
-    _shown = ("exchange", "market", "status", "received")
+    _shown = ("exchange", "market", "status", "ts")
 
 
 class VenueSize(Answer):
@@ -461,11 +482,11 @@ class Profile(Answer):
     """Cumulative size of each venue by distance from the mid price."""
 
     step_percent: float
-    middle: float
+    mid: float
     bids: dict[str, list[float]]
     asks: dict[str, list[float]]
 
-    _shown = ("step_percent", "middle")
+    _shown = ("step_percent", "mid")
 
 
 class ConsolidatedBook(_Sides):
@@ -500,7 +521,7 @@ class Ticker(Answer):
 
     exchange: str
     market: str
-    received: datetime
+    ts: datetime
     exchange_time: datetime | None
     age_ms: int
     status: str
@@ -540,6 +561,42 @@ class Venue(Answer):
     updates: int
 
     _shown = ("venue", "state", "reason", "used", "share", "mid")
+
+
+class Asset(Answer):
+    """An asset with its markets."""
+
+    asset: str
+    index: bool
+    status: str | None
+    stale: bool | None
+    quotes: list[str]
+    exchanges: list[str]
+    markets: list[str]
+
+    _shown = ("asset", "index", "status", "markets")
+
+
+class Market(Answer):
+    """A market that is collected."""
+
+    venue: str
+    exchange: str
+    market: str
+    base: str
+    quote: str
+    asset: str
+    region: str | None
+    index: bool
+    state: str
+    reason: str | None
+    since: datetime | None
+    book_ts: datetime | None
+    ticker_ts: datetime | None
+    trade_ts: datetime | None
+    depth: int
+
+    _shown = ("venue", "asset", "index", "state", "reason", "book_ts")
 
 
 class Gap(Answer):

@@ -8,14 +8,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
-import orjson
 
-from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
-from coinspace.observe.health import Health, all_health, exit_code
-from coinspace.options import SECONDS
-from coinspace.storage.disk import disk_problems
-from coinspace.text import cell, printable
+from coinspace.observe.health import Health, all_health, exit_code, health_of, heard
+from coinspace.observe.watched import watched
+from coinspace.plain_options import SECONDS, config_option
+from coinspace.storage.disk import room_problems
+from coinspace.text import cell, json_line, printable
 
 # what the others import is left out of `status`, which scripts call often
 if TYPE_CHECKING:
@@ -29,9 +28,15 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def status(config_path: str | None, as_json: bool) -> None:
     """Show each process's state; exit code 0 healthy, 1 degraded, 2 down."""
-    settings = load(config_path)
-    healths = all_health(settings)
-    problems = disk_problems(settings)
+    found = watched(config_path)
+    if found.several:
+        from coinspace.config import load
+
+        settings = load(config_path)
+        healths = all_health(settings, heard(settings))
+    else:
+        healths = [health_of(found, name) for name in found.names]
+    problems = room_problems(found.disk, found.disk_low_mb)
     code = exit_code(healths) or int(bool(problems))
     word = ("healthy", "degraded", "down")[code]
     if as_json:
@@ -40,7 +45,7 @@ def status(config_path: str | None, as_json: bool) -> None:
             "problems": problems,
             "processes": [asdict(health) for health in healths],
         }
-        click.echo(orjson.dumps(body))
+        click.echo(json_line(body))
     else:
         for health in healths:
             reason = printable(health.reason or "")
@@ -68,17 +73,18 @@ def top(config_path: str | None, interval: float, once: bool, counters: bool, ev
     from rich.console import Console
     from rich.live import Live
 
+    from coinspace.config import load
     from coinspace.observe.screen import WIDTH, Rates, process_table
 
     settings = load(config_path)
-    rates = Rates()
-    rates.read(all_health(settings))
+    rates, remote = Rates(), heard(settings)
+    rates.read(all_health(settings, remote))
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     try:
         with Live(console=console, auto_refresh=False, screen=not once) as live:
             while True:
                 time.sleep(interval)
-                now = all_health(settings)
+                now = all_health(settings, remote)
                 rates.read(now)
                 if counters or every:
                     shown = _counters_table(now, rates, every)
@@ -118,11 +124,12 @@ def _counters_table(healths: list[Health], rates: Rates, every: bool) -> Table:
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def doctor(config_path: str | None, as_json: bool) -> None:
     """Check this host and the running platform; exit code 1 when something must be repaired."""
+    from coinspace.config import load
     from coinspace.observe.doctor import check_host
 
     findings = check_host(load(config_path))
     if as_json:
-        click.echo(orjson.dumps({"findings": [asdict(finding) for finding in findings]}))
+        click.echo(json_line({"findings": [asdict(finding) for finding in findings]}))
     else:
         for finding in findings:
             mark = {"ok": "ok     ", "advice": "advice ", "problem": "PROBLEM"}[finding.level]

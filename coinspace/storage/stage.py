@@ -95,11 +95,11 @@ class Stage:
         if message.kind == ORDERBOOK and message.flags & REPEAT:
             return True
         try:
-            taken = store(self.sender, stream.venue, message, self._depth)
+            taken = store(self.sender, stream.rows, message, self._depth)
         except StorageError as error:
             # a value that cannot be stored is accounted for like a row that the database refused
             self.malformed += 1
-            key = (stream.publisher, stream.venue.topic, stream.epoch, message.sequence)
+            key = (stream.publisher, stream.rows.topic, stream.epoch, message.sequence)
             self.on_rejected(key, error.table or "", str(error), self._clock())
             return True
         if taken:

@@ -27,7 +27,7 @@ DOCUMENTS = [documents.read(path) for path in sorted([*ROOT.glob("*.md"), *ROOT.
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda one: one.path.name)
 SECTIONS = "|".join(Settings.model_fields)
 ROUTE = re.compile(
-    r"(?<![\w./-])(/(?:v1|docs|livez|readyz|metrics|openapi\.json)(?:/[\w{}/:.*-]*)?)"
+    r"(?<![\w./-])(/(?:v1|docs|livez|readyz|metrics|openapi\.json|asyncapi\.json)(?:/[\w{}/:.*-]*)?)"
 )
 
 
@@ -167,6 +167,8 @@ def test_configurations_are_valid(
 ) -> None:
     for name in [name for name in os.environ if name.startswith("COINSPACE_")]:
         monkeypatch.delenv(name)
+    # secrets of an example stand in the environment
+    monkeypatch.setenv("COINSPACE_STORAGE__PASSWORD", "of-a-test-only-0")
     # an example may pin processors that this machine does not have
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     for block in document.blocks:

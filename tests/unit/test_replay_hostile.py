@@ -1,4 +1,4 @@
-"""The journal's server socket: every request is answered or refused, and so is the next one."""
+"""The journal's server answers or refuses every request, and goes on."""
 
 from __future__ import annotations
 
@@ -193,8 +193,30 @@ def test_a_journal_that_lies_is_named(facts: bytes) -> None:
     liar.close()
 
 
+@pytest.mark.parametrize(
+    "held",
+    [
+        b'{"%b":{}}' % (b"9" * 30),
+        b'{"-1":{}}',
+        b'{"5":{"a":[[1,1e30]]}}',
+        b'{"5":{"a":[["1","2"]]}}',
+        b'{"5":{"a":[[1,true]]}}',
+        b'{"x":{}}',
+    ],
+)
+def test_a_list_with_numbers_that_cannot_be_is_named(held: bytes) -> None:
+    """The next request of a list names an epoch: one beyond 64 bits cannot be sent."""
+    liar = Liar(b'{"more":true,"held":%b}' % held)
+    thread = threading.Thread(target=liar.answer)
+    thread.start()
+    with pytest.raises(JournalError, match="expected facts of a journal"):
+        liar.client.ranges()
+    thread.join()
+    liar.close()
+
+
 def damaged(path: Path, kind: str) -> None:
-    """Spoil one record in the middle of a segment, its checksum being right."""
+    """Change one record in the middle of a segment, and correct its checksum."""
     data = bytearray(path.read_bytes())
     size = int.from_bytes(data[SEGMENT_HEAD_SIZE : SEGMENT_HEAD_SIZE + 4], "little")
     at = SEGMENT_HEAD_SIZE + 9 * size

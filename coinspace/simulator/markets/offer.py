@@ -44,9 +44,10 @@ def offer(settings: Settings) -> dict[str, list[str]]:
 
 def whole_markets(settings: Settings) -> dict[str, str]:
     """Return the settings that collect whole exchanges, as environment variables."""
+    index = settings.index
     patterns = {name: f"*/{quote}" for name, quote in QUOTES.items() if name in settings.exchanges}
     return {
-        "COINSPACE_INDEX__ASSETS": _json([*settings.index.assets, "*"]),
+        "COINSPACE_INDEX__ASSETS": _json([*index.named, *index.patterns, "*"]),
         **{
             f"COINSPACE_EXCHANGES__{name.upper()}__MARKETS": _json([pattern])
             for name, pattern in patterns.items()
