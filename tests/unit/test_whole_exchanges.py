@@ -155,6 +155,7 @@ def test_up_collects_whole_exchanges(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load()
     assert settings.exchanges["upbit"].markets == ["*/KRW"]
     assert settings.exchanges["binance"].markets == ["*/USDT"]
+    assert settings.exchanges["binance"].depth == 30
     assert settings.index.patterns == ("*",)
 
 

@@ -15,6 +15,8 @@ from coinspace.simulator.markets.whole import QUOTES
 
 # the unit of all other prices, without a price of its own
 UNPRICED = "KRW"
+# published levels per side when whole exchanges are collected
+DEPTH = 30
 
 
 def offer(settings: Settings) -> dict[str, list[str]]:
@@ -47,6 +49,8 @@ def whole_markets(settings: Settings) -> dict[str, str]:
     index = settings.index
     patterns = {name: f"*/{quote}" for name, quote in QUOTES.items() if name in settings.exchanges}
     return {
+        # hundreds of books with hundreds of levels would fill a journal within a minute
+        "COINSPACE_EXCHANGES__BINANCE__DEPTH": str(DEPTH),
         "COINSPACE_INDEX__ASSETS": _json([*index.named, *index.patterns, "*"]),
         **{
             f"COINSPACE_EXCHANGES__{name.upper()}__MARKETS": _json([pattern])
