@@ -33,6 +33,7 @@ from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import load
 from coinspace.errors import CoinSpaceError
 from coinspace.health_file import read_health
+from coinspace.simulator.markets.offer import whole_markets
 from tests.flow.platform import Platform, platform, query
 from tests.waiting import wait_for
 
@@ -47,7 +48,6 @@ STORED_S = 60.0
 # counters of messages that were lost on their way
 LOST = (
     *("dropped", "missed", "bus_missed", "rows_refused", "records_refused", "waiting_overflow"),
-    "late",
 )
 PSS_MB = 600.0
 LAG_S = 2.0
@@ -99,6 +99,7 @@ class Soak:
             for name, value in running.environment.items()
             if name.startswith("COINSPACE_")
         )
+        os.environ.update(whole_markets(load()))
         self.settings = load()
         self.used: dict[str, Use] = defaultdict(Use)
         self.lags_s: list[float] = []
@@ -365,6 +366,7 @@ def main() -> int:
     for name, value in result.figures.items():
         print(f"  {name:60} {value:8.2f}")
     result.save()
+    print(f"  lost: {result.note or 'nothing'}")
     print("passed" if not result.failures else "FAILED: " + "; ".join(result.failures))
     return 1 if result.failures else 0
 
