@@ -291,6 +291,17 @@ class IndexValue(TickValue):
     stale_reason: str | None
 
 
+class PremiumDay(Answer):
+    """The range of a premium in the last 24 h; `percentile` is the place of the present one."""
+
+    high: float | None
+    low: float | None
+    percentile: float | None
+    minutes: int
+
+    _shown = ("low", "high", "percentile")
+
+
 class PremiumSummary(Answer):
     """The kimchi premium of one asset now."""
 
@@ -306,8 +317,9 @@ class PremiumSummary(Answer):
     fx: float | None
     fx_status: str | None
     premium: Premium | None
+    day: PremiumDay | None
 
-    _shown = ("asset", "premium", "status", "reason", "kr", "gl", "fx", "ts")
+    _shown = ("asset", "premium", "day", "status", "reason", "kr", "gl", "fx", "ts")
 
 
 class PremiumValue(PremiumSummary):

@@ -102,6 +102,11 @@ class Endpoint:
         self.subscriber.start()
         await self.app.start()  # type: ignore[no-untyped-call]
         self.feeder.start(self.tasks)
+        self.tasks.keep(
+            "premiums of the last day",
+            lambda: self.context.premium_days.load(self.database),
+            ends=True,
+        )
         await self.server.start()
         self._write_url()
 

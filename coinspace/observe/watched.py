@@ -64,8 +64,8 @@ def _kept(config_path: str | None, digest: str) -> Watched | None:
             return None
         names = [str(name) for name in found["names"]]
         return Watched(Path(found["data"]), names, Path(found["disk"]), int(found["disk_low_mb"]))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        # RecursionError: a configuration that is nested too deep, which `load` reports
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError):
+        # damaged, a folder that cannot be guessed, or a configuration that is nested too deep
         return None
 
 

@@ -99,6 +99,17 @@ def test_invalid_settings_are_reported_each_time(host: Host) -> None:
             watched(str(host.file))
 
 
+def test_a_configuration_without_end_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected a readable file"):
+        watched("/dev/zero")
+
+
+def test_a_folder_that_is_nobodys_is_reported(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COINSPACE_DATA", "~no-such-user/x")
+    with pytest.raises(ConfigError, match="without ~"):
+        watched(str(host.file))
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b'{"digest": 1}', b"\xff", b'{"digest": "DIGEST", "names": 7}'],
