@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coinspace.errors import CoinSpaceError
-from coinspace.observe.health import Health, all_health, exit_code, health_of
+from coinspace.observe.health import Health, all_health, exit_code, health_of, heard
 from coinspace.observe.watched import watched
 from coinspace.plain_options import SECONDS, config_option
 from coinspace.storage.disk import room_problems
@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 def status(config_path: str | None, as_json: bool) -> None:
     """Show each process's state; exit code 0 healthy, 1 degraded, 2 down."""
     found = watched(config_path)
-    healths = [health_of(found, name) for name in found.names]
+    if found.several:
+        from coinspace.config import load
+
+        settings = load(config_path)
+        healths = all_health(settings, heard(settings))
+    else:
+        healths = [health_of(found, name) for name in found.names]
     problems = room_problems(found.disk, found.disk_low_mb)
     code = exit_code(healths) or int(bool(problems))
     word = ("healthy", "degraded", "down")[code]
@@ -71,14 +77,14 @@ def top(config_path: str | None, interval: float, once: bool, counters: bool, ev
     from coinspace.observe.screen import WIDTH, Rates, process_table
 
     settings = load(config_path)
-    rates = Rates()
-    rates.read(all_health(settings))
+    rates, remote = Rates(), heard(settings)
+    rates.read(all_health(settings, remote))
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     try:
         with Live(console=console, auto_refresh=False, screen=not once) as live:
             while True:
                 time.sleep(interval)
-                now = all_health(settings)
+                now = all_health(settings, remote)
                 rates.read(now)
                 if counters or every:
                     shown = _counters_table(now, rates, every)

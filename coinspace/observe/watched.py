@@ -26,12 +26,17 @@ MOST_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """Attributes: names (of the processes, in flow order), disk (folder on it), disk_low_mb."""
+    """What is kept.
+
+    Attributes: names (of the processes, in flow order), disk (folder on it), disk_low_mb, several
+    (hosts, whose processes need all settings).
+    """
 
     data: Path
     names: list[str]
     disk: Path
     disk_low_mb: int
+    several: bool = False
 
 
 def watched(config_path: str | None) -> Watched:
@@ -54,6 +59,7 @@ def _read(config_path: str | None) -> Watched:
         [name for name, _ in settings.processes()],
         disk_folder(settings),
         settings.storage.disk_low_mb,
+        bool(settings.hosts),
     )
 
 
@@ -63,7 +69,13 @@ def _kept(config_path: str | None, digest: str) -> Watched | None:
         if found["digest"] != digest:
             return None
         names = [str(name) for name in found["names"]]
-        return Watched(Path(found["data"]), names, Path(found["disk"]), int(found["disk_low_mb"]))
+        return Watched(
+            Path(found["data"]),
+            names,
+            Path(found["disk"]),
+            int(found["disk_low_mb"]),
+            bool(found["several"]),
+        )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError):
         # damaged, a folder that cannot be guessed, or a configuration that is nested too deep
         return None
@@ -76,6 +88,7 @@ def _keep(found: Watched, digest: str) -> None:
         "names": found.names,
         "disk": str(found.disk),
         "disk_low_mb": found.disk_low_mb,
+        "several": found.several,
     }
     # another user's folder, a full disk, no platform has run yet, or a path that is not UTF-8
     with contextlib.suppress(OSError, TypeError):
