@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 
 import orjson
 
+from coinspace.client.errors import BadAnswer
 from coinspace.client.frame import SHOWN_ROWS, Frame, html_table, library
 from coinspace.text import printable
 
@@ -37,7 +38,10 @@ class Answer(dict[str, Any], Frame):
                 f"{type(self).__name__}.{name}: the endpoint does not send this field; it is older"
                 " than this client"
             )
-        return converted(hint, self[name])
+        try:
+            return converted(hint, self[name])
+        except (AttributeError, TypeError, ValueError, OverflowError, OSError) as error:
+            raise BadAnswer(f"{type(self).__name__}.{name}: {error}") from None
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *fields(type(self))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coinspace.bus.beats import RemoteHealth
 from coinspace.clock import MILLISECOND_NS, Clock
 from coinspace.config import Settings
 from coinspace.constituents import collected, named
@@ -24,7 +25,8 @@ class Context:
     Attributes: dashboard (folder of the built page), downloads (whole ranges being sent), settled
     ((asset, interval) -> time until which candles are known to be stored, ns; never decreases),
     states (channel -> first event's time of making and data), metrics (time of making, monotonic
-    ns, and text), premium_days (range of each premium in the last day).
+    ns, and text), premium_days (range of each premium in the last day), remote (heartbeats of
+    processes on other hosts, None on a single host).
     """
 
     settings: Settings
@@ -38,6 +40,7 @@ class Context:
     states: dict[str, tuple[float, bytes | None]] = field(init=False, default_factory=dict)
     metrics: tuple[int, bytes] = field(init=False, default=(0, b""))
     premium_days: PremiumDays = field(init=False)
+    remote: RemoteHealth | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.premium_days = PremiumDays(self.live, self.settings.index.assets)
