@@ -22,7 +22,10 @@ TEXT_WIDTH = 30
 # more numbers of a list are only counted, more columns are not named
 MANY = 8
 # fields that are times in ms
-TIMES = ("ts", "received", "exchange_time", "since", "effective", "start", "end", "until")
+TIMES = (
+    "ts", "received", "exchange_time", "since", "effective", "start", "end", "until",
+    "book_ts", "ticker_ts", "trade_ts",
+)  # fmt: skip
 # a gap's end; of a candle it is a flag
 MAYBE_TIMES = ("closed",)
 # the columns to show first when not all fit

@@ -25,6 +25,7 @@ BASE = {
     "market",
     "config",
     "constituents",
+    "plain_options",
     "exchanges",
     "health_file",
     "instant",

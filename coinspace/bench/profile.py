@@ -27,7 +27,7 @@ from coinspace.bench.runs import STAGES, Run, check_writable, feeds_option, prep
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.log import configure_logging
-from coinspace.options import Finite
+from coinspace.plain_options import Finite
 
 SAMPLED_S = 4.0
 SAMPLES_PER_S = 500

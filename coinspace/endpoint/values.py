@@ -26,17 +26,9 @@ INT64_MAX = (1 << 63) - 1
 # a number in a cursor
 _Part = Annotated[int, Meta(ge=0, lt=INT64_MAX)]
 
-DecimalText = Annotated[
-    str, Meta(pattern=r"^-?\d+(\.\d+)?$", description="decimal number", examples=["64250.10"])
-]
+DecimalText = Annotated[str, Meta(pattern=r"^-?\d+(\.\d+)?$", description="decimal number")]
 EpochMs = Annotated[int, Meta(description="milliseconds since 1970-01-01T00:00:00Z")]
-AgeMs = Annotated[
-    int,
-    Meta(
-        description="ms since the value's time, by this host's clock; below 0 when the value's time"
-        " is in the future: a clock is or was wrong, and the value is stale"
-    ),
-]
+AgeMs = Annotated[int, Meta(description="milliseconds")]
 Number = DecimalText | None
 # levels of a book, [price, size] each, best first
 Side = list[tuple[DecimalText, DecimalText]]

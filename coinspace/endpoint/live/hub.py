@@ -15,12 +15,13 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-import orjson
+import msgspec
 
 from coinspace.endpoint.http.connection import Connection
 from coinspace.endpoint.http.problem import retry_later
+from coinspace.endpoint.models import Shutdown, StreamGap
 
 RING_BYTES = 64 << 20
 RING_EVENTS = 50_000
@@ -129,7 +130,8 @@ class Client:
         for channel in tuple(self.missed):
             if self._full:
                 return
-            self.send(self.hub.gap_event(channel, "slow", missed=self.missed.pop(channel)))
+            gap = StreamGap(channel=channel, reason="slow", missed=self.missed.pop(channel))
+            self.send(self.hub.gap_event(gap))
         for key in sorted(self.pending, key=lambda one: self.pending[one].number):
             if self._full:
                 return
@@ -271,11 +273,10 @@ class Hub:
                 return None
         return [event for event in self.ring if event.number > number and event.channel in channels]
 
-    def gap_event(self, channel: str, reason: str, **more: Any) -> StreamEvent:
+    def gap_event(self, gap: StreamGap) -> StreamEvent:
         """Return the event that reports lost events."""
         self.gaps += 1
-        data = orjson.dumps({"channel": channel, "reason": reason, **more})
-        return StreamEvent(0, channel, "gap", data, self.boot)
+        return StreamEvent(0, gap.channel, "gap", msgspec.json.encode(gap), self.boot)
 
     def sweep(self) -> None:
         """Drop stalled clients, close idle channels, trim the ring; called once a second."""
@@ -299,7 +300,7 @@ class Hub:
     def shutdown(self) -> None:
         """Announce the end to every client and close the streams."""
         self.closing = True
-        self.broadcast("shutdown", b'{"reason":"the endpoint is stopping"}')
+        self.broadcast("shutdown", msgspec.json.encode(Shutdown("the endpoint is stopping")))
         for client in tuple(self.clients):
             self.leave(client, "shutdown")
 
