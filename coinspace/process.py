@@ -334,7 +334,8 @@ class Process:
             # by the monotonic clock: a step of the wall clock does not change the age
             "beat_ns": monotonic_ns(),
             "state": state,
-            "reason": reason,
+            # a file name in it may not be UTF-8
+            "reason": reason and reason.encode(errors="backslashreplace").decode(),
             "unwell_s": round((monotonic_ns() - self._well_ns) / SECOND_NS, 1),
             "counters": counters,
             "latency": as_health(self.latencies),

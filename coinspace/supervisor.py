@@ -68,7 +68,7 @@ log = structlog.get_logger("supervisor")
 class LogFile:
     """A child's output on disk, bounded to two files of LOG_BYTES.
 
-    Attributes: lost: lines that could not be written; each series of them is reported once.
+    Attributes: lost: lines that were not written; each series of them is reported once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,15 +82,19 @@ class LogFile:
         try:
             self._rotate()
             if self._lost_now:
-                self._put(b"(%d lines lost: the log could not be written)\n" % self._lost_now)
+                self._put(b"(%d lines lost: not writable, or too long)\n" % self._lost_now)
                 self._lost_now = 0
             self._put(line)
         except OSError as error:
             if not self._lost_now:
                 log.error("log not written", file=str(self._path), error=str(error))
-            self.lost += 1
-            self._lost_now += 1
+            self.drop()
             self.close()
+
+    def drop(self) -> None:
+        """Count a line that is not written."""
+        self.lost += 1
+        self._lost_now += 1
 
     def _rotate(self) -> None:
         if self._file is not None and self._file.tell() > LOG_BYTES:
@@ -248,7 +252,9 @@ class Child:
         while True:
             try:
                 line = await stream.readline()
-            except ValueError:  # a line beyond the reader's limit is dropped
+            except ValueError:
+                # a line beyond the reader's limit
+                self.log.drop()
                 continue
             if not line:
                 return

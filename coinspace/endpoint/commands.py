@@ -10,7 +10,7 @@ import orjson
 from coinspace.bus.keys import public_key
 from coinspace.config import config_option, load
 from coinspace.endpoint.http.keys import Role, keys_of
-from coinspace.text import printable
+from coinspace.text import json_line, printable
 
 
 @click.group()
@@ -38,7 +38,7 @@ def list_keys(as_json: bool, config_path: str | None) -> None:
             {"id": k.id, "name": k.name, "role": k.role, "created": k.created, "revoked": k.revoked}
             for k in found
         ]
-        click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+        click.echo(json_line(rows, orjson.OPT_INDENT_2))
         return
     for key in found:
         click.echo(

@@ -105,6 +105,11 @@ class Endpoint:
             self.context.remote = RemoteHealth(self.settings, on_loop=True)
         await self.app.start()  # type: ignore[no-untyped-call]
         self.feeder.start(self.tasks)
+        self.tasks.keep(
+            "premiums of the last day",
+            lambda: self.context.premium_days.load(self.database),
+            ends=True,
+        )
         await self.server.start()
         self._write_url()
 

@@ -2,7 +2,8 @@
 
     digest(day) = SHA-256 over the rows of index_tick, then of index_venue, each table ordered by
                   its keys; one row = a JSON array of its columns and a line end; columns that
-                  were added later come last, and empty ones at the end are left out
+                  were added later come last, and empty ones at the end are left out; the parts of a
+                  tick are JSON in the column `siblings`, however the row stores them
     link(day)   = SHA-256(previous link as hex, digest as hex)
 
 A reader of the two tables can compute both again. A changed, added or missing row changes every
@@ -21,10 +22,11 @@ import orjson
 
 from coinspace.clock import SECOND_NS
 from coinspace.index.backlog import KIND
+from coinspace.storage.parts import PART_NAMES, stored_siblings
 from coinspace.storage.read import memory, records
 from coinspace.storage.records import Row
 from coinspace.storage.schema import Connection
-from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE
+from coinspace.storage.tables import INDEX_TICK, INDEX_VENUE, Table
 
 DAY_NS = 86_400 * SECOND_NS
 # rows are read in pieces of a day, so that memory stays small
@@ -65,10 +67,19 @@ def digest_day(connection: Connection, day_ns: int) -> tuple[int, str]:
     for table in (INDEX_TICK, INDEX_VENUE):
         for start_ns in range(day_ns, day_ns + DAY_NS, step):
             for row in records.whole_rows(connection, table, start_ns, start_ns + step):
-                line = hashed_columns(row, table.hashed)
+                line = hashed_row(table, row)
                 hashed.update(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
                 count += table is INDEX_TICK
     return count, hashed.hexdigest()
+
+
+def hashed_row(table: Table, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the columns of a row that are hashed, the same for all ways of storing a record."""
+    named = {name: value for (name, _), value in zip(table.columns, row, strict=True)}
+    if "siblings" in named:
+        named["siblings"] = stored_siblings(named)
+        row = tuple(value for name, value in named.items() if name not in PART_NAMES)
+    return hashed_columns(row, table.hashed)
 
 
 def hashed_columns(row: tuple[Any, ...], first: int) -> tuple[Any, ...]:

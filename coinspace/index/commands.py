@@ -14,11 +14,12 @@ from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.index.reset import declare_void, ticks_ahead
 from coinspace.index.store import append_links, checked_links
+from coinspace.text import json_line, printable
 
 
 def write(facts: Any) -> None:
     """Write one JSON line to stdout."""
-    line = orjson.dumps(facts, default=to_builtins, option=orjson.OPT_APPEND_NEWLINE)
+    line = json_line(facts, orjson.OPT_APPEND_NEWLINE, to_builtins)
     sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
 
@@ -41,7 +42,7 @@ def index_reset_clock(operator: str, because: str, config_path: str | None) -> N
         declare_void(settings, now, operator, because) if operator else ticks_ahead(settings, now)
     )
     for one in found:
-        click.echo(str(one))
+        click.echo(printable(one))
     if not found:
         click.echo("no stored tick lies in the future", err=True)
     elif operator:
@@ -71,7 +72,7 @@ def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str |
         if as_json:
             write({**link.facts(), "wrong": wrong})
         else:
-            words = "; ".join(wrong) if wrong else "ok"
+            words = printable("; ".join(wrong)) or "ok"
             click.echo(f"{link.day} {link.records} records {link.link[:16]}… {words}")
     click.echo(f"{days} days checked, {wrong_days} wrong", err=True)
     if wrong_days:

@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import orjson
 
 from coinspace.storage.deadletter import sync_folder
@@ -66,7 +67,7 @@ class Spool:
         line = orjson.dumps(
             [[one.table, one.at_ns, one.symbols, one.columns] for one in rows],
             default=lambda time: {"ns": time.value},
-            option=orjson.OPT_APPEND_NEWLINE,
+            option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY,
         )
         waiting = self._waiting_bytes + len(line)
         if waiting > MEMORY_BYTES or self._size + waiting > self._max_bytes:
@@ -203,4 +204,10 @@ def _rows(line: bytes) -> list[Row] | None:
 
 def _columns(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in found.items():
-        yield name, TimestampNanos(value["ns"]) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            yield name, TimestampNanos(value["ns"])
+        elif isinstance(value, list):
+            # null is NaN
+            yield name, np.array(value, np.float64)
+        else:
+            yield name, value

@@ -37,7 +37,7 @@ class Kind(Enum):
     # stored with 8 significant digits
     PRICE = auto()
     RATIO = auto()
-    # stored in the JSON column `siblings`; an answer contains it only where its model names it
+    # a part with columns of its own, see `storage.parts`; an answer has it where its model names it
     PART = auto()
 
 
@@ -47,6 +47,13 @@ class As:
 
     column: str | None = ""
     served: str | None = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """The field that a flag is about. Without it the flag is None, which no table can store."""
+
+    field: str
 
 
 INTERNAL = As(served=None)
@@ -97,20 +104,20 @@ class Valuation(Struct, gc=False):
     value_raw: Annotated[Exact, INTERNAL] = None
     value_full: Annotated[Exact, INTERNAL] = None
     reason: NameOrNone = None
-    single_source: Flag = None
+    single_source: Annotated[Flag, Needs("confidence")] = None
     unjudged: Flag = None
     curve_end: Annotated[NameOrNone, INTERNAL] = None
     utilised_depth: Annotated[Price, INTERNAL] = None
     rate: Annotated[Exact, INTERNAL] = field(default=None, name="lambda")
     size_cap: Annotated[Price, INTERNAL] = None
     coverage_depth: Annotated[Price, INTERNAL] = None
-    depth_limited: Annotated[Flag, INTERNAL] = None
+    depth_limited: Annotated[Flag, INTERNAL, Needs("value_raw")] = None
     best_bid: Annotated[Price, INTERNAL] = None
     best_ask: Annotated[Price, INTERNAL] = None
     shares: dict[str, float] = {}
     confidence: Price = None
     median_capped: Price = None
-    alarm: Flag = None
+    alarm: Annotated[Flag, Needs("value_raw")] = None
     twap: Annotated[Price, As(served="twap_1m")] = None
 
 
@@ -164,7 +171,7 @@ class IndexRecord(Struct, kw_only=True, gc=False):
     regions: Annotated[dict[str, Valuation] | None, Kind.PART] = None
     premium: Ratio = None
     premium_parts: Annotated[PremiumRecord | None, Kind.PART] = None
-    premium_unjudged: Annotated[bool | None, Kind.PART] = None
+    premium_unjudged: Annotated[bool | None, Kind.PART, Needs("premium")] = None
     premium_executable: Annotated[list[ExecutableRecord] | None, Kind.PART] = None
     # rate of suspect books, where no rate is usable
     fx_doubted: Annotated[float | None, Kind.PART] = None
@@ -192,7 +199,10 @@ class IndexRecord(Struct, kw_only=True, gc=False):
 
 
 class Fact(NamedTuple):
-    """One field of a record: its attribute, its names in JSON, tables and API, its meaning."""
+    """One field of a record: its attribute, its names in JSON, tables and API, its meaning.
+
+    needs: the attribute without which a flag is None, "" = always a flag.
+    """
 
     attribute: str
     key: str
@@ -200,6 +210,7 @@ class Fact(NamedTuple):
     column: str | None
     served: str | None
     optional: bool
+    needs: str = ""
 
 
 @cache
@@ -217,7 +228,8 @@ def _fact(attribute: str, key: str, hint: Any) -> Fact:
     column, served = (key if name == "" else name for name in (named.column, named.served))
     if kind in (None, Kind.PART):
         column = None
-    return Fact(attribute, key, kind, column, served, type(None) in get_args(plain))
+    needs = next((one.field for one in marks if isinstance(one, Needs)), "")
+    return Fact(attribute, key, kind, column, served, type(None) in get_args(plain), needs)
 
 
 encode = msgspec.json.Encoder().encode

@@ -8,14 +8,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
-import orjson
 
 from coinspace.errors import CoinSpaceError
 from coinspace.observe.health import Health, all_health, exit_code, health_of, heard
 from coinspace.observe.watched import watched
 from coinspace.plain_options import SECONDS, config_option
 from coinspace.storage.disk import room_problems
-from coinspace.text import cell, printable
+from coinspace.text import cell, json_line, printable
 
 # what the others import is left out of `status`, which scripts call often
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def status(config_path: str | None, as_json: bool) -> None:
             "problems": problems,
             "processes": [asdict(health) for health in healths],
         }
-        click.echo(orjson.dumps(body))
+        click.echo(json_line(body))
     else:
         for health in healths:
             reason = printable(health.reason or "")
@@ -130,7 +129,7 @@ def doctor(config_path: str | None, as_json: bool) -> None:
 
     findings = check_host(load(config_path))
     if as_json:
-        click.echo(orjson.dumps({"findings": [asdict(finding) for finding in findings]}))
+        click.echo(json_line({"findings": [asdict(finding) for finding in findings]}))
     else:
         for finding in findings:
             mark = {"ok": "ok     ", "advice": "advice ", "problem": "PROBLEM"}[finding.level]

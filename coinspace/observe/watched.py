@@ -20,6 +20,8 @@ import coinspace
 from coinspace.files import replace_file
 
 KEPT = "status-settings"
+# of a configuration file, as in `config_sources`, whose import takes the time that is saved here
+MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ def _kept(config_path: str | None, digest: str) -> Watched | None:
             int(found["disk_low_mb"]),
             bool(found["several"]),
         )
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError):
+        # damaged, a folder that cannot be guessed, or a configuration that is nested too deep
         return None
 
 
@@ -87,9 +90,10 @@ def _keep(found: Watched, digest: str) -> None:
         "disk_low_mb": found.disk_low_mb,
         "several": found.several,
     }
-    # another user's folder, a full disk, or no platform has run yet
-    with contextlib.suppress(OSError):
-        replace_file(found.data / "run" / KEPT, orjson.dumps(body))
+    # another user's folder, a full disk, no platform has run yet, or a path that is not UTF-8
+    with contextlib.suppress(OSError, TypeError):
+        # private: the digest is also one of passwords
+        replace_file(found.data / "run" / KEPT, orjson.dumps(body), private=True)
 
 
 def _folder(config_path: str | None) -> Path:
@@ -98,12 +102,20 @@ def _folder(config_path: str | None) -> Path:
     if given is None and (file := _file(config_path)).is_file():
         import tomllib
 
-        given = tomllib.loads(file.read_text()).get("data")
+        given = tomllib.loads(_content(file).decode()).get("data")
     return Path(given if isinstance(given, str) else ".coinspace").expanduser() / "run"
 
 
 def _file(config_path: str | None) -> Path:
     return Path(config_path or os.environ.get("COINSPACE_CONFIG") or "coinspace.toml")
+
+
+def _content(file: Path) -> bytes:
+    # `load` refuses a larger file; a device has no end
+    if not file.is_file():
+        return b""
+    with file.open("rb") as opened:
+        return opened.read(MOST_BYTES + 1)
 
 
 def _digest(config_path: str | None) -> str:
@@ -115,7 +127,7 @@ def _digest(config_path: str | None) -> str:
         os.environ.get("HOME"),
     ]
     with contextlib.suppress(OSError):
-        parts.append(file.read_bytes())
+        parts.append(_content(file))
     package = Path(coinspace.__file__).parent
     sources = [*package.glob("config*.py"), *package.glob("exchanges/*.py")]
     # exchanges that were added, see `coinspace.exchanges`

@@ -12,6 +12,7 @@ from coinspace.aggregator.venue import Input
 from coinspace.clock import SECOND_NS
 from coinspace.index.outage import NOT_COMPUTED
 from coinspace.method.record import IndexRecord, Kind, VenueRecord, facts
+from coinspace.storage.parts import PART_NAMES, stored_siblings
 from coinspace.storage.read import records
 from coinspace.storage.records import FX_ASSET, Row, comparable, read, tick_ns, tick_row
 from coinspace.storage.schema import Connection
@@ -191,7 +192,9 @@ def _ticks(connection: Connection, asset: str, start_ns: int, end_ns: int) -> li
     names = [name for name, _ in INDEX_TICK.columns if name not in NOT_COMPARED]
     found = []
     for values in records.tick_rows(connection, asset, names, start_ns, end_ns):
-        siblings = orjson.loads(values.pop("siblings") or "{}")
+        siblings = orjson.loads(stored_siblings(values))
+        for name in ("siblings", *PART_NAMES):
+            del values[name]
         for name, value in values.items():
             # an empty text is stored as null
             if value is None and name in TEXTS:

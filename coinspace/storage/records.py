@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-import msgspec
 import orjson
 from msgspec import Struct
 
@@ -15,7 +14,8 @@ from coinspace.clock import MILLISECOND_NS
 from coinspace.market import FX_MARKET
 from coinspace.method.aggregate import Aggregate
 from coinspace.method.digits import RATIO_PLACES, significant
-from coinspace.method.record import Fact, IndexRecord, InputRecord, Kind, VenueRecord, facts
+from coinspace.method.record import IndexRecord, InputRecord, Kind, VenueRecord, facts
+from coinspace.storage.parts import as_json, parts_of, read_parts, write_parts
 from coinspace.storage.transport import TimestampNanos
 
 FX_ASSET = FX_MARKET.partition("/")[0]
@@ -81,18 +81,6 @@ def _writer(record: type[Struct]) -> Writer:
     return made
 
 
-@cache
-def parts(record: type[Struct]) -> tuple[Fact, ...]:
-    """Return the fields of a record that have no column of their own."""
-    return tuple(one for one in facts(record) if one.kind is Kind.PART)
-
-
-def siblings(record: IndexRecord) -> bytes:
-    """Return the fields of a record that have no column of their own, as JSON."""
-    found = {one.key: getattr(record, one.attribute) for one in parts(type(record))}
-    return orjson.dumps(found, default=msgspec.to_builtins)
-
-
 def _counts(record: IndexRecord) -> dict[str, int]:
     venues = record.venues.values()
     return {"n_used": sum(one.used for one in venues), "n_venues": len(venues)}
@@ -103,8 +91,10 @@ def tick_row(
 ) -> Row:
     """Return the row of a record without its venues."""
     symbols, columns = _writer(type(record))(record)
+    part_symbols, part_columns = write_parts(record)
+    symbols |= part_symbols
+    columns |= part_columns
     columns |= _counts(record) | {
-        "siblings": siblings(record).decode(),
         "latency_ns": record.latency_ns or 0,
         "epoch": aggregate.epoch if aggregate else 0,
         "seq": aggregate.sequence if aggregate else 0,
@@ -146,8 +136,6 @@ def read_record(
     record: type[IndexRecord] = IndexRecord,
 ) -> IndexRecord:
     """Return the record of a row of `index_tick` and its rows of `index_venue`."""
-    stored = orjson.loads(row["siblings"] or b"{}")
-    hints = {one.encode_name: one.type for one in msgspec.structs.fields(record)}
     tables: dict[str, dict[str, VenueRecord]] = {CONSTITUENT: {}, FX: {}}
     inputs = {}
     for one in venues:
@@ -161,10 +149,7 @@ def read_record(
         venues=tables[CONSTITUENT],
         fx_venues=tables[FX],
         inputs=inputs,
-        **{
-            one.attribute: msgspec.convert(stored.get(one.key), hints[one.key])
-            for one in parts(record)
-        },
+        **read_parts(row, record),
     )
 
 
@@ -172,4 +157,4 @@ def comparable(record: IndexRecord) -> dict[str, Any]:
     """Return the columns of a record that a recomputation must reproduce exactly."""
     symbols, columns = _writer(type(record))(record)
     del columns["latency_ns"]
-    return {**symbols, **columns, **_counts(record), **orjson.loads(siblings(record))}
+    return {**symbols, **columns, **_counts(record), **orjson.loads(as_json(parts_of(record)))}

@@ -23,6 +23,8 @@ Connection = psycopg.Connection[Any]
 
 CONNECT_TIMEOUT_S = 5
 VIEW_NAMES = frozenset(view.name for view in VIEWS)
+# tables that can be stored again after a column was missing
+_FROM_JOURNALS = frozenset(kind for _, kinds in STORED.values() for kind in kinds)
 # CoinSpace's tables and views as a list for SQL; other tables on the server are never read
 OWN_TABLES = "'" + "', '".join(one.name for one in (*TABLES, *VIEWS)) + "'"
 
@@ -65,8 +67,8 @@ def connect(found: Address) -> Iterator[Connection]:
 def create(found: Address, storage: StorageSettings) -> list[str]:
     """Create missing tables and views, and set deduplication keys and TTLs.
 
-    Missing columns and columns of another type are left to `repair`, which makes the table's
-    workers store the damaged messages again.
+    In tables of messages, missing columns and columns of another type are left to `repair`, which
+    makes the table's workers store the damaged messages again.
 
     Returns: the statements that changed something.
     Raises: StorageError when the database refuses one or cannot be reached.
@@ -270,7 +272,7 @@ def _column_differences(connection: Connection, table: Table) -> list[Difference
                 table.name,
                 f"{table.name}.{name}: expected {kind}, was {was or 'no column'}",
                 f"ALTER TABLE {table.name} {change} {kind}",
-                damaging=True,
+                damaging=table.name in _FROM_JOURNALS,
             )
         )
     return found

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from coinspace.method.record import IndexRecord, InputRecord, Kind, VenueRecord, facts
+from coinspace.storage.parts import part_columns
 
 TIME = "TIMESTAMP_NS"
 EXCHANGE = ("exchange", "SYMBOL")
@@ -230,14 +231,16 @@ def record_table(
         *columns_of(record),
         ("n_used", "INT"),
         ("n_venues", "INT"),
-        # JSON: fields without a column of their own
+        # JSON: parts without columns of their own
         ("siblings", "VARCHAR"),
         # of the aggregate that the record was computed from
         *IDENTITY,
         *more,
         ("ts", TIME),
+        *part_columns(),
     )
-    return Table(name, in_order(_TICK_ORDER, columns), keys)
+    order = " ".join([_TICK_ORDER, *(column for column, _ in part_columns())])
+    return Table(name, in_order(order, columns), keys)
 
 
 INDEX_TICK = record_table("index_tick")

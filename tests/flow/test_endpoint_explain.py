@@ -59,9 +59,13 @@ def insert(connection: psycopg.Connection[Any], row: Row) -> None:
         for name, value in (*row.symbols.items(), *row.columns.items(), ("ts", row.at_ns))
     }
     names = ", ".join(f'"{name}"' for name in values)
-    marks = ", ".join(["%s"] * len(values))
+    marks = ", ".join(
+        f"%s::double{'[]' * value.ndim}" if isinstance(value, np.ndarray) else "%s"
+        for value in values.values()
+    )
     connection.execute(
-        f"INSERT INTO {row.table} ({names}) VALUES ({marks})".encode(), list(values.values())
+        f"INSERT INTO {row.table} ({names}) VALUES ({marks})".encode(),
+        [_array(one) if isinstance(one, np.ndarray) else one for one in values.values()],
     )
 
 
@@ -117,8 +121,9 @@ def store_tick(chosen: Settings, number: int, levels: int = STORED_LEVELS) -> An
     return record
 
 
-def _array(levels: np.ndarray[Any, Any]) -> str:
-    return "{" + ",".join("{" + ",".join(map(repr, row)) + "}" for row in levels.tolist()) + "}"
+def _array(numbers: np.ndarray[Any, Any]) -> str:
+    text = repr(numbers.tolist()).replace("nan", "null")
+    return text.translate(str.maketrans("[]", "{}"))
 
 
 @pytest_asyncio.fixture

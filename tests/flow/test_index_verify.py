@@ -18,10 +18,12 @@ from coinspace.clock import SECOND_NS
 from coinspace.config import Settings, StorageSettings
 from coinspace.index import chain
 from coinspace.index.store import checked_links, store
+from coinspace.method.record import decode
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row
 from tests.flow.database import applied, emptied, query
+from tests.unit.test_index_record import CASES, computed, rows_of, stored_rows
 from tests.waiting import until
 
 EXCHANGES = ("upbit", "bithumb", "binance")
@@ -219,3 +221,28 @@ def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
     found = {link.day: wrong for link, wrong in checked_links(settings)}
     assert found["2026-01-02"] == []
     assert "previous: expected" in found["2026-01-03"][0]
+
+
+def test_the_chain_does_not_depend_on_how_a_record_is_stored(settings: Settings) -> None:
+    found = address(settings)
+    schema.create(found, StorageSettings(ttl="off"))
+    # a database of an earlier version
+    query(settings, "ALTER TABLE index_tick DROP COLUMN gl_twap")
+    schema.create(found, StorageSettings(ttl="off"))
+    links = []
+    for rows in (recorded_rows(), [row for case in CASES for row in stored_rows(case)]):
+        emptied(settings, "index_tick", "index_venue")
+        store(settings, rows)
+        applied(settings)
+        days = sorted({row.at_ns // chain.DAY_NS * chain.DAY_NS for row in rows})
+        with schema.connect(found) as connection:
+            links.append([chain.make_link(connection, day_ns, chain.FIRST) for day_ns in days])
+    assert links[0] == links[1]
+    ticks = {(row.at_ns, row.symbols["asset"]) for row in rows if row.table == "index_tick"}
+    assert sum(link.records for link in links[0]) == len(ticks) > 1
+
+
+def recorded_rows() -> list[Row]:
+    return [
+        row for case in CASES for row in rows_of(decode(case["record"].encode()), computed(case))
+    ]

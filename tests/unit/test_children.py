@@ -219,8 +219,20 @@ def test_a_log_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
     log.write(b"too\n")
     log.close()
     lines = path.read_bytes().splitlines()
-    assert lines == [b"(3 lines lost: the log could not be written)", b"written", b"too"]
+    assert lines == [b"(3 lines lost: not writable, or too long)", b"written", b"too"]
     assert log.lost == 3
+
+
+async def test_a_line_that_is_too_long_is_counted(watching: Supervisor, tmp_path: Path) -> None:
+    reader = asyncio.StreamReader(limit=100)
+    reader.feed_data(b"x" * 1000 + b"\nafter\n")
+    reader.feed_eof()
+    child = Child("one", [], watching.settings, watching.tasks)
+    await child._pump(reader)
+    child.log.close()
+    lines = (tmp_path / "logs" / "one.log").read_bytes().splitlines()
+    assert lines == [b"(1 lines lost: not writable, or too long)", b"after"]
+    assert child.log.lost == 1
 
 
 @pytest.mark.parametrize(
