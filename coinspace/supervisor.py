@@ -767,6 +767,14 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> N
         await tasks.cancel()
 
 
+only_option = click.option(
+    "--only",
+    multiple=True,
+    metavar="ROLE",
+    help="only collectors, storage, index, endpoint, or processes by name; repeatable",
+)
+
+
 @click.command()
 @config_option
 @click.argument("feeds", nargs=-1, type=click.Path(path_type=Path), metavar="[FEED]...")
@@ -775,12 +783,7 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> N
 @click.option("--seed", default=7, show_default=True, help="seed of the simulated exchanges")
 @click.option("--scenario", default=None, help="scenario of the simulated exchanges")
 @click.option("--seconds", default=0.0, help="stop after this time; 0 = run until Ctrl-C")
-@click.option(
-    "--only",
-    multiple=True,
-    metavar="ROLE",
-    help="only collectors, storage, index, endpoint, or processes by name; repeatable",
-)
+@only_option
 @click.option("--host", default=None, help="this machine's name in [hosts] of the configuration")
 def up(
     feeds: tuple[Path, ...],
