@@ -602,6 +602,8 @@ class MetricsSettings(Section):
 class SupervisorSettings(Section):
     hang_s: Annotated[float, Field(ge=5, le=3600)] = 20.0
     """a process that is silent for this long is restarted"""
+    standby: bool = False
+    """run a standby of the aggregator and of the calculator"""
 
 
 class Settings(Section):
