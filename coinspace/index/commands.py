@@ -56,7 +56,10 @@ def index_reset_clock(operator: str, because: str, config_path: str | None) -> N
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per day")
 @config_option
 def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str | None) -> None:
-    """Check the daily hash chain over all stored records; exit code 1 when a day is wrong."""
+    """Check the daily hash chain over all stored records; exit code 1 when a day is wrong.
+
+    Of a day whose records the retention has removed, only the link can be checked: `removed`.
+    """
     if no_check and not append:
         raise click.UsageError("--no-check: expected --append with it")
     settings = load(config_path)
@@ -64,16 +67,19 @@ def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str |
         click.echo(f"{append_links(settings)} days added", err=True)
         if no_check:
             return
-    wrong_days = days = 0
-    for link, wrong in checked_links(settings):
+    wrong_days = days = removed = 0
+    for one in checked_links(settings):
+        link = one.link
         days += 1
-        wrong_days += bool(wrong)
+        wrong_days += bool(one.wrong)
+        removed += one.removed
         if as_json:
-            write({**link.facts(), "wrong": wrong})
+            write({**link.facts(), "wrong": one.wrong, "removed": one.removed})
         else:
-            words = "; ".join(wrong) if wrong else "ok"
+            words = "; ".join(one.wrong) or ("link ok, records removed" if one.removed else "ok")
             click.echo(f"{link.day} {link.records} records {link.link[:16]}… {words}")
-    click.echo(f"{days} days checked, {wrong_days} wrong", err=True)
+    more = f", of {removed} only the link: their records are removed" if removed else ""
+    click.echo(f"{days} days checked, {wrong_days} wrong{more}", err=True)
     if wrong_days:
         raise SystemExit(1)
     if not days:

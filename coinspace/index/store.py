@@ -53,7 +53,7 @@ def append_links(settings: Settings) -> int:
     return len(days)
 
 
-def checked_links(settings: Settings) -> Iterator[tuple[chain.Link, list[str]]]:
+def checked_links(settings: Settings) -> Iterator[chain.Checked]:
     """Yield every stored day with its errors."""
     with schema.connect(address(settings)) as connection:
         yield from chain.check(connection)

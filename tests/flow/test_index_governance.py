@@ -95,15 +95,15 @@ def test_an_operators_action_is_logged_with_name_and_reason(settings: Settings) 
     assert starts.news() == []
 
 
-def test_the_server_keeps_index_records_for_ever(settings: Settings) -> None:
-    kept = {"index_tick", "index_venue", "index_next", "index_recalc", "index_chain"}
-    kept |= {"methodology", "operator_log"}
+def test_the_server_keeps_what_governs_the_index_for_ever(settings: Settings) -> None:
+    kept = {"index_next", "index_recalc", "index_chain", "methodology", "operator_log"}
     lives = dict(query(settings, "SELECT table_name, ttlValue FROM tables()"))
     assert {name for name, life in lives.items() if not life} >= kept
     # other tests may have made the tables without lives
     default = {one.name: retention.initial(one, StorageSettings()) for one in TABLES}
     assert {name for name, life in default.items() if not life} >= kept
     assert default["orderbook"]
+    assert default["index_tick"] == default["index_venue"] == "7d"
 
 
 def test_the_chain_is_made_and_checked_by_the_command(
