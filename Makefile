@@ -101,7 +101,7 @@ run: install  ## run the whole platform on simulated exchanges
 test: install $(TOOLS)  ## run every test
 	@$(PYTEST) $(PARALLEL)
 
-test-newest: $(TOOLS)  ## run unit, property and fuzz tests on the checked build under the newest Python available
+test-newest: install $(TOOLS)  ## run unit, property and fuzz tests on the checked build under the newest Python available
 	@tests/newest.sh -m "not slow" $(PARALLEL) tests/unit tests/property tests/fuzz --ignore tests/fuzz/test_sanitised.py
 
 test-debug: debug $(TOOLS)  ## run tests of compiled code on the checked build (TESTS=tests: every one), then build for speed again
@@ -158,7 +158,7 @@ types: $(TOOLS) $(BUILT)  ## check types, and that the stubs match the compiled 
 
 check: lint types test  ## lint, types and tests: what CI runs
 
-test-wheel: install  ## install the wheel into an environment of its own and run it, for each Python that is found
+test-wheel: install  ## install the wheel into an environment of its own and run it, for each Python on this machine
 	@tests/wheel.sh $(BIN)/python
 
 dist: install  ## build the wheel and the source archive

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from coinspace._ext.message import INDEX, Message, encode_header
 from coinspace.config import EndpointSettings, load
 from coinspace.endpoint.http.server import HttpServer
-from coinspace.endpoint.live.hub import Event
+from coinspace.endpoint.live.hub import StreamEvent
 from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.worker import Endpoint
 from coinspace.method.record import encode
@@ -125,7 +125,7 @@ async def raw(events: bool) -> int:
         while True:
             await asyncio.sleep(EVENT_INTERVAL_S)
             body = Latest(record()).body(time.time_ns() // 1_000_000, 3000)
-            frame = Event(1, "index.BTC", "index", body, "boot").sse
+            frame = StreamEvent(1, "index.BTC", "index", body, "boot").sse
             for transport in Raw.clients:
                 transport.write(frame)
 

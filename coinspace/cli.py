@@ -8,7 +8,8 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import click
@@ -24,11 +25,20 @@ DEBUG = "COINSPACE_DEBUG"
 
 
 class Command(NamedTuple):
-    """A subcommand. module: defines it under its name. help: one line. example: of its use."""
+    """A subcommand.
+
+    Attributes:
+        module: defines it under its name.
+        help: one line.
+        example: of its use.
+        parts: of a group, subcommand -> example; of `query`, what is asked for -> example. Each
+            begins with the command's name, which is left out here.
+    """
 
     module: str
     help: str
     example: str
+    parts: Mapping[str, str] = MappingProxyType({})
 
 
 # heading of `--help` -> its commands; each heading shows the example of its first command
@@ -52,18 +62,58 @@ GROUPS: dict[str, dict[str, Command]] = {
             "query",
             "Print indices, books and history.",
             "coinspace query ohlc BTC --interval 1m --output btc.parquet",
+            {
+                "indices": "indices",
+                "index": "index BTC",
+                "values": "values BTC --start 2026-01-31T09:00:00Z --output values.parquet",
+                "ohlc": "ohlc BTC --interval 5m --limit 12",
+                "explain": "explain BTC --ts 2026-01-31T09:00:00Z",
+                "premium": "premium BTC --size 1",
+                "premiums": "premiums --min 0.01 --sort asset",
+                "orderbook": "orderbook upbit/BTC/KRW --levels 15",
+                "books": "books upbit/BTC/KRW --start 2026-01-31T09:00:00Z --output books.parquet",
+                "tickers": "tickers --exchange upbit",
+                "trades": "trades --exchange upbit --market BTC/KRW --limit 20",
+                "assets": "assets",
+                "markets": "markets --exchange upbit --quote KRW",
+                "venues": "venues",
+                "gaps": "gaps --start 2026-01-31T09:00:00Z --format csv",
+                "methodology": "methodology",
+                "pipeline": "pipeline",
+                "sql": 'sql "SHOW TABLES"',
+            },
         ),
-        "keys": Command("endpoint.commands", "Manage API keys.", "coinspace keys new alice"),
+        "keys": Command(
+            "endpoint.commands",
+            "Manage API keys.",
+            "coinspace keys new alice",
+            {"new": "new alice --role operator", "list": "list", "revoke": "revoke 1a2b3c4d"},
+        ),
     },
     "Set up": {
         "config": Command(
-            "config_file", "Write, show or check the configuration.", "coinspace config init"
+            "config_file",
+            "Write, show or check the configuration.",
+            "coinspace config init",
+            {"init": "init --output coinspace.toml", "show": "show", "check": "check"},
         ),
         "deploy": Command(
-            "deploy", "Write systemd units for a host.", "coinspace deploy systemd --output units"
+            "deploy",
+            "Write systemd units for a host.",
+            "coinspace deploy systemd --output units",
+            {"systemd": "systemd --output units --user coinspace"},
         ),
         "questdb": Command(
-            "storage.commands", "Run the private QuestDB server.", "coinspace questdb status"
+            "storage.commands",
+            "Run the private QuestDB server.",
+            "coinspace questdb status",
+            {
+                "start": "start",
+                "stop": "stop",
+                "status": "status --json",
+                "resume": "resume",
+                "console": "console --open",
+            },
         ),
         "backup": Command(
             "storage.backup",
@@ -81,7 +131,14 @@ GROUPS: dict[str, dict[str, Command]] = {
             "coinspace restore /backup/today",
         ),
         "journal": Command(
-            "bus.commands", "List, print and verify journals.", "coinspace journal ls"
+            "bus.commands",
+            "List, print and verify journals.",
+            "coinspace journal ls",
+            {
+                "ls": "ls orderbook-collector-upbit",
+                "cat": "cat orderbook-collector-upbit --limit 5 --json",
+                "verify": "verify",
+            },
         ),
     },
     "Recordings": {
@@ -104,6 +161,13 @@ GROUPS: dict[str, dict[str, Command]] = {
             "recording.commands",
             "Inspect, cut, merge and convert recordings.",
             "coinspace feed info day-upbit.feed.zst",
+            {
+                "info": "info day-*.feed.zst",
+                "verify": "verify day-*.feed.zst",
+                "cut": "cut day-upbit.feed.zst part.feed.zst --from 60 --to 120",
+                "merge": "merge archive/upbit-*.feed.zst upbit.feed.zst",
+                "convert": "convert day-upbit.feed.zst day.parquet",
+            },
         ),
     },
     "Exchanges and raw frames": {
@@ -152,7 +216,10 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "Measure": {
         "bench": Command(
-            "bench.commands", "Measure the stages on this machine.", "coinspace bench --stage parse"
+            "bench.commands",
+            "Measure the stages on this machine.",
+            "coinspace bench --stage parse",
+            {"compare": "compare before.json after.json"},
         ),
         "profile": Command(
             "bench.profile", "Profile one stage on a feed.", "coinspace profile parse"
@@ -208,9 +275,16 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"coinspace.{COMMANDS[cmd_name].module}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
-        example = f"Example: {COMMANDS[cmd_name].example}"
-        if example not in (command.epilog or ""):
-            command.epilog = f"{example}\n\n{command.epilog or ''}".strip()
+        known = COMMANDS[cmd_name]
+        if isinstance(command, click.Group):
+            _explain(command, f"Example: {known.example}")
+            for name, words in known.parts.items():
+                _explain(command.commands[name], f"Example: coinspace {cmd_name} {words}")
+        elif known.parts:
+            lines = (f"  coinspace {cmd_name} {words}" for words in known.parts.values())
+            _explain(command, "\n".join(("\b\nExamples:", *lines)))
+        else:
+            _explain(command, f"Example: {known.example}")
         return command
 
     def resolve_command(
@@ -246,6 +320,12 @@ class LazyGroup(click.Group):
         )
         with formatter.indentation():
             formatter.write('eval "$(_COINSPACE_COMPLETE=bash_source coinspace)"\n')
+
+
+def _explain(command: click.Command, text: str) -> None:
+    """Put examples below the options of a command's help."""
+    if text not in (command.epilog or ""):
+        command.epilog = f"{text}\n\n{command.epilog or ''}".strip("\n")
 
 
 def _debug(context: click.Context, option: click.Parameter, chosen: bool) -> None:

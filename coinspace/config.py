@@ -14,7 +14,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import click
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -42,6 +41,7 @@ from coinspace.errors import ConfigError, MarketError
 from coinspace.exchanges import EXCHANGES, UNUSABLE, every
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, RATED_QUOTES, Market
+from coinspace.plain_options import config_option as config_option
 
 COLLECTORS = ("orderbook-collector", "ticker-collector")
 WORKERS = (
@@ -768,8 +768,3 @@ def _keys(section: type[BaseModel], before: str = "") -> Iterator[str]:
     if section is Settings:
         for exchange in EXCHANGES:
             yield from _keys(ExchangeSettings, f"exchanges.{exchange}.")
-
-
-config_option = click.option(
-    "--config", "config_path", type=click.Path(), default=None, help="coinspace.toml to read"
-)

@@ -72,6 +72,14 @@ def assets_with(index: IndexSettings, exchange: str, market: Market) -> tuple[st
     return tuple(one for one in assets_of(exchange, market.base) if one in index.assets)
 
 
+def assets_of_markets(index: IndexSettings, markets: Iterable[tuple[str, Market]]) -> list[str]:
+    """Return the assets of the index whose composites some (exchange, market) may enter."""
+    found = {
+        asset for exchange, market in markets for asset in assets_with(index, exchange, market)
+    }
+    return [asset for asset in index.assets if asset in found]
+
+
 def constituents_of(settings: Settings, asset: str) -> list[str]:
     """Return the venues of an asset's composite, `upbit:BTC/KRW`, in the order of their names."""
     return sorted(

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
-
-from coinspace.config import Settings
 
 HEALTH_INTERVAL_S = 1.0
 
 
-def health_path(settings: Settings, name: str) -> Path:
+class Located(Protocol):
+    """Settings, or those of them that name the data folder."""
+
+    @property
+    def data(self) -> Path: ...
+
+
+def health_path(settings: Located, name: str) -> Path:
     """Return where a process writes its health file."""
     return settings.data / "run" / f"{name}.json"
 
 
-def read_health(settings: Settings, name: str) -> dict[str, Any] | None:
+def read_health(settings: Located, name: str) -> dict[str, Any] | None:
     """Return a process's last health file, None when it has none."""
     try:
         health: dict[str, Any] = orjson.loads(health_path(settings, name).read_bytes())

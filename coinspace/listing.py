@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
+from coinspace.clock import MILLISECOND_NS
+from coinspace.instant import shown
 from coinspace.text import printable
 
 GAP = "  "
@@ -21,7 +22,10 @@ TEXT_WIDTH = 30
 # more numbers of a list are only counted, more columns are not named
 MANY = 8
 # fields that are times in ms
-TIMES = ("ts", "received", "exchange_time", "since", "effective", "start", "end", "until")
+TIMES = (
+    "ts", "received", "exchange_time", "since", "effective", "start", "end", "until",
+    "book_ts", "ticker_ts", "trade_ts",
+)  # fmt: skip
 # a gap's end; of a candle it is a flag
 MAYBE_TIMES = ("closed",)
 # the columns to show first when not all fit
@@ -211,8 +215,7 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int) and (plain in TIMES or plain in MAYBE_TIMES):
-        moment = datetime.fromtimestamp(value / 1000, UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return shown(value * MILLISECOND_NS)
     if isinstance(value, list):
         return printable(_listed(value))
     return printable(value)

@@ -1,10 +1,8 @@
-"""Types of command-line values, and the markets that options name."""
+"""Exchanges and markets that options name."""
 
 from __future__ import annotations
 
-import math
 from fnmatch import fnmatchcase
-from typing import Any
 
 import click
 
@@ -13,25 +11,7 @@ from coinspace.exchanges import EXCHANGES
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.market import Market, as_named, exchange_as_named
 
-
-class Finite(click.FloatRange):
-    """A number within a range; "nan" and "inf" are refused."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        number: float = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a number", param, ctx)
-        return number
-
-
 EXCHANGE = click.Choice(EXCHANGES, case_sensitive=False)
-# of waiting or of a recording: above zero, at most about 30 years
-SECONDS = Finite(min=0, min_open=True, max=1e9)
-# a multiplier, such as the speed of a replay
-FACTOR = Finite(min=0, min_open=True, max=1e6)
-PORT = click.IntRange(0, 65_535)
 
 
 def markets_by_exchange(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import csv
+import difflib
 import importlib
 import io
 import shutil
@@ -20,8 +21,8 @@ import orjson
 from coinspace.clock import MILLISECOND_NS, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.endpoint.history import bulk
-from coinspace.endpoint.values import parse_instant
 from coinspace.errors import EndpointError
+from coinspace.instant import instant_ms
 from coinspace.listing import flattened, text_of
 from coinspace.text import for_terminal
 
@@ -35,10 +36,13 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ohlc": ("/v1/indices/{}/ohlc", ("start", "end", "limit", "interval")),
     "explain": ("/v1/indices/{}/explain", ("ts",)),
     "premium": ("/v1/premium/{}", ("size",)),
+    "premiums": ("/v1/premiums", ("min", "max", "sort", "order")),
     "orderbook": ("/v1/orderbooks/{}", ("levels", "at", "within")),
     "books": ("/v1/orderbooks/{}/history", ("start", "end", "limit", "levels")),
     "tickers": ("/v1/tickers", ("exchange", "market")),
     "trades": ("/v1/trades", ("exchange", "market", "start", "end", "limit")),
+    "assets": ("/v1/assets", ()),
+    "markets": ("/v1/markets", ("exchange", "quote")),
     "venues": ("/v1/venues", ()),
     "gaps": ("/v1/gaps", ("exchange", "market", "start", "end", "limit")),
     "methodology": ("/v1/methodology", ()),
@@ -49,14 +53,20 @@ BULK = ("values", "ohlc", "trades", "books", "sql")
 # queries whose answer is a list of objects -> its name, and the client's class of one
 LISTS = {
     "indices": "indices",
+    "premiums": "premiums",
     "tickers": "tickers",
+    "assets": "assets",
+    "markets": "markets",
     "venues": "venues",
     "gaps": "gaps",
     "pipeline": "processes",
 }
 KINDS = {
     "indices": "IndexValue",
+    "premiums": "PremiumSummary",
     "tickers": "Ticker",
+    "assets": "Asset",
+    "markets": "Market",
     "venues": "Venue",
     "gaps": "Gap",
     "pipeline": "ProcessHealth",
@@ -73,8 +83,17 @@ def endpoint_url(settings: Settings) -> str:
     return settings.endpoint.url
 
 
+class _What(click.Choice[str]):
+    """What to ask for."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        near = difflib.get_close_matches(str(value), SUBJECTS, n=2)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        return super().get_invalid_choice_message(value, ctx) + hint
+
+
 @click.command()
-@click.argument("what", type=click.Choice(list(SUBJECTS)))
+@click.argument("what", type=_What(list(SUBJECTS)), metavar="WHAT")
 @click.argument("subject", required=False)
 @click.option("--format", "form", type=click.Choice(FORMATS), default=None, help="output format")
 @click.option("--json", "as_json", is_flag=True, help="same as --format json")
@@ -85,11 +104,16 @@ def endpoint_url(settings: Settings) -> str:
 @click.option("--ts", help="instant of an explanation")
 @click.option("--at", help="instant of a past order book")
 @click.option("--interval", help="1s, 1m, 5m, 1h or 1d")
-@click.option("--exchange")
-@click.option("--market")
-@click.option("--levels", type=int)
+@click.option("--exchange", help="only this exchange")
+@click.option("--market", help="only this market, BASE/QUOTE")
+@click.option("--levels", type=int, help="levels per side")
 @click.option("--within", type=float, help="also the depth within this percentage of the mid price")
 @click.option("--size", type=float, help="premium after fees when this size is traded")
+@click.option("--quote", help="only markets with this quote currency")
+@click.option("--min", type=float, help="only premiums of at least this fraction; 0.01 is 1 %")
+@click.option("--max", type=float, help="only premiums of at most this fraction")
+@click.option("--sort", help="premium, asset or age")
+@click.option("--order", help="asc or desc")
 @click.option("--limit", type=click.IntRange(min=1), help="rows")
 @click.option("--url", help="the endpoint; by default this machine's")
 @click.option("--key", envvar="COINSPACE_KEY", help="API key (better in $COINSPACE_KEY)")
@@ -106,11 +130,11 @@ def query(
     config_path: str | None,
     **given: Any,
 ) -> None:
-    """Print indices, books and history, e.g. `query ohlc BTC --interval 1m --format csv`.
+    """Print indices, books and history.
 
-    SUBJECT is an asset (BTC), EXCHANGE/BASE/QUOTE for a single venue's order book, or the
-    statement of `query sql "SELECT …"`, which runs as the database's read-only user. Option
-    --database reads stored data without an endpoint.
+    WHAT is one of those in the examples below. SUBJECT is an asset (BTC), EXCHANGE/BASE/QUOTE for a
+    single venue's order book, or the statement of `query sql "SELECT …"`, which runs as the
+    database's read-only user. Option --database reads stored data without an endpoint.
     """
     route, parameters = _question(what, subject, database, given)
     ending = "table" if output == "-" else Path(output).suffix.removeprefix(".")
@@ -171,7 +195,7 @@ def _question(
     for name in ("start", "end", "ts", "at"):
         if name in parameters:
             try:
-                parse_instant(parameters[name])
+                instant_ms(parameters[name])
             except ValueError as error:
                 raise EndpointError(f"--{name}: {error}") from None
     if database:

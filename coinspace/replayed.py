@@ -10,7 +10,7 @@ import orjson
 
 from coinspace.collector.tools.checker import symbols_of
 from coinspace.config import Settings
-from coinspace.constituents import assets_with
+from coinspace.constituents import assets_of_markets
 from coinspace.errors import ConfigError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Exchange
@@ -56,19 +56,18 @@ def narrow(settings: Settings, feeds: Sequence[Path]) -> dict[str, str]:
     """
     recorded = markets_of(feeds)
     environment: dict[str, str] = {}
-    assets: set[str] = set()
+    markets = []
     for name, section in settings.exchanges.items():
         section.markets = recorded.get(name, [])
         environment[f"COINSPACE_EXCHANGES__{name.upper()}__MARKETS"] = _json(section.markets)
-        for text in section.markets:
-            assets.update(assets_with(settings.index, name, Market.parse(text)))
+        markets += [(name, Market.parse(text)) for text in section.markets]
     wanted = settings.index.assets
-    settings.index.assets = [one for one in wanted if one in assets]
+    settings.index.assets = assets_of_markets(settings.index, markets)
     if not settings.index.assets:
-        markets = ", ".join(sorted({text for texts in recorded.values() for text in texts}))
+        found = ", ".join(sorted({text for texts in recorded.values() for text in texts}))
         raise ConfigError(
             f"--replay: expected order books of {', '.join(wanted)} (index.assets), found"
-            f" {markets or 'none'}"
+            f" {found or 'none'}"
         )
     return environment | {"COINSPACE_INDEX__ASSETS": _json(settings.index.assets)}
 

@@ -1,7 +1,7 @@
 """Executes the notebook of the documents.
 
-`python -m tests.notebook` writes it anew with its outputs, `python -m tests.notebook FILE` writes
-what it gives now to another file.
+`python -m tests.notebook` runs it and saves it with its outputs; `python -m tests.notebook FILE`
+saves the result to another file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def execute(folder: Path) -> Any:
     from nbclient import NotebookClient
     from traitlets.config import Config
 
-    # the commands of this environment, and a user without habits
+    # the commands of this environment, and no settings of the user
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.environ["IPYTHONDIR"] = str(folder / "ipython")
     for name in [name for name in os.environ if name.startswith("COINSPACE_")]:
@@ -45,7 +45,7 @@ def execute(folder: Path) -> Any:
         # sockets in the file system: no port of this machine is used
         config=Config({"KernelManager": {"transport": "ipc", "ip": str(folder / "kernel")}}),
     ).execute()
-    # the versions of one machine are no part of it
+    # without the versions of this machine
     found.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -54,7 +54,7 @@ def execute(folder: Path) -> Any:
 
 
 def texts(notebook: dict[str, Any]) -> list[str]:
-    """Return the text that each cell prints and shows; of a picture only that it is there."""
+    """Return the text of each cell's output; a picture is only named."""
     found = []
     for cell in notebook["cells"]:
         text = ""
@@ -67,7 +67,7 @@ def texts(notebook: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Execute the notebook, and write it to its place or to the file that is named."""
+    """Execute the notebook and save it, to its place or to the file of the first argument."""
     with tempfile.TemporaryDirectory() as folder:
         found = execute(Path(folder))
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else NOTEBOOK

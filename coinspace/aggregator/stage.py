@@ -28,14 +28,14 @@ from coinspace.method.aggregate import Aggregate, encode
 from coinspace.method.fx import FxIndex
 
 COLLECTOR = "orderbook-collector-"
-# interval 0: at 2,000 updates/s five minutes have 600,000 rates; to sort them takes 54 µs a tick,
-# and to write them down takes 80 ms a second
+# interval 0: at 2,000 updates/s five minutes have 600,000 rates; sorting them takes 54 µs a tick,
+# writing them takes 80 ms a second
 FX_APART_NS = 100 * MILLISECOND_NS
 COUNTS = (
     "messages unknown_markets late ticks coalesced clock_steps ticks_repeated clock_ahead"
     " waiting_overflow levels_dropped"
 )
-# limit of messages that wait for their tick, per second of interval: ten times a busy day's
+# limit of messages that wait for their tick, per second of interval: ten times a busy day's rate
 WAITING_LIMIT = 20_000
 
 

@@ -1,4 +1,7 @@
-"""The last state of one venue, and its judgement at a tick without the other venues."""
+"""The last state of one venue, and the reason to exclude it at a tick, if there is one.
+
+These reasons concern the venue alone; `method.filter` compares venues.
+"""
 
 from __future__ import annotations
 

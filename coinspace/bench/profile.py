@@ -27,7 +27,7 @@ from coinspace.bench.runs import STAGES, Run, check_writable, feeds_option, prep
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.log import configure_logging
-from coinspace.options import Finite
+from coinspace.plain_options import Finite
 
 SAMPLED_S = 4.0
 SAMPLES_PER_S = 500
@@ -40,7 +40,8 @@ ANY_PROCESS = ctypes.c_ulong(-1)
 FORMATS = {".svg": "flamegraph", ".json": "speedscope"}
 # the frame that repeats the stage; the frames outside of it start Python
 OUTERMOST = "repeat (coinspace/bench/profile.py"
-_PLACE = re.compile(r" \((.*?)([^/()]+)\)$")
+# file and line of a frame; the line is known where a compiled module has debug information
+_PLACE = re.compile(r" \(.*?([^/()]+?)(?::\d+)?\)$")
 
 
 def repeat(prepared: Run, watcher: subprocess.Popen[str]) -> None:
@@ -89,6 +90,8 @@ def sampled(prepared: Run, seconds: float, kind: str, path: Path) -> None:
 def hottest_of(folded: str) -> Counter[str]:
     """Return the samples of each innermost function, `name (file)`, without those of start-up.
 
+    The lines of a function count together.
+
     Args: folded: py-spy's raw format, `outer;inner count` by line.
     """
     found: Counter[str] = Counter()
@@ -96,7 +99,7 @@ def hottest_of(folded: str) -> Counter[str]:
         text, _, count = line.rpartition(" ")
         frames = text.split(";")
         if count.isdigit() and any(frame.startswith(OUTERMOST) for frame in frames[:-1]):
-            found[_PLACE.sub(r" (\2)", frames[-1])] += int(count)
+            found[_PLACE.sub(r" (\1)", frames[-1])] += int(count)
     return found
 
 

@@ -33,7 +33,7 @@ from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Exchange
 from coinspace.index.calculator import IndexCalculator
 from coinspace.recording.format import FeedReader, Record
-from coinspace.storage.rows import Venue, store
+from coinspace.storage.rows import TopicRows, store
 from coinspace.storage.sender import Sender
 from coinspace.text import printable
 
@@ -54,7 +54,7 @@ feeds_option = click.option(
 
 
 @dataclass(slots=True)
-class Source:
+class Feed:
     """One connection's recording. entries: (symbol, market) of its order books."""
 
     exchange: str
@@ -79,7 +79,7 @@ class Run:
     close: Callable[[], object] = lambda: None
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> Feed:
     """Read a feed.
 
     Raises: FeedError for another kind of file.
@@ -90,7 +90,7 @@ def read_source(path: Path) -> Source:
             records.append(record)
             if len(records) >= FRAME_LIMIT:
                 break
-    source = Source(reader.exchange, path.name, records)
+    source = Feed(reader.exchange, path.name, records)
     exchange = exchange_named(reader.exchange)
     parser = exchange.parser(1000)
     symbols: dict[str, None] = {}
@@ -129,7 +129,7 @@ def simulated(folder: Path, seed: int = SIMULATED_SEED, seconds: float = SIMULAT
     return [Path(line["path"]) for line in written]
 
 
-def sources(paths: list[Path]) -> list[Source]:
+def sources(paths: list[Path]) -> list[Feed]:
     """Read the feeds; without any, simulate some."""
     if paths:
         return [read_source(path) for path in paths]
@@ -137,7 +137,7 @@ def sources(paths: list[Path]) -> list[Source]:
         return [read_source(path) for path in simulated(Path(folder))]
 
 
-def _named(found: list[Source]) -> str:
+def _named(found: list[Feed]) -> str:
     return ", ".join(f"{one.exchange} {one.path}" for one in found)
 
 
@@ -148,7 +148,7 @@ class Parsed(Collector):  # type: ignore[type-arg]
     def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None: ...
 
 
-def receive(found: list[Source], _settings: Settings) -> Run:
+def receive(found: list[Feed], _settings: Settings) -> Run:
     """Frames over a WebSocket on the loopback into the parsers."""
     wires = [
         Wire(Parsed(exchange_named(one.exchange).parser(1000), ListSink(), []), one.frames)
@@ -166,7 +166,7 @@ def receive(found: list[Source], _settings: Settings) -> Run:
     return Run("receive", _named(found), "frame", sum(len(one.frames) for one in found), run, close)
 
 
-def parse(found: list[Source], _settings: Settings) -> Run:
+def parse(found: list[Feed], _settings: Settings) -> Run:
     """Frames through the parsers."""
     batches = [(exchange_named(one.exchange).parser(1000), one.frames) for one in found]
 
@@ -179,13 +179,13 @@ def parse(found: list[Source], _settings: Settings) -> Run:
     return Run("parse", _named(found), "frame", sum(len(f) for _, f in batches), run)
 
 
-def _stage(one: Source, sink: Any) -> OrderBookStage:
+def _stage(one: Feed, sink: Any) -> OrderBookStage:
     if not one.entries:
         raise CoinSpaceError(f"{one.path}: expected order books of a known market, found none")
     return OrderBookStage(exchange_named(one.exchange), one.entries, sink, depth=30)
 
 
-def book(found: list[Source], _settings: Settings) -> Run:
+def book(found: list[Feed], _settings: Settings) -> Run:
     """Frames and REST answers through the order book stage: parse, apply, make messages."""
     for one in found:
         # here, so that a feed without books is refused before anything is measured
@@ -204,7 +204,7 @@ def book(found: list[Source], _settings: Settings) -> Run:
     return Run("book", _named(found), "record", sum(len(one.records) for one in found), run)
 
 
-def messages_of(found: list[Source]) -> list[Message]:
+def messages_of(found: list[Feed]) -> list[Message]:
     """Return the messages of the order book stages, in the order of their receipt."""
     made: list[Message] = []
     for one in found:
@@ -216,7 +216,7 @@ def messages_of(found: list[Source]) -> list[Message]:
     return sorted(made, key=lambda message: message.received_ns)
 
 
-class Link:
+class Loopback:
     """A publisher and its subscriber over ipc, both in this thread."""
 
     def __init__(self, settings: Settings, on_message: Callable[[Message], object]) -> None:
@@ -265,10 +265,10 @@ class Link:
         self._folder.cleanup()
 
 
-def bus(found: list[Source], settings: Settings) -> Run:
+def bus(found: list[Feed], settings: Settings) -> Run:
     """Messages published and received over ipc, both ends in this thread."""
     books = [message for message in messages_of(found) if message.kind == ORDERBOOK]
-    link = Link(settings, lambda message: None)
+    link = Loopback(settings, lambda message: None)
     topics = {message.topic: link.publisher.topic(message.topic) for message in books}
 
     def run() -> None:
@@ -299,7 +299,7 @@ def _at_each(settings: Settings) -> Settings:
     )
 
 
-def index(found: list[Source], settings: Settings) -> Run:
+def index(found: list[Feed], settings: Settings) -> Run:
     """Messages merged over the venues and computed into index records, at each update."""
     made = messages_of(found)
     at_each = _at_each(settings)
@@ -324,12 +324,12 @@ class Encoder(Sender):
             self._spare.append(batch.lines)
 
 
-def encode(found: list[Source], settings: Settings) -> Run:
+def encode(found: list[Feed], settings: Settings) -> Run:
     """Order books into rows of the database client's protocol."""
     books = [message for message in messages_of(found) if message.kind == ORDERBOOK]
     sender = Encoder(settings, "bench")
     venues = {
-        message.topic: Venue(
+        message.topic: TopicRows(
             "bench", message.topic.decode(), str(message.exchange), str(message.market)
         )
         for message in books
@@ -342,11 +342,11 @@ def encode(found: list[Source], settings: Settings) -> Run:
     return Run("encode", _named(found), "row", len(books), run)
 
 
-def end_to_end(found: list[Source], settings: Settings) -> Run:
+def end_to_end(found: list[Feed], settings: Settings) -> Run:
     """Frames to messages on the bus, received and computed into index records, in one thread."""
     at_each = _at_each(settings)
     stage = _index_stage(at_each)
-    link = Link(settings, lambda message: stage.on_message(message))
+    link = Loopback(settings, lambda message: stage.on_message(message))
     merged = sorted(
         ((record, number) for number, one in enumerate(found) for record in one.records),
         key=lambda pair: pair[0].received_ns,
@@ -366,7 +366,7 @@ def end_to_end(found: list[Source], settings: Settings) -> Run:
     return Run("end-to-end", _named(found), "record", len(merged), run, link.close)
 
 
-STAGES: dict[str, Callable[[list[Source], Settings], Run]] = {
+STAGES: dict[str, Callable[[list[Feed], Settings], Run]] = {
     "receive": receive,
     "parse": parse,
     "book": book,
@@ -377,7 +377,7 @@ STAGES: dict[str, Callable[[list[Source], Settings], Run]] = {
 }
 
 
-def prepare(stage: str, found: list[Source], settings: Settings) -> Run:
+def prepare(stage: str, found: list[Feed], settings: Settings) -> Run:
     """Return a stage's run. Raises: CoinSpaceError when the input has no messages for it."""
     prepared = STAGES[stage](found, settings)
     if not prepared.events:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import orjson
 from coinspace._ext.message import REPEAT, Message
 from coinspace._ext.segment import SEGMENT_HEAD_SIZE, messages
 from coinspace.bus.segments import SegmentFile, segment_paths
-from coinspace.clock import SECOND_NS
 from coinspace.config import config_option, load
 from coinspace.errors import JournalError
+from coinspace.instant import shown
 from coinspace.text import printable
 
 PRINTED_KINDS = ("state", "index")
@@ -83,7 +82,7 @@ def ls(process: str | None, config_path: str | None, as_json: bool) -> None:
                 click.echo(
                     f"{row['process']:<28} {row['epoch']} {printable(row['topic']):<30}"
                     f" {row['messages']:>10} {ranges:<24}"
-                    f" {_text(row['first_ns'])} - {_text(row['last_ns'])}"
+                    f" {shown(row['first_ns'])} - {shown(row['last_ns'])}"
                 )
 
 
@@ -185,13 +184,9 @@ def _read(folder: Path, epoch: int | None) -> Iterator[Message]:
         yield from messages(file.read(SEGMENT_HEAD_SIZE, file.index.end - SEGMENT_HEAD_SIZE))
 
 
-def _text(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns / SECOND_NS, UTC).isoformat(timespec="milliseconds")
-
-
 def _line(message: Message) -> str:
     text = (
-        f"{_text(message.published_ns)} {printable(message.topic.decode(errors='replace'))}"
+        f"{shown(message.published_ns)} {printable(message.topic.decode(errors='replace'))}"
         f" {message.epoch} {message.sequence}"
     )
     if message.kind_name == "orderbook":

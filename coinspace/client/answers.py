@@ -287,7 +287,7 @@ class IndexValue(TickValue):
     stale_reason: str | None
 
 
-class PremiumValue(Answer):
+class PremiumSummary(Answer):
     """The kimchi premium of one asset now."""
 
     asset: str
@@ -302,9 +302,14 @@ class PremiumValue(Answer):
     fx: float | None
     fx_status: str | None
     premium: Premium | None
-    constituents: Rows[Constituent]
 
     _shown = ("asset", "premium", "status", "reason", "kr", "gl", "fx", "ts")
+
+
+class PremiumValue(PremiumSummary):
+    """The kimchi premium of one asset now, with the venues behind it."""
+
+    constituents: Rows[Constituent]
 
 
 class Input(Answer):
@@ -416,7 +421,7 @@ class Book(_Sides):
 
     exchange: str
     market: str
-    received: datetime
+    ts: datetime
     exchange_time: datetime | None
     age_ms: int
     stale: bool
@@ -425,7 +430,7 @@ class Book(_Sides):
     bids: list[tuple[float, float]]
     asks: list[tuple[float, float]]
 
-    _shown = ("exchange", "market", "status", "received")
+    _shown = ("exchange", "market", "status", "ts")
 
 
 class VenueSize(Answer):
@@ -461,11 +466,11 @@ class Profile(Answer):
     """Cumulative size of each venue by distance from the mid price."""
 
     step_percent: float
-    middle: float
+    mid: float
     bids: dict[str, list[float]]
     asks: dict[str, list[float]]
 
-    _shown = ("step_percent", "middle")
+    _shown = ("step_percent", "mid")
 
 
 class ConsolidatedBook(_Sides):
@@ -500,7 +505,7 @@ class Ticker(Answer):
 
     exchange: str
     market: str
-    received: datetime
+    ts: datetime
     exchange_time: datetime | None
     age_ms: int
     status: str
@@ -540,6 +545,42 @@ class Venue(Answer):
     updates: int
 
     _shown = ("venue", "state", "reason", "used", "share", "mid")
+
+
+class Asset(Answer):
+    """An asset with its markets."""
+
+    asset: str
+    index: bool
+    status: str | None
+    stale: bool | None
+    quotes: list[str]
+    exchanges: list[str]
+    markets: list[str]
+
+    _shown = ("asset", "index", "status", "markets")
+
+
+class Market(Answer):
+    """A market that is collected."""
+
+    venue: str
+    exchange: str
+    market: str
+    base: str
+    quote: str
+    asset: str
+    region: str | None
+    index: bool
+    state: str
+    reason: str | None
+    since: datetime | None
+    book_ts: datetime | None
+    ticker_ts: datetime | None
+    trade_ts: datetime | None
+    depth: int
+
+    _shown = ("venue", "asset", "index", "state", "reason", "book_ts")
 
 
 class Gap(Answer):

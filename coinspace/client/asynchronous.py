@@ -13,12 +13,15 @@ import orjson
 from coinspace.client import ranges
 from coinspace.client.answers import (
     Answer,
+    Asset,
     Book,
     ConsolidatedBook,
     Explanation,
     Gap,
     IndexValue,
+    Market,
     Methodology,
+    PremiumSummary,
     PremiumValue,
     ProcessHealth,
     Readiness,
@@ -184,6 +187,44 @@ class AsyncClient:
     async def premium(self, asset: str, *, size: float | None = None) -> PremiumValue:
         """Return the kimchi premium now. Args: size: what a trade of it leaves of the premium."""
         return await self._answer(PremiumValue, f"/v1/premium/{_part(asset)}", size=size)
+
+    async def premiums(
+        self,
+        *assets: str,
+        min: float | None = None,
+        max: float | None = None,
+        stale: bool = True,
+        sort: str | None = None,
+        order: str | None = None,
+    ) -> Rows[PremiumSummary]:
+        """Return the kimchi premium of all assets that have one, or of those named.
+
+        Args:
+            min, max: bounds as fractions; 0.01 is 1 %.
+            stale: False leaves out values that are too old.
+            sort: premium, asset or age. order: asc or desc.
+        """
+        given: dict[str, Any] = {
+            "assets": ",".join(assets) or None,
+            "min": min,
+            "max": max,
+            "stale": None if stale else "false",
+            "sort": sort,
+            "order": order,
+        }
+        return await self._rows(PremiumSummary, "/v1/premiums", "premiums", **given)
+
+    async def assets(self) -> Rows[Asset]:
+        """Return every asset with its markets, and whether it has an index."""
+        return await self._rows(Asset, "/v1/assets", "assets")
+
+    async def markets(
+        self, exchange: str | None = None, *, asset: str | None = None, quote: str | None = None
+    ) -> Rows[Market]:
+        """Return every market that is collected: its state and the times of its newest messages."""
+        return await self._rows(
+            Market, "/v1/markets", "markets", exchange=exchange, asset=asset, quote=quote
+        )
 
     async def explain(self, asset: str, ts: Time | None = None) -> Explanation:
         """Return one tick in full: the newest, or the one at or just before `ts`."""

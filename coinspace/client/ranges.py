@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from coinspace.client.errors import ApiError, ConnectionLost, InvalidArgument
-from coinspace.clock import check_ms
+from coinspace.clock import MILLISECOND_NS
+from coinspace.instant import instant_ms, shown
 
 Time = datetime | int | str
 
@@ -32,23 +33,17 @@ def milliseconds(value: Time, name: str = "time") -> int:
 
     Raises: InvalidArgument for a time without a zone, for seconds, and for anything else.
     """
-    expected = (
-        f"{name}: expected a datetime with a zone, epoch milliseconds or ISO 8601 with a zone"
-        " (2026-01-31T09:00:00Z)"
-    )
+    if isinstance(value, datetime):
+        text = value.isoformat()
+    elif isinstance(value, int | str) and not isinstance(value, bool):
+        text = str(value)
+    else:
+        kind = type(value).__name__
+        raise InvalidArgument(f"{name}: expected a datetime, an int or a str, was a {kind}")
     try:
-        if isinstance(value, str) and not (value.isascii() and value.isdigit()):
-            value = datetime.fromisoformat(value)
-        if isinstance(value, datetime):
-            if value.tzinfo is None:
-                raise ValueError("it has no zone")
-            return int(value.timestamp() * 1000)
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise ValueError(f"it is a {type(value).__name__}")
-        check_ms(int(value))
-        return int(value)
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgument(f"{expected}, was {str(value)[:60]!r}: {error}") from None
+        return instant_ms(text)
+    except ValueError as error:
+        raise InvalidArgument(f"{name}: {error}") from None
 
 
 async def parts(
@@ -96,7 +91,7 @@ async def _again(
                 raise
             reason, pause_s = error, error.retry_after_s or pause_s
         if time.monotonic() > deadline:
-            at = datetime.fromtimestamp(start / 1000, UTC).isoformat().replace("+00:00", "Z")
+            at = shown(start * MILLISECOND_NS)
             raise ConnectionLost(
                 f"{reason}; it was lost for {PATIENCE_S:.0f} s, after the rows before {at} had"
                 " arrived: ask for the range again"

@@ -24,7 +24,8 @@ from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Channel, Exchange
 from coinspace.log import configure_logging
 from coinspace.market import Market, as_named
-from coinspace.options import EXCHANGE, SECONDS, markets_by_exchange
+from coinspace.options import EXCHANGE, markets_by_exchange
+from coinspace.plain_options import SECONDS
 from coinspace.process import stop_event
 from coinspace.recording.format import FeedReader
 from coinspace.recording.progress import elapsing, reading

@@ -57,7 +57,7 @@ def missing(first: int, last: int, known: Sequence[int]) -> Missing | None:
 
 
 @dataclass(slots=True, eq=False)
-class Hole:
+class TradeHole:
     """A span of time or ids in which trades may be missing.
 
     Attributes:
@@ -107,7 +107,7 @@ class Found:
     lost: int = 0
 
 
-def by_number(hole: Hole, trades: Iterable[RestTrade], known: Sequence[int]) -> Found:
+def by_number(hole: TradeHole, trades: Iterable[RestTrade], known: Sequence[int]) -> Found:
     """Fill a hole of ids that count up by one. known: ids within it that were published."""
     there = set(known)
     wanted = [
@@ -119,7 +119,7 @@ def by_number(hole: Hole, trades: Iterable[RestTrade], known: Sequence[int]) -> 
     return Found(wanted, hole.last_id - hole.first_id + 1 - len(there))
 
 
-def by_id(hole: Hole, trades: Sequence[RestTrade], known: RecentIds, now_ns: int) -> Found:
+def by_id(hole: TradeHole, trades: Sequence[RestTrade], known: RecentIds, now_ns: int) -> Found:
     """Fill a hole where REST and stream share ids: trades that are not `known` are missing."""
     settled_ns = hole.to_ns or now_ns - FRESH_NS
     wanted = [
@@ -156,7 +156,7 @@ def counted(published: Iterable[Published]) -> Counter[What]:
     )
 
 
-def between(hole: Hole, trades: Sequence[RestTrade], published: Sequence[Published]) -> Found:
+def between(hole: TradeHole, trades: Sequence[RestTrade], published: Sequence[Published]) -> Found:
     """Fill a hole by time: trades between the last one before and the first one after.
 
     Trades in the same ms as one of these two are missing too when REST has the two trades with the
@@ -192,7 +192,7 @@ def between(hole: Hole, trades: Sequence[RestTrade], published: Sequence[Publish
 
 
 def by_volume(
-    hole: Hole, trades: Sequence[RestTrade], published: Iterable[Published], tolerance: float
+    hole: TradeHole, trades: Sequence[RestTrade], published: Iterable[Published], tolerance: float
 ) -> Found:
     """Fill a hole of a known volume: trades that were not published, if their sum matches it."""
     streamed = counted(published)

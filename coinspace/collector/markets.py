@@ -19,7 +19,7 @@ Change = Literal["listed", "delisted", "halted", "resumed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ListingChange:
     """One change of an exchange's list of markets."""
 
     change: Change
@@ -79,7 +79,7 @@ class MarketList:
     def __init__(self) -> None:
         self.listings: dict[str, Listing] = {}
 
-    def update(self, listings: list[Listing]) -> list[Event]:
+    def update(self, listings: list[Listing]) -> list[ListingChange]:
         """Take a new list and return the changes; the first list gives no change.
 
         An empty list counts as an error of the exchange and changes nothing.
@@ -99,10 +99,12 @@ class MarketList:
         for symbol, listing in self.listings.items():
             old = before.get(symbol)
             if old is None:
-                events.append(Event("listed", listing))
+                events.append(ListingChange("listed", listing))
             elif old.trading != listing.trading:
-                events.append(Event("resumed" if listing.trading else "halted", listing))
+                events.append(ListingChange("resumed" if listing.trading else "halted", listing))
         events += [
-            Event("delisted", old) for symbol, old in before.items() if symbol not in self.listings
+            ListingChange("delisted", old)
+            for symbol, old in before.items()
+            if symbol not in self.listings
         ]
         return events

@@ -28,7 +28,7 @@ from coinspace._ext.sink import Sink
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.collector import holes
 from coinspace.collector.demand import Value
-from coinspace.collector.holes import FRESH_NS, Found, Hole, Missing
+from coinspace.collector.holes import FRESH_NS, Found, Missing, TradeHole
 from coinspace.collector.memory import Memory
 from coinspace.collector.stage import FIRST_FRAME_NS, Stage, State, Status
 from coinspace.collector.volume import VolumeCheck
@@ -88,7 +88,7 @@ class TickerStage(Stage, TickerCollector):
         Stage.__init__(self, exchange, entries, sink, needed)
         # symbols in the exchange's list of markets, empty = not read yet
         self.listed: frozenset[str] = frozenset()
-        self._holes: dict[int, Hole] = {}
+        self._holes: dict[int, TradeHole] = {}
         self._audited_ns = [0] * len(markets)
         # indexes of markets that are suspended according to their tickers
         self._suspended: set[int] = set()
@@ -110,9 +110,9 @@ class TickerStage(Stage, TickerCollector):
                 market.remember(trade.exchange_ns, price, size, trade.flags, trade.id)
             self.counts["trades_remembered"] += len(trades)
             if trades:
-                hole = Hole("restart", memory.settled_ns(market.market) or market.trade_ns)
+                hole = TradeHole("restart", memory.settled_ns(market.market) or market.trade_ns)
             elif market.market in memory.markets:
-                hole = Hole("restart", memory.since_ns)
+                hole = TradeHole("restart", memory.since_ns)
             else:
                 continue
             if self.contiguous and (ids := sorted({trade.id for trade in trades})):
@@ -136,7 +136,7 @@ class TickerStage(Stage, TickerCollector):
             # an open hole keeps its beginning and ends later
             hole.to_ns, hole.volume = 0, 0.0
         elif market.trade_ns:
-            self._holes[index] = Hole("reconnect", market.trade_ns)
+            self._holes[index] = TradeHole("reconnect", market.trade_ns)
 
     def on_subscribed(self, status: Status, now_ns: int) -> None:
         index = self._positions[status.symbol]
@@ -159,7 +159,7 @@ class TickerStage(Stage, TickerCollector):
         known = self._holes.get(market.index)
         if known is not None and known.first_id:
             first, overlap = min(first, known.first_id), overlap and known.reason == "overlap"
-        self._holes[market.index] = Hole(
+        self._holes[market.index] = TradeHole(
             "overlap" if overlap else "gap",
             market.trade_ns,
             0,
@@ -187,7 +187,7 @@ class TickerStage(Stage, TickerCollector):
         market = self.entry(request.symbols[0]) if request.symbols else None
         if request.purpose != "trades" or market is None:
             return
-        hole = request.context if isinstance(request.context, Hole) else None
+        hole = request.context if isinstance(request.context, TradeHole) else None
         if hole is not None and self._holes.get(market.index) is not hole:
             # the hole has grown since the request, and is requested again
             return
@@ -207,7 +207,7 @@ class TickerStage(Stage, TickerCollector):
                 return
             found = holes.audit(trades, market.ids, self.wall_ns(now_ns))
             if found.trades:
-                self._fill(market, Hole("ids", found.trades[0].exchange_ns), found, now_ns)
+                self._fill(market, TradeHole("ids", found.trades[0].exchange_ns), found, now_ns)
             return
         hole.answers.append(trades)
         older = None
@@ -235,7 +235,7 @@ class TickerStage(Stage, TickerCollector):
             self.refuse(reason)
         return not reason
 
-    def _close(self, market: TickerMarket, hole: Hole, now_ns: int) -> None:
+    def _close(self, market: TickerMarket, hole: TradeHole, now_ns: int) -> None:
         del self._holes[market.index]
         trades, tolerance = hole.trades(), 0.0
         if hole.volume:
@@ -260,7 +260,7 @@ class TickerStage(Stage, TickerCollector):
                 missing = 0.0
             self._volumes[market.index].settle(missing)
 
-    def _fill(self, market: TickerMarket, hole: Hole, found: Found, now_ns: int) -> None:
+    def _fill(self, market: TickerMarket, hole: TradeHole, found: Found, now_ns: int) -> None:
         filled = sum(self._add(market, trade, now_ns) for trade in found.trades)
         if not self.contiguous:
             self.counts["trades_missing"] += len(found.trades)
@@ -299,7 +299,7 @@ class TickerStage(Stage, TickerCollector):
         """Handle a request that was refused or failed: ask again later, or close the hole."""
         self.counts["refused_requests"] += 1
         self.answered(request, now_ns)
-        hole = request.context if isinstance(request.context, Hole) else None
+        hole = request.context if isinstance(request.context, TradeHole) else None
         market = self.entry(request.symbols[0]) if request.symbols else None
         if hole is None or market is None or self._holes.get(market.index) is not hole:
             return
@@ -363,7 +363,7 @@ class TickerStage(Stage, TickerCollector):
             return
         self.counts["volume_gaps"] += 1
         self.change(status, status.state, now_ns, f"missing volume: {missing:g}", volume=missing)
-        self._holes[market.index] = Hole(
+        self._holes[market.index] = TradeHole(
             "volume",
             check.proven_ns,
             market.trade_ns,
@@ -371,7 +371,9 @@ class TickerStage(Stage, TickerCollector):
             ask_ns=now_ns + FRESH_NS,
         )
 
-    def _watch_hole(self, market: TickerMarket, status: Status, hole: Hole, now_ns: int) -> None:
+    def _watch_hole(
+        self, market: TickerMarket, status: Status, hole: TradeHole, now_ns: int
+    ) -> None:
         if hole.asked or not hole.ask_ns or now_ns < hole.ask_ns:
             return
         if hole.reason == "overlap":
@@ -395,7 +397,9 @@ class TickerStage(Stage, TickerCollector):
         hole.asked = True
         self._ask(self.exchange.trades_request(status.symbol), hole)
 
-    def _ask(self, request: Request, context: Hole | None, value: Value = Value.REPAIR) -> None:
+    def _ask(
+        self, request: Request, context: TradeHole | None, value: Value = Value.REPAIR
+    ) -> None:
         self.ask(replace(request, context=context), value)
 
     def _watch(self, market: TickerMarket, status: Status, now_ns: int) -> None:

@@ -1,13 +1,14 @@
 """The API's answers: every struct is a schema of the OpenAPI document.
 
-Prices, sizes, rates and shares are decimal strings; times epoch ms; ages ms.
+Prices, sizes, rates and shares are decimal strings; times epoch ms; ages ms. `meanings.py` says
+what each field means. A name that is one of a few words has a type with these words.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from coinspace.endpoint.live.age import StaleReason
 from coinspace.endpoint.shown import shows
@@ -24,19 +25,40 @@ from coinspace.method.record import (
 # of a record without a value. In tables it is "null", which pandas reads as a missing cell of CSV.
 NO_VALUE: Literal["no_value"] = "no_value"
 Status = Literal["ok", "degraded", "no_value"]
+Currency = Literal["KRW", "USDT"]
+Region = Literal["KR", "GL"]
+FxStatus = Literal["ok", "held", "suspect", "none"]
+Interval = Literal["1s", "1m", "5m", "1h", "1d"]
+# why a record has no value
+NoValue = Literal["too_few_venues", "insufficient_depth", "regime_split", "not_computed"]
+# why a venue is left out
+Exclusion = Literal[
+    "operator", "disconnected", "halted", "resyncing", "clock_stepped", "clock", "delayed", "no_fx",
+    "empty", "crossed", "frozen", "deviating",
+]  # fmt: skip
+MarketState = Literal[
+    "connecting", "subscribed", "buffering", "synced", "stale", "quarantined", "disconnected",
+    "halted", "unknown",
+]  # fmt: skip
+# of one market's book or ticker: `ok`, or else the state of the market
+Condition = Literal["ok", "stored", MarketState]
+GapKind = Literal[
+    "orderbook", "ticker", "trade", "state", "venue", "index", "aggregate", "heartbeat"
+]
+GapStatus = Literal["open", "filled", "lost", "dead"]
 
 
-@shows(VenueRecord)
+@shows(VenueRecord, reason=Exclusion | None)
 class Constituent(Struct, kw_only=True):
     """A venue's contribution to a value; `share` is its part of the curve's weight, 0 to 1."""
 
     venue: str
     exchange: str
     market: str
-    region: str | None
+    region: Region | None
 
 
-@shows(Valuation)
+@shows(Valuation, currency=Currency, reason=NoValue | None)
 class Regional(Struct, kw_only=True):
     """The index of one region in its own currency; `value` is null with a reason without one.
 
@@ -72,7 +94,12 @@ class Premium(Struct, kw_only=True):
     executable: list[ExecutablePremium] = []
 
 
-@shows(IndexRecord)
+@shows(
+    IndexRecord,
+    reason=NoValue | None,
+    fx_status=FxStatus | None,
+    curve_end=Literal["D", "exhausted"] | None,
+)
 class IndexValue(Struct, kw_only=True):
     """One index value with everything that qualifies it.
 
@@ -82,7 +109,7 @@ class IndexValue(Struct, kw_only=True):
 
     asset: str
     ts: EpochMs
-    currency: str
+    currency: Currency
     status: Status
     kr: Regional | None
     gl: Regional | None
@@ -111,24 +138,24 @@ class IndexPoint(Struct):
 
     ts: EpochMs
     status: Status
-    reason: str | None
+    reason: NoValue | None
     value: Number
     kr: Number
     gl: Number
     value_krw: Number
     premium: Number
     fx: Number
-    fx_status: str | None
+    fx_status: FxStatus | None
     best_bid: Number
     best_ask: Number
-    constituents: int
+    n_used: int
 
 
 class IndexPage(Struct, kw_only=True):
     """A page of stored values, oldest first; `next` is the address of the next page."""
 
     asset: str
-    currency: str
+    currency: Currency
     start: EpochMs
     end: EpochMs
     values: list[IndexPoint]
@@ -160,8 +187,8 @@ class CandlePage(Struct, kw_only=True):
     """Candles, oldest first, one for each interval: nulls when an interval has no value."""
 
     asset: str
-    currency: str
-    interval: str
+    currency: Currency
+    interval: Interval
     start: EpochMs
     end: EpochMs
     candles: list[Candle]
@@ -235,8 +262,8 @@ class Explanation(Struct, kw_only=True):
     live: bool
 
 
-class PremiumValue(Struct, kw_only=True):
-    """The premium of one asset now."""
+class PremiumSummary(Struct, kw_only=True):
+    """The premium of one asset now, and the regional values behind it."""
 
     asset: str
     ts: EpochMs
@@ -244,13 +271,26 @@ class PremiumValue(Struct, kw_only=True):
     stale: bool
     stale_reason: StaleReason | None
     status: Status
-    reason: str | None
+    reason: NoValue | Literal["no_regional_value"] | None
     kr: Regional | None
     gl: Regional | None
     fx: Number
-    fx_status: str | None
+    fx_status: FxStatus | None
     premium: Premium | None
+
+
+class PremiumValue(PremiumSummary, kw_only=True):
+    """The premium of one asset now, with the venues behind it."""
+
     constituents: list[Constituent]
+
+
+class Premiums(Struct, kw_only=True):
+    """The premiums of all assets that have one now."""
+
+    ts: EpochMs
+    premiums: list[PremiumSummary]
+    missing: list[str]
 
 
 class VenueSize(Struct):
@@ -279,11 +319,11 @@ class Depth(Struct, kw_only=True):
 class Profile(Struct, kw_only=True):
     """Cumulative size per venue by distance from the mid price, in steps of `step_percent`.
 
-    `bids["upbit:BTC/KRW"][i]` is that venue's size at or above middle x (1 - i x step).
+    `bids["upbit:BTC/KRW"][i]` is that venue's size at or above mid x (1 - i x step).
     """
 
     step_percent: DecimalText
-    middle: DecimalText
+    mid: DecimalText
     bids: dict[str, list[float]]
     asks: dict[str, list[float]]
 
@@ -297,7 +337,7 @@ class ConsolidatedBook(Struct, kw_only=True):
     stale: bool
     stale_reason: StaleReason | None
     status: Status
-    currency: str
+    currency: Currency
     fx: Number
     bids: list[Level]
     asks: list[Level]
@@ -311,12 +351,12 @@ class Book(Struct, kw_only=True):
 
     exchange: str
     market: str
-    received: EpochMs
+    ts: EpochMs
     exchange_time: EpochMs | None
     age_ms: AgeMs
     stale: bool
     stale_reason: StaleReason | None
-    status: str
+    status: Condition
     bids: Side
     asks: Side
 
@@ -347,10 +387,10 @@ class Ticker(Struct, kw_only=True):
 
     exchange: str
     market: str
-    received: EpochMs
+    ts: EpochMs
     exchange_time: EpochMs | None
     age_ms: AgeMs
-    status: str
+    status: Condition
     stale_reason: StaleReason | None
     last: Number
     open: Number
@@ -359,7 +399,7 @@ class Ticker(Struct, kw_only=True):
     volume: Number
     quote_volume: Number
     change: Number
-    window: str | None
+    window: Literal["24h", "utc_day", "kst_day"] | None
     bid: Number
     bid_size: Number
     ask: Number
@@ -398,9 +438,9 @@ class Venue(Struct, kw_only=True):
     venue: str
     exchange: str
     market: str
-    asset: Annotated[str, Meta(description="what the market's base stands for on the exchange")]
-    region: str | None
-    state: str
+    asset: str
+    region: Region | None
+    state: MarketState
     reason: str | None
     since: EpochMs | None
     age_ms: AgeMs | None
@@ -418,6 +458,52 @@ class Venues(Struct):
     venues: list[Venue]
 
 
+class Asset(Struct, kw_only=True):
+    """An asset: its markets, and the state of its index where it has one."""
+
+    asset: str
+    index: bool
+    status: Status | None
+    stale: bool | None
+    quotes: list[str]
+    exchanges: list[str]
+    markets: list[str]
+
+
+class Assets(Struct):
+    """All assets."""
+
+    ts: EpochMs
+    assets: list[Asset]
+
+
+class Market(Struct, kw_only=True):
+    """A market that is collected: its state, and the times of its newest messages."""
+
+    venue: str
+    exchange: str
+    market: str
+    base: str
+    quote: str
+    asset: str
+    region: Region | None
+    index: bool
+    state: MarketState
+    reason: str | None
+    since: EpochMs | None
+    book_ts: EpochMs | None
+    ticker_ts: EpochMs | None
+    trade_ts: EpochMs | None
+    depth: int
+
+
+class Markets(Struct):
+    """All markets."""
+
+    ts: EpochMs
+    markets: list[Market]
+
+
 class Gap(Struct, kw_only=True):
     """A detected loss: messages `first` to `last` of a publisher, or a venue's outage.
 
@@ -428,8 +514,8 @@ class Gap(Struct, kw_only=True):
     publisher: str
     exchange: str | None
     market: str | None
-    kind: str
-    status: str
+    kind: GapKind
+    status: GapStatus
     reason: str | None
     first: int
     last: int
@@ -449,7 +535,7 @@ class Definition(Struct, kw_only=True):
     """Everything besides books that the values of one index depend on."""
 
     asset: str
-    role: str
+    role: Literal["live", "next"]
     effective: EpochMs | None
     method_version: str | None
     parameter_hash: str | None
@@ -474,7 +560,7 @@ class ProcessHealth(Struct, kw_only=True):
     """
 
     process: str
-    state: str
+    state: Literal["starting", "ready", "degraded", "stopping", "stopped", "unknown"]
     reason: str | None
     age_ms: int
     uptime_s: int
@@ -492,11 +578,59 @@ class Pipeline(Struct):
 class Readiness(Struct):
     """Whether data is served, and the reasons when it is not."""
 
-    state: str
+    state: Literal["ready", "degraded"]
     reasons: list[str]
 
 
 class Liveness(Struct):
     """The process answers."""
 
-    state: str
+    state: Literal["ok"]
+
+
+class GapsEvent(Struct):
+    """Losses on the bus that the endpoint itself has noticed."""
+
+    gaps: list[Gap]
+
+
+class Heartbeat(Struct):
+    """The stream is alive."""
+
+    ts: EpochMs
+
+
+class StreamGap(Struct, kw_only=True):
+    """Events were lost: a resume was not possible, or the client reads too slowly."""
+
+    channel: str
+    reason: Literal["resume", "slow"]
+    missed: int | UnsetType = UNSET
+    last_event_id: str | UnsetType = UNSET
+
+
+class Shutdown(Struct):
+    """The server ends the stream."""
+
+    reason: str
+
+
+class Hello(Struct):
+    """The first message of a WebSocket."""
+
+    boot: str
+    ts: EpochMs
+
+
+class Channels(Struct):
+    """Channels that were added to a WebSocket or removed from it."""
+
+    channels: list[str]
+    id: int | str | UnsetType = UNSET
+
+
+class Pong(Struct):
+    """The answer to `ping`."""
+
+    ts: EpochMs
+    id: int | str | UnsetType = UNSET

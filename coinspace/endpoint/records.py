@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from coinspace.endpoint.models import (
     NO_VALUE,
     Constituent,
+    Currency,
     ExecutablePremium,
     IndexValue,
     Liquidity,
     Premium,
+    Region,
     Regional,
     Status,
 )
@@ -22,7 +24,7 @@ from coinspace.method.digits import RATIO_PLACES, rounded, significant
 from coinspace.method.parameters import REGIONS
 from coinspace.method.record import IndexRecord, Valuation, VenueRecord
 
-CURRENCY = "USDT"
+CURRENCY: Currency = "USDT"
 # columns of stored rows: a region's value, rounded as the index's own, and computed prices
 REGIONAL = ("kr", "gl")
 CONVERTED = ("value_krw", "best_bid", "best_ask", "fx")
@@ -42,6 +44,11 @@ def venue_parts(venue: str) -> tuple[str, str]:
     return exchange, market
 
 
+def region_of(exchange: str) -> Region | None:
+    """Return the region of an exchange, None where it is not known."""
+    return cast(Region | None, REGIONS.get(exchange))
+
+
 def constituent(venue: str, facts: VenueRecord, region: str | None = None) -> Constituent:
     """Convert a record's facts of a venue. Args: region: used when the exchange has none."""
     exchange, market = venue_parts(venue)
@@ -51,7 +58,7 @@ def constituent(venue: str, facts: VenueRecord, region: str | None = None) -> Co
         venue=venue,
         exchange=exchange,
         market=market,
-        region=REGIONS.get(exchange, region),
+        region=region_of(exchange) or region,
     )
 
 

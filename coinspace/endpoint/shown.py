@@ -35,11 +35,13 @@ _CALLED = {"decimal": decimal, "milliseconds": milliseconds, "price": price, "ra
 _MAKERS: dict[type[Struct], Callable[..., Any]] = {}
 
 
-def shows(record: type[Struct]) -> Callable[[type[T]], type[T]]:
+def shows(record: type[Struct], **words: Any) -> Callable[[type[T]], type[T]]:
     """Return a decorator that adds the record's fields to those that a model declares.
 
     All are in the order of the record. A declared field that the record does not have follows the
     field that is declared before it.
+
+    Args: words: field -> type of a name that is one of a few words.
     """
 
     def extend(model: type[T]) -> type[T]:
@@ -62,6 +64,7 @@ def shows(record: type[Struct]) -> Callable[[type[T]], type[T]]:
                 continue
             one = shown[name]
             kind, value = _KINDS[one.kind]
+            kind = words.get(name, kind)
             fields.append((name, kind | None if one.optional else kind))
             values.append(f"{name}={value.format(f'record.{one.attribute}')}")
         made = msgspec.defstruct(
@@ -71,7 +74,7 @@ def shows(record: type[Struct]) -> Callable[[type[T]], type[T]]:
             module=model.__module__,
             kw_only=True,
         )
-        # compiled, as the methods of dataclasses are: a loop would cost as much as the texts
+        # compiled once, as dataclasses do: a loop would take as long as making the texts
         source = f"lambda {', '.join(['record', *own])}: made({', '.join(values)})"
         _MAKERS[made] = eval(source, {"made": made, **_CALLED})
         return made  # type: ignore[return-value]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -18,27 +17,18 @@ import msgspec
 import orjson
 from msgspec import Meta
 
-from coinspace.clock import MILLISECOND_NS, check_ms
+from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.http.problem import Problem
+from coinspace.instant import instant_ms
 from coinspace.method.digits import RATIO_PLACES, SIGNIFICANT, WHOLE, significant
 
-# 1970 to 2200: keeps every instant within int64 ns
-LATEST_MS = 7_258_118_400_000
 INT64_MAX = (1 << 63) - 1
 # a number in a cursor
 _Part = Annotated[int, Meta(ge=0, lt=INT64_MAX)]
 
-DecimalText = Annotated[
-    str, Meta(pattern=r"^-?\d+(\.\d+)?$", description="decimal number", examples=["64250.10"])
-]
+DecimalText = Annotated[str, Meta(pattern=r"^-?\d+(\.\d+)?$", description="decimal number")]
 EpochMs = Annotated[int, Meta(description="milliseconds since 1970-01-01T00:00:00Z")]
-AgeMs = Annotated[
-    int,
-    Meta(
-        description="ms since the value's time, by this host's clock; below 0 when the value's time"
-        " is in the future: a clock is or was wrong, and the value is stale"
-    ),
-]
+AgeMs = Annotated[int, Meta(description="milliseconds")]
 Number = DecimalText | None
 # levels of a book, [price, size] each, best first
 Side = list[tuple[DecimalText, DecimalText]]
@@ -93,35 +83,10 @@ def ratio(value: float | None) -> str | None:
     return None if value is None else decimal(round(float(value), RATIO_PLACES))
 
 
-def parse_instant(text: str) -> Instant:
-    """Read epoch milliseconds or ISO 8601 with a zone.
-
-    Raises: ValueError naming what was expected.
-    """
-    expected = "expected epoch milliseconds or ISO 8601 with a zone (2026-01-31T09:00:00Z)"
-    if text.isascii() and text.isdigit() and len(text) <= 19:
-        milliseconds = int(text)
-        try:
-            check_ms(milliseconds)
-        except ValueError as error:
-            raise ValueError(f"{expected}, was {text!r}: {error}") from None
-    else:
-        try:
-            moment = datetime.fromisoformat(text)
-            if moment.tzinfo is None:
-                raise ValueError
-            milliseconds = math.floor(moment.astimezone(UTC).timestamp() * 1000)
-        except (ValueError, OverflowError):
-            raise ValueError(f"{expected}, was {text[:40]!r}") from None
-    if not 0 <= milliseconds <= LATEST_MS:
-        raise ValueError(f"{expected} between 1970 and 2200, was {text[:40]!r}")
-    return Instant(milliseconds)
-
-
 def decode_hook(kind: type, value: Any) -> Any:
     """Convert instants, which msgspec does not know."""
     if kind is Instant:
-        return parse_instant(value)
+        return Instant(instant_ms(value))
     raise NotImplementedError(f"no conversion to {kind}")
 
 

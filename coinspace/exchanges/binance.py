@@ -255,7 +255,7 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
 def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     """Return the refusal of a REST answer, None = the answer is good.
 
-    "IP Limits" (REST API): 429 = a limit is broken, 418 = the address is banned because it went on.
+    "IP Limits" (REST API): 429 = a limit is broken, 418 = the address is banned: it did not stop.
     "HTTP Return Codes": 403 = the firewall, 5xx = a fault of the exchange.
     """
     if status == 200:

@@ -38,7 +38,7 @@ FIRST = "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ChainLink:
     """One day of the chain."""
 
     day_ns: int
@@ -98,15 +98,15 @@ def hashed_columns(row: tuple[Any, ...], first: int) -> tuple[Any, ...]:
     return row[:end]
 
 
-def stored_links(connection: Connection) -> list[Link]:
+def stored_links(connection: Connection) -> list[ChainLink]:
     """Return the chain as stored, oldest first, without the days that were reopened."""
-    return [Link(*row) for row in records.links(connection)]
+    return [ChainLink(*row) for row in records.links(connection)]
 
 
-def make_link(connection: Connection, day_ns: int, previous: str) -> Link:
+def make_link(connection: Connection, day_ns: int, previous: str) -> ChainLink:
     """Return the link of a day."""
     count, digest = digest_day(connection, day_ns)
-    return Link(day_ns, count, digest, previous, linked(previous, digest))
+    return ChainLink(day_ns, count, digest, previous, linked(previous, digest))
 
 
 def linked(previous: str, digest: str) -> str:
@@ -114,7 +114,7 @@ def linked(previous: str, digest: str) -> str:
     return hashlib.sha256((previous + digest).encode()).hexdigest()
 
 
-def reopened(links: list[Link], now_ns: int) -> list[Row]:
+def reopened(links: list[ChainLink], now_ns: int) -> list[Row]:
     """Return rows that withdraw the links of days that are not over.
 
     The clock was ahead when these links were made. Their days still get records.
@@ -146,7 +146,7 @@ def missing_days(connection: Connection, now_ns: int) -> list[int]:
 class Checked:
     """A link that was computed again. removed: retention has removed the day's records."""
 
-    link: Link
+    link: ChainLink
     wrong: list[str]
     removed: bool = False
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from coinspace.clock import MILLISECOND_NS, SECOND_NS
+from coinspace.clock import MILLISECOND_NS
 from coinspace.method.parameters import METHOD_VERSION
 from coinspace.method.record import IndexRecord
 
@@ -51,15 +50,6 @@ class Outage:
                 method_version=METHOD_VERSION,
                 parameter_hash=self.parameter_hash,
             )
-
-
-def instant(ts_ns: int) -> str:
-    """Return a time as 2026-01-31T12:00:00.200Z, or in ns where no such date exists."""
-    try:
-        at = datetime.fromtimestamp(ts_ns / SECOND_NS, UTC)
-    except (OverflowError, ValueError):
-        return f"{ts_ns} ns"
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def milliseconds(ts_ns: int) -> float | int:

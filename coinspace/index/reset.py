@@ -12,8 +12,9 @@ from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.index.memory import CLOCK_RESET
-from coinspace.index.outage import NOT_COMPUTED, instant
+from coinspace.index.outage import NOT_COMPUTED
 from coinspace.index.store import store
+from coinspace.instant import shown
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read import records
@@ -37,7 +38,7 @@ class Ahead:
     last_ns: int
 
     def __str__(self) -> str:
-        span = f"{instant(self.first_ns)} to {instant(self.last_ns)}"
+        span = f"{shown(self.first_ns)} to {shown(self.last_ns)}"
         return f"{self.asset}: {self.ticks} ticks from {span}"
 
 
@@ -61,8 +62,8 @@ def declare_void(settings: Settings, now_ns: int, operator: str, because: str) -
     last_ns = max(one.last_ns for one in found)
     if last_ns - now_ns > FARTHEST_NS:
         raise CoinSpaceError(
-            f"expected stored ticks until at most 31 days after now ({instant(now_ns)}), found"
-            f" ticks until {instant(last_ns)}: check the clock of this host"
+            f"expected stored ticks until at most 31 days after now ({shown(now_ns)}), found"
+            f" ticks until {shown(last_ns)}: check the clock of this host"
         )
     with schema.connect(address(settings)) as connection:
         records.keep_void(
@@ -75,7 +76,7 @@ def declare_void(settings: Settings, now_ns: int, operator: str, because: str) -
         )
         wait_applied(connection, INDEX_RECALC.name)
     ticks = sum(one.ticks for one in found)
-    detail = f"{ticks} ticks until {instant(last_ns)} are void: {because}"
+    detail = f"{ticks} ticks until {shown(last_ns)} are void: {because}"
     columns = {"target": str(last_ns), "detail": detail, "entry": 0}
     symbols: dict[str, str | None] = {"operator": operator, "action": CLOCK_RESET}
     store(settings, [Row("operator_log", now_ns, symbols, columns)])

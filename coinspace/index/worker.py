@@ -26,9 +26,10 @@ from coinspace.index.memory import (
     read_resets,
     remember,
 )
-from coinspace.index.outage import Outage, instant
+from coinspace.index.outage import Outage
 from coinspace.index.pulse import Pulse
 from coinspace.index.spool import Spool
+from coinspace.instant import shown
 from coinspace.log import Summary
 from coinspace.method.aggregate import Aggregate, decode
 from coinspace.method.record import IndexRecord, encode
@@ -297,7 +298,7 @@ class Worker:
             self._void(read_resets(connection))
         latest_ns = self.calculator.latest_published_ns
         if latest_ns > now + STEP_NS:
-            self._process.log.warning("stored ticks lie in the future", until=instant(latest_ns))
+            self._process.log.warning("stored ticks lie in the future", until=shown(latest_ns))
 
     def _void(self, resets: list[tuple[int, int]]) -> None:
         now = now_ns()
@@ -384,7 +385,7 @@ class Worker:
         if self.ahead_ns:
             yield (
                 "stored ticks lie in the future until"
-                f" {instant(self.calculator.latest_published_ns)}: the clock was set back, and"
+                f" {shown(self.calculator.latest_published_ns)}: the clock was set back, and"
                 " these instants get no second record; wait until then, or run"
                 " `coinspace index-reset-clock` to see these ticks and to declare them void"
             )
@@ -442,7 +443,7 @@ class Worker:
         if monotonic - self._stepped_ns < STEPS_APART_NS:
             self._steps_unstored += 1
             return
-        detail = f"from {instant(last_ns)} to {instant(next_ns)}"
+        detail = f"from {shown(last_ns)} to {shown(next_ns)}"
         if self._steps_unstored:
             detail += f", {self._steps_unstored} more since the last row"
         self._stepped_ns, self._steps_unstored = monotonic, 0

@@ -1,7 +1,8 @@
 """The filter of venues: it excludes frozen and deviating ones, per region while regions are split.
 
-The rules are those of methodology 2 and 3. All comparisons of one tick use the flags from before
-the tick. An absent venue keeps its flag.
+The rules are those of methodology 2 and 3; `aggregator.venue` has the reasons that concern a venue
+alone. All comparisons of one tick use the flags from before the tick. An absent venue keeps its
+flag.
 """
 
 from __future__ import annotations

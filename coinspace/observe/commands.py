@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 
-from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
-from coinspace.observe.health import Health, all_health, exit_code
-from coinspace.options import SECONDS
-from coinspace.storage.disk import disk_problems
+from coinspace.observe.health import Health, all_health, exit_code, health_of
+from coinspace.observe.watched import watched
+from coinspace.plain_options import SECONDS, config_option
+from coinspace.storage.disk import room_problems
 from coinspace.text import cell, printable
 
 # what the others import is left out of `status`, which scripts call often
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def status(config_path: str | None, as_json: bool) -> None:
     """Show each process's state; exit code 0 healthy, 1 degraded, 2 down."""
-    settings = load(config_path)
-    healths = all_health(settings)
-    problems = disk_problems(settings)
+    found = watched(config_path)
+    healths = [health_of(found, name) for name in found.names]
+    problems = room_problems(found.disk, found.disk_low_mb)
     code = exit_code(healths) or int(bool(problems))
     word = ("healthy", "degraded", "down")[code]
     if as_json:
@@ -68,6 +68,7 @@ def top(config_path: str | None, interval: float, once: bool, counters: bool, ev
     from rich.console import Console
     from rich.live import Live
 
+    from coinspace.config import load
     from coinspace.observe.screen import WIDTH, Rates, process_table
 
     settings = load(config_path)
@@ -118,6 +119,7 @@ def _counters_table(healths: list[Health], rates: Rates, every: bool) -> Table:
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def doctor(config_path: str | None, as_json: bool) -> None:
     """Check this host and the running platform; exit code 1 when something must be repaired."""
+    from coinspace.config import load
     from coinspace.observe.doctor import check_host
 
     findings = check_host(load(config_path))

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
-from coinspace.config import Settings
-from coinspace.health_file import HEALTH_INTERVAL_S, alive, read_health
+from coinspace.health_file import HEALTH_INTERVAL_S, Located, alive, read_health
+
+if TYPE_CHECKING:
+    from coinspace.config import Settings
 
 # a process that has missed this many writes hangs or is overloaded
 STALE_NS = int(5 * HEALTH_INTERVAL_S * SECOND_NS)
@@ -56,7 +58,7 @@ class Health:
         )
 
 
-def health_of(settings: Settings, name: str) -> Health:
+def health_of(settings: Located, name: str) -> Health:
     """Return what is known of one process."""
     raw = read_health(settings, name)
     # the name in the file may be damaged

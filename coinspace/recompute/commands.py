@@ -9,8 +9,6 @@ import json
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,15 @@ import click
 import orjson
 from msgspec import to_builtins
 
-from coinspace.clock import MILLISECOND_NS, check_ms
+from coinspace.clock import MILLISECOND_NS
 from coinspace.config import IndexParameters, IndexSettings, config_option, index_parameters, load
 from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.index.calculator import Index
 from coinspace.index.commands import write
+from coinspace.instant import typed_ns
 from coinspace.market import as_named
 from coinspace.method.record import IndexRecord
-from coinspace.recompute.snapshots import LATEST_MS, SnapshotReader
+from coinspace.recompute.snapshots import SnapshotReader
 from coinspace.recompute.table import FORMS, LinesFile, TableFile
 
 
@@ -51,27 +50,12 @@ def read_parameters(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
-def instant_ns(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Read a time given as ms since 1970 or in ISO 8601 (UTC if it has no time zone)."""
-    if value is None:
-        return None
-    # float64 cannot store a time in ns exactly
+def instant(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Read a time in ns; UTC if it has no zone."""
     try:
-        number = Decimal(value)
-    except InvalidOperation:
-        number = Decimal("nan")
-    if number.is_finite() and 0 <= number <= LATEST_MS * MILLISECOND_NS:
-        try:
-            check_ms(int(number))
-        except ValueError as error:
-            raise click.BadParameter(f"expected ms since 1970, was {value!r}: {error}") from None
-        return int(number * MILLISECOND_NS)
-    try:
-        found = datetime.fromisoformat(value)
-    except ValueError:
-        raise click.BadParameter(f"expected ms since 1970 or ISO 8601, was {value!r}") from None
-    zoned = found if found.tzinfo else found.replace(tzinfo=UTC)
-    return int(zoned.timestamp() * 1000) * MILLISECOND_NS
+        return None if value is None else typed_ns(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command("compute-index")
@@ -97,7 +81,7 @@ def instant_ns(context: click.Context, parameter: click.Parameter, value: str | 
 @click.option(
     "--explain",
     metavar="TS",
-    callback=instant_ns,
+    callback=instant,
     help="print one tick (ms) with its curve, level by level",
 )
 @click.option("--hash", "hashed", is_flag=True, help="print only count and SHA-256 of the records")
@@ -248,8 +232,8 @@ def from_snapshots(
     type=click.Path(path_type=Path),
     help="folder of archived raw feeds, searched with its subfolders",
 )
-@click.option("--from", "start_ns", required=True, callback=instant_ns, help="first tick")
-@click.option("--to", "end_ns", required=True, callback=instant_ns, help="end, not included")
+@click.option("--from", "start_ns", required=True, callback=instant, help="first tick")
+@click.option("--to", "end_ns", required=True, callback=instant, help="end, not included")
 @click.option("--asset", "assets", multiple=True, help="default: all configured")
 @click.option("--restate", is_flag=True, help="write index_recalc rows for errors above 0.10 %")
 @click.option("--operator", default="", help="who restates")

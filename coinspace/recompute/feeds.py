@@ -13,7 +13,7 @@ from coinspace.collector.markets import resolve
 from coinspace.collector.tools.checker import symbols_of
 from coinspace.collector.tools.offline import Replay
 from coinspace.config import IndexParameters, Settings
-from coinspace.constituents import assets_with, collected, named
+from coinspace.constituents import assets_of_markets, collected, named
 from coinspace.errors import CoinSpaceError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.index.calculator import Index
@@ -82,7 +82,7 @@ def narrow(paths: tuple[Path, ...], settings: Settings) -> None:
     for path in paths:
         name, symbols = _content(path, settings)
         symbols_by_exchange.setdefault(name, set()).update(symbols)
-    recorded: set[str] = set()
+    recorded: list[tuple[str, Market]] = []
     for name, symbols in symbols_by_exchange.items():
         spelled = exchange_named(name)
         by_name = named(settings, name)
@@ -92,11 +92,9 @@ def narrow(paths: tuple[Path, ...], settings: Settings) -> None:
             if text in by_name or spelled.symbol_of(Market.parse(text)) in symbols
         ]
         settings.exchanges[name].markets = found
-        for text in found:
-            market = Market.parse(text)
-            if spelled.symbol_of(market) in symbols:
-                recorded.update(assets_with(settings.index, name, market))
-    settings.index.assets = [one for one in settings.index.assets if one in recorded]
+        markets = (Market.parse(text) for text in found)
+        recorded += [(name, one) for one in markets if spelled.symbol_of(one) in symbols]
+    settings.index.assets = assets_of_markets(settings.index, recorded)
 
 
 def from_feeds(

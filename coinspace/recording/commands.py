@@ -11,6 +11,7 @@ import click
 import orjson
 
 from coinspace.errors import ConfigError, FeedError
+from coinspace.instant import iso_ns
 from coinspace.recording.format import LAST_NS, FeedReader, first_ns
 from coinspace.recording.progress import reading
 from coinspace.recording.tools import Summary, cut, merge_feeds, replacing, summarise
@@ -143,10 +144,9 @@ def _moment_ns(text: str, begin_ns: int) -> int | None:
         # a larger number is a time since 1970 in another unit
         return begin_ns + int(seconds * 1e9) if 0 <= seconds < LONGEST_S else None
     try:
-        moment = dt.datetime.fromisoformat(text)
+        return iso_ns(text, utc=True)
     except ValueError:
         return None
-    return int(moment.replace(tzinfo=moment.tzinfo or dt.UTC).timestamp() * 1e9)
 
 
 def _new(target: Path, force: bool) -> None:

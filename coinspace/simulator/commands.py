@@ -13,7 +13,8 @@ import uvloop
 from coinspace.errors import ConfigError, FeedError
 from coinspace.exchanges import EXCHANGES
 from coinspace.log import configure_logging
-from coinspace.options import EXCHANGE, FACTOR, PORT, SECONDS, Finite, markets_by_exchange
+from coinspace.options import EXCHANGE, markets_by_exchange
+from coinspace.plain_options import FACTOR, PORT, SECONDS, Finite
 from coinspace.process import die_with_parent, stop_event
 from coinspace.recording.format import LAST_NS, first_ns
 from coinspace.simulator import faults as faults_module

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 
-from coinspace.clock import HOUR_NS, SECOND_NS, check_ms, now_ns
+from coinspace.clock import HOUR_NS, SECOND_NS, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
 from coinspace.health_file import alive, read_health
+from coinspace.instant import typed_ns
 from coinspace.process import COMMAND, run
 from coinspace.storage.questdb import keeper
 from coinspace.storage.questdb.address import address, root
@@ -261,17 +262,7 @@ def _print_report(report: Report) -> None:
 
 
 def _time_ns(text: str, option: str) -> int:
-    """Return the ns of ISO 8601 (UTC by default) or epoch ms. Raises: ConfigError."""
-    if text.isdigit():
-        try:
-            check_ms(int(text))
-        except ValueError as error:
-            raise ConfigError(f"{option}: expected epoch ms, was {text!r}: {error}") from None
-        return int(text) * 1_000_000
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"{option}: expected ISO 8601 or epoch ms, was {text!r}") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return round(moment.timestamp() * 1e6) * 1000
+        return typed_ns(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from None

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from coinspace.config import Settings
-from coinspace.storage.questdb.address import root
+if TYPE_CHECKING:
+    from coinspace.config import Settings
 
 # with less free space the server would suspend a resumed table again
 ROOM_BYTES = 64 << 20
 
 
-def _disk_folder(settings: Settings) -> Path:
-    folder = settings.data if settings.storage.ilp else root(settings)
+def disk_folder(settings: Settings) -> Path:
+    """Return a folder on the disk of the data; it may not exist yet."""
+    # `status` needs neither
+    from coinspace.storage.questdb.address import root
+
+    return settings.data if settings.storage.ilp else root(settings)
+
+
+def _existing(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
@@ -24,7 +32,7 @@ def no_room(settings: Settings) -> bool:
     if settings.storage.ilp:
         return False
     try:
-        return shutil.disk_usage(_disk_folder(settings)).free < ROOM_BYTES
+        return shutil.disk_usage(_existing(disk_folder(settings))).free < ROOM_BYTES
     except OSError:
         return True
 
@@ -39,12 +47,16 @@ def free_bytes(settings: Settings) -> int:
 
 def disk_problems(settings: Settings) -> list[str]:
     """Return a line when the disk of the data folder is nearly full."""
-    folder = _disk_folder(settings)
+    return room_problems(disk_folder(settings), settings.storage.disk_low_mb)
+
+
+def room_problems(folder: Path, limit: int) -> list[str]:
+    """Return a line when the disk of a folder has less free space than `limit` MB."""
+    folder = _existing(folder)
     try:
         free_mb = shutil.disk_usage(folder).free >> 20
     except OSError as error:
         return [f"disk of {folder}: expected a readable disk, {error}"]
-    limit = settings.storage.disk_low_mb
     if free_mb >= limit:
         return []
     return [

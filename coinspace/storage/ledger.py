@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from coinspace.bus.topics import TopicName, parse
 from coinspace.errors import MessageError
 from coinspace.storage.policy import Rule
-from coinspace.storage.rows import Venue
+from coinspace.storage.rows import TopicRows
 
 StreamKey = tuple[str, bytes, int]
 # about 200 bytes each: topics of all publishers times their unfinished epochs
@@ -60,7 +60,7 @@ class Stream:
     topic: bytes
     epoch: int
     name: TopicName
-    venue: Venue
+    rows: TopicRows
     last: int = 0
     holes: list[Hole] = field(default_factory=list)
     # the newest hole, which may grow until it has a row in `gap`
@@ -105,8 +105,8 @@ class Ledger:
             if len(self.streams) >= STREAMS_LIMIT:
                 raise MessageError(f"streams: expected at most {STREAMS_LIMIT}, was one more")
             name = parse(topic)
-            venue = Venue(publisher, topic.decode(), name.exchange, name.market)
-            found = self.streams[key] = Stream(publisher, topic, epoch, name, venue)
+            rows = TopicRows(publisher, topic.decode(), name.exchange, name.market)
+            found = self.streams[key] = Stream(publisher, topic, epoch, name, rows)
         return found
 
     def of(self, publisher: str) -> list[Stream]:

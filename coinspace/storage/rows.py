@@ -21,7 +21,7 @@ SPANS = (0, 8, 16, 24)
 STORED = frozenset((ORDERBOOK, TICKER, TRADE, STATE))
 
 
-class Venue:
+class TopicRows:
     """The values that all rows of one topic share.
 
     Attributes:
@@ -57,30 +57,30 @@ def _time(ns: int) -> TimestampNanos | None:
     return TimestampNanos(ns) if 0 < ns < 1 << 63 else None
 
 
-def store(sender: Sender, venue: Venue, message: Message, depth: int) -> bool:
+def store(sender: Sender, rows: TopicRows, message: Message, depth: int) -> bool:
     """Store a book with at most `depth` levels a side, a ticker, a trade or a state.
 
     A value that the exchange does not send is null. A repeated trade replaces its row.
     Returns: False when the sender's memory is full.
     """
-    key = (venue.publisher, venue.topic, message.epoch, message.sequence)
+    key = (rows.publisher, rows.topic, message.epoch, message.sequence)
     kind = message.kind
     if kind == STATE:
-        return _store_state(sender, venue, message, key)
+        return _store_state(sender, rows, message, key)
     lines = sender.lines(message.kind_name)
     if lines is None:
         return False
     if kind == ORDERBOOK:
-        size = lines.orderbook(venue.heads[0], message, depth)
+        size = lines.orderbook(rows.heads[0], message, depth)
     elif kind == TICKER:
-        size = lines.ticker(venue.heads[message.flags & SPAN], message)
+        size = lines.ticker(rows.heads[message.flags & SPAN], message)
     else:
-        size = lines.trade(venue.heads[message.flags & SELL], message)
+        size = lines.trade(rows.heads[message.flags & SELL], message)
     sender.took(size, key)
     return True
 
 
-def _store_state(sender: Sender, venue: Venue, message: Message, key: Key) -> bool:
+def _store_state(sender: Sender, rows: TopicRows, message: Message, key: Key) -> bool:
     try:
         facts = message.json()
         state, reason = str(facts["state"]), facts.get("reason")
@@ -90,7 +90,7 @@ def _store_state(sender: Sender, venue: Venue, message: Message, key: Key) -> bo
         state, reason, since_ns = "unreadable", bytes(message.payload[:200]).decode("latin-1"), 0
     return sender.row(
         "state",
-        symbols={**venue.symbols, "publisher": venue.publisher, "state": state[:SYMBOL_LIMIT]},
+        symbols={**rows.symbols, "publisher": rows.publisher, "state": state[:SYMBOL_LIMIT]},
         columns={
             "reason": None if reason is None else str(reason),
             "since_ts": _time(since_ns),

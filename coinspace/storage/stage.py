@@ -105,11 +105,11 @@ class Stage:
             self.thinned[kind] = self.thinned.get(kind, 0) + 1
             return True
         try:
-            taken = store(self.sender, stream.venue, message, rule.depth)
+            taken = store(self.sender, stream.rows, message, rule.depth)
         except StorageError as error:
             # a value that cannot be stored is accounted for like a row that the database refused
             self.malformed += 1
-            key = (stream.publisher, stream.venue.topic, stream.epoch, message.sequence)
+            key = (stream.publisher, stream.rows.topic, stream.epoch, message.sequence)
             self.on_rejected(key, error.table or "", str(error), self._clock())
             return True
         if taken:

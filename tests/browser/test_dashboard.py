@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -103,20 +102,21 @@ def test_everything_is_alive_and_nothing_comes_from_elsewhere(
     prices = "return document.querySelectorAll('#ladder .row.bid .price').length"
     wait_for(lambda: driver.execute_script(prices) >= 10)
     wait_for(lambda: driver.find_elements(By.CSS_SELECTOR, "#chart canvas"))
-    # history arrives from the database
+    # history comes from the database
+    wait_for(lambda: _stored(platform))
     candles = "return +(document.getElementById('chart').dataset.candles || 0)"
     driver.find_element(By.CSS_SELECTOR, "#ranges [data-value='5m']").click()
-    wait_for(lambda: _history(driver, candles))
+    driver.find_element(By.CSS_SELECTOR, "#intervals [data-value='1s']").click()
+    wait_for(lambda: driver.execute_script(candles) > 0)
     wait_for(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#pipeline .stage")) >= 10)
     assert requests(driver) == {urlsplit(platform.url).netloc}
     errors = [one for one in _log(driver, "browser") if one["level"] == "SEVERE"]
     assert errors == []
 
 
-def _history(driver: webdriver.Chrome, candles: str) -> bool:
-    driver.find_element(By.CSS_SELECTOR, "#intervals [data-value='1s']").click()
-    time.sleep(1)
-    return bool(driver.execute_script(candles) > 0)
+def _stored(platform: Platform) -> bool:
+    candles = platform.get("/v1/indices/BTC/ohlc?interval=1s")["candles"]
+    return any(one["close"] is not None for one in candles)
 
 
 def test_both_languages_have_every_text(driver: webdriver.Chrome) -> None:

@@ -58,6 +58,9 @@ CALLS: list[Callable[[Client], Any]] = [
     lambda client: client.index("btc"),
     lambda client: client.indices(),
     lambda client: client.premium("BTC", size=1),
+    lambda client: client.premiums(min=-1, sort="asset"),
+    lambda client: client.assets(),
+    lambda client: client.markets("upbit", quote="KRW"),
     lambda client: client.explain("BTC"),
     lambda client: client.orderbook("BTC", levels=1, within=1),
     lambda client: client.orderbook("upbit", "BTC/KRW"),
@@ -397,6 +400,9 @@ SHOWN = {
     ("indices",): ["BTC", "100004.45"],
     ("index", "ETH"): ["100004.45", "kr.value", "140006230", "premium.coin", "0.0000145"],
     ("premium", "ETH"): ["premium.coin", "0.0000145", "kr.value", "premium.executable"],
+    ("premiums",): ["BTC", "0.0000145"],
+    ("assets",): ["BTC", "ok"],
+    ("markets", "--exchange", "upbit"): ["upbit:BTC/KRW", "synced"],
     ("orderbook", "BTC"): ["bid size", "100000", "ask size", "depth"],
     ("orderbook", "upbit/BTC/KRW"): ["bid size", "139990000", "0.00000001"],
     ("explain", "ETH"): ["index.value", "used"],
@@ -481,7 +487,9 @@ def on_terminal(command: list[str], width: int, environment: dict[str, str]) -> 
     return b"".join(parts).decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("what", ["indices", "tickers", "venues", "pipeline"])
+@pytest.mark.parametrize(
+    "what", ["indices", "tickers", "venues", "pipeline", "premiums", "assets", "markets"]
+)
 def test_lists_come_in_every_format(tmp_path: Path, what: str) -> None:
     import polars as pl
 

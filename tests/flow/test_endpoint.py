@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.endpoint.worker import Endpoint
+from coinspace.method.record import PremiumRecord
 from tests.flow.endpoint_stage import Stage, running, settings
 from tests.waiting import until
 
@@ -100,6 +101,79 @@ async def test_executable_premium_at_a_size(site: Site) -> None:
     for bad in ("0", "-1", "nan", "inf", "one"):
         status, _, _ = await get(site[2], f"/v1/premium/BTC?size={bad}")
         assert status == 400, bad
+
+
+async def test_all_premiums_in_the_order_asked_for(site: Site) -> None:
+    stage, endpoint, session = site
+    for asset, coin in (("BTC", 0.01), ("ETH", -0.002), ("XRP", 0.03)):
+        parts = PremiumRecord(None, coin, None)
+        stage.publish_index(asset, premium=coin, premium_parts=parts)
+    stage.publish_index("SOL", None, premium=None, premium_parts=None)
+
+    async def arrived() -> bool:
+        latest = endpoint.live.indices
+        return latest["SOL"].value.premium is None and latest["XRP"].coin_premium == 0.03
+
+    await until(arrived)
+
+    async def assets(query: str = "") -> list[str]:
+        status, body, _ = await get(session, f"/v1/premiums?{query}")
+        assert status == 200, body
+        return [one["asset"] for one in body["premiums"]]
+
+    _, body, _ = await get(session, "/v1/premiums")
+    assert [one["premium"]["coin"] for one in body["premiums"]] == ["0.03", "0.01", "-0.002"]
+    assert body["missing"] == ["SOL"]
+    assert body["premiums"][0]["kr"]["currency"] == "KRW"
+    assert await assets("order=asc") == ["ETH", "BTC", "XRP"]
+    assert await assets("sort=asset") == ["BTC", "ETH", "XRP"]
+    assert await assets("sort=asset&order=desc&min=0") == ["XRP", "BTC"]
+    assert await assets("max=0.01") == ["BTC", "ETH"]
+    assert await assets("assets=xrp, sol,XRP") == ["XRP"]
+    # as after a long silence of the calculator
+    for latest in endpoint.live.indices.values():
+        latest.heard_ns = 0
+    assert await assets("stale=false") == []
+    assert len(await assets("stale=true&sort=age")) == 3
+    for bad in ("min=x", "min=nan", "sort=name", "order=up", "stale=maybe", "limit=1"):
+        status, body, _ = await get(session, f"/v1/premiums?{bad}")
+        assert (status, body["parameter"]) == (400, bad.partition("=")[0]), bad
+    status, body, _ = await get(session, "/v1/premiums?assets=BTC,NONE")
+    assert (status, body["type"]) == (404, "urn:coinspace:problem:unknown-asset")
+
+
+async def test_assets_and_markets(site: Site) -> None:
+    stage, _, session = site
+    _, body, _ = await get(session, "/v1/assets")
+    found = {one["asset"]: one for one in body["assets"]}
+    assert list(found) == sorted(found)
+    bitcoin = found["BTC"]
+    assert (bitcoin["index"], bitcoin["status"], bitcoin["quotes"]) == (True, "ok", ["KRW", "USDT"])
+    assert bitcoin["exchanges"] == ["upbit", "bithumb", "binance"]
+    assert bitcoin["markets"] == ["upbit:BTC/KRW", "bithumb:BTC/KRW", "binance:BTC/USDT"]
+    # collected for the rate alone
+    rate = {"index": False, "status": None, "stale": None, "quotes": ["KRW"]}
+    assert rate.items() <= found["USDT"].items()
+
+    _, body, _ = await get(session, "/v1/markets")
+    markets = {one["venue"]: one for one in body["markets"]}
+    assert set(markets) == {name for one in found.values() for name in one["markets"]}
+    market = markets["upbit:BTC/KRW"]
+    assert market["state"] == "synced"
+    assert market["base"] == market["asset"] == "BTC"
+    assert market["index"]
+    assert not markets["upbit:USDT/KRW"]["index"]
+    assert market["depth"] == stage.settings.exchanges["upbit"].depth
+    for name in ("book_ts", "ticker_ts", "trade_ts"):
+        assert 0 <= body["ts"] - market[name] < 3_600_000
+        assert markets["binance:BTC/USDT"][name] is None
+    assert markets["binance:BTC/USDT"]["state"] == "unknown"
+    _, body, _ = await get(session, "/v1/markets?exchange=UPBIT&asset=btc")
+    assert [one["venue"] for one in body["markets"]] == ["upbit:BTC/KRW"]
+    _, body, _ = await get(session, "/v1/markets?quote=usdt")
+    assert {one["quote"] for one in body["markets"]} == {"USDT"}
+    status, body, _ = await get(session, "/v1/markets?exchange=krakatoa")
+    assert (status, body["type"]) == (404, "urn:coinspace:problem:unknown-market")
 
 
 async def test_all_indices(site: Site) -> None:
@@ -340,6 +414,12 @@ async def test_document_describes_every_route(site: Site) -> None:
         ("levels", "query"),
         ("within", "query"),
     ]
+
+
+async def test_the_streams_have_a_document(site: Site) -> None:
+    _, body, headers = await get(site[2], "/asyncapi.json")
+    assert body["asyncapi"] == "3.0.0"
+    assert headers["ETag"]
 
 
 async def test_gzip_when_asked(site: Site) -> None:

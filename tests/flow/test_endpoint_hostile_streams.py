@@ -13,7 +13,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from coinspace.endpoint.live.states import state
+from coinspace.endpoint.live.channel_state import state
 from coinspace.endpoint.routes import streams
 from coinspace.endpoint.worker import Endpoint
 from tests.flow.endpoint_stage import running, settings

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jsonschema_rs
 import orjson
 import pytest
 import pytest_asyncio
@@ -49,14 +50,18 @@ class Reader:
         """Return the next event of a name, by default of any but a heartbeat."""
         async with asyncio.timeout(SOON_S):
             while True:
-                while self._events:
-                    event = self._events.pop(0)
-                    if event.name == name or (name is None and event.name != "heartbeat"):
-                        return event
-                data = await self.answer.content.readany()
-                if not data:
-                    raise ConnectionError("the stream ended")
-                self._events += self._parser.feed(data)
+                event = await self.any()
+                if event.name == name or (name is None and event.name != "heartbeat"):
+                    return event
+
+    async def any(self) -> Event:
+        """Return the next event."""
+        while not self._events:
+            data = await self.answer.content.readany()
+            if not data:
+                raise ConnectionError("the stream ended")
+            self._events += self._parser.feed(data)
+        return self._events.pop(0)
 
     async def value(self, wanted: str) -> Event:
         """Return the next event of an index that has this value."""
@@ -86,6 +91,66 @@ async def test_a_stream_begins_with_the_state_and_continues_live(site: Site) -> 
         assert event.data["value"] == "123.5"
         assert event.id
         assert (await reader.next("heartbeat")).data["ts"] > 0
+
+
+async def test_events_are_those_of_the_document(site: Site) -> None:
+    stage, endpoint, session = site
+    document = await (await session.get("/asyncapi.json")).json()
+    messages = document["components"]["messages"]
+    seen: set[str] = set()
+
+    def take(kind: str, name: str, payload: Any) -> None:
+        schema = {**messages[f"{kind}-{name}"]["payload"], "components": document["components"]}
+        errors = list(jsonschema_rs.Draft202012Validator(schema).iter_errors(payload))
+        assert not errors, (kind, name, [one.message for one in errors])
+        seen.add(f"{kind}-{name}")
+
+    wanted = {name for name in messages if not name.startswith("command-")}
+    names = ["index.BTC", "book.BTC", "ticker.upbit:BTC/KRW", "trade.upbit:BTC/KRW"]
+    tables = ["venues", "gaps", "pipeline"]
+    orders: list[dict[str, Any]] = [
+        {"op": "ping", "id": 1},
+        {"op": "subscribe", "channels": [*names, *tables], "last_event_id": "other-7", "id": "a"},
+        {"op": "unsubscribe", "channels": ["book.ETH"]},
+        {"op": "dance"},
+    ]
+    for order in orders[:3]:
+        schema = messages[f"command-{order['op']}"]["payload"]
+        assert jsonschema_rs.is_valid(schema, order)
+    assert not jsonschema_rs.is_valid(messages["command-subscribe"]["payload"], {"op": "subscribe"})
+
+    async def read_events(reader: Reader) -> None:
+        while not {one for one in wanted if one.startswith("sse-")} <= seen:
+            event = await reader.any()
+            take("sse", event.name, event.data)
+
+    async def read_messages(socket: aiohttp.ClientWebSocketResponse) -> None:
+        while not {one for one in wanted if one.startswith("websocket-")} <= seen:
+            message = await socket.receive_json(timeout=SOON_S)
+            take("websocket", message["event"], message)
+
+    query = "indices=BTC&books=BTC&tickers=*&trades=upbit:BTC/KRW&platform=venues,gaps,pipeline"
+    async with (
+        stream(session, query, "other-7") as reader,
+        session.ws_connect("/v1/ws") as socket,
+    ):
+        for order in orders:
+            await socket.send_json(order)
+        reading = asyncio.gather(read_events(reader), read_messages(socket))
+        before_the_end = {name for name in wanted if not name.endswith("-shutdown")}
+
+        async def everything_else() -> bool:
+            stage.publish_all()
+            endpoint.live.on_gap(b"orderbook.upbit.BTC/KRW.", 1, 5, 8)
+            if reading.done():
+                await reading
+            return before_the_end <= seen
+
+        await until(everything_else)
+        endpoint.hub.shutdown()
+        async with asyncio.timeout(SOON_S):
+            await reading
+    assert seen == wanted
 
 
 async def test_a_head_request_gets_no_stream(site: Site) -> None:

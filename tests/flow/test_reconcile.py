@@ -19,9 +19,7 @@ from coinspace.bus.publisher import Publisher
 from coinspace.bus.segments import read_journal
 from coinspace.clock import HOUR_NS
 from coinspace.config import Settings, StorageSettings
-from coinspace.errors import ConfigError
 from coinspace.storage import gaps, schema
-from coinspace.storage.commands import _time_ns
 from coinspace.storage.ledger import Hole, Ledger
 from coinspace.storage.policy import Policies
 from coinspace.storage.questdb.address import address
@@ -199,22 +197,3 @@ async def test_a_publisher_whose_clock_was_days_off_is_accounted_for(
     total = reconcile(own, epoch, epoch + HOUR_NS).total
     assert (total.published, total.stored, total.duplicates) == (N, N - len(lost), 0)
     assert (total.lost, total.unexplained) == (len(lost), 0)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("1700000000000", 1_700_000_000_000_000_000),
-        ("2023-11-14T22:13:20Z", 1_700_000_000_000_000_000),
-        ("2023-11-14T22:13:20", 1_700_000_000_000_000_000),
-        ("2023-11-15T07:13:20+09:00", 1_700_000_000_000_000_000),
-        ("2023-11-14T22:13:20.000001Z", 1_700_000_000_000_001_000),
-    ],
-)
-def test_times_are_read_exactly(text: str, expected: int) -> None:
-    assert _time_ns(text, "--from") == expected
-
-
-def test_an_invalid_time_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--to: expected ISO 8601 or epoch ms, was 'soon'"):
-        _time_ns("soon", "--to")

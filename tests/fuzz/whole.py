@@ -1,7 +1,7 @@
 """Runs inside the sanitised process: the unit and property tests of all compiled modules.
 
-Memory that comes from outside is what these tests are about; places are tried with mutated inputs
-as well, see `entries`.
+They check memory that comes from outside. Each entry point also runs on mutated inputs, see
+`entries`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.fuzz import entries
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILED = sorted(path.stem for path in (ROOT / "ext").rglob("*.pyx"))
-# these start no process; the first ones are about input from outside
+# tests that start no process: those of input from outside, and others
 OUTSIDE = (
     "property/test_ladder.py",
     "property/test_lines.py",
@@ -44,9 +44,9 @@ FURTHER = (
 
 def main() -> int:
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--inputs", type=int, default=500, help="of each place")
+    arguments.add_argument("--inputs", type=int, default=500, help="of each entry point")
     arguments.add_argument("--seed", type=int, default=20261130)
-    arguments.add_argument("--short", action="store_true", help="only tests of what comes in")
+    arguments.add_argument("--short", action="store_true", help="only tests of input from outside")
     options = arguments.parse_args()
     for name in COMPILED:
         found = importlib.import_module(f"coinspace._ext.{name}").__file__ or ""
@@ -57,10 +57,10 @@ def main() -> int:
         wrong = [fault for fault in result.faults if not fault.startswith("took longer")]
         assert not wrong, (entry.name, wrong, result.example[:300])
     chosen = OUTSIDE if options.short else OUTSIDE + FURTHER
-    ours = ["-q", "-x", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    settings = ["-q", "-x", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
     # the sanitised package comes first
-    ours.append("--import-mode=append")
-    return pytest.main([*ours, *(str(ROOT / "tests" / name) for name in chosen)])
+    settings.append("--import-mode=append")
+    return pytest.main([*settings, *(str(ROOT / "tests" / name) for name in chosen)])
 
 
 if __name__ == "__main__":

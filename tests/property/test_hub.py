@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from coinspace.client.events import EventParser
 from coinspace.endpoint.live.hub import Client, Hub
+from coinspace.endpoint.models import StreamGap
 
 CHANNELS = ("trade.a", "trade.b", "gaps", "index.a", "venues")
 
@@ -70,7 +71,7 @@ async def _check(steps: list[str], room: int) -> None:
             connection.read()
         elif what == "resume":
             resumes += 1
-            client.send(hub.gap_event("*", "resume"))
+            client.send(hub.gap_event(StreamGap(channel="*", reason="resume")))
         else:
             published[what] += 1
             name = what.partition(".")[0]

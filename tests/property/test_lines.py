@@ -21,7 +21,7 @@ from coinspace._ext.message import (
     encode_header,
 )
 from coinspace.errors import MessageError
-from coinspace.storage.rows import Venue
+from coinspace.storage.rows import TopicRows
 from coinspace.storage.transport import TimestampNanos, new_buffer
 
 INT64 = st.integers(0, 2**63 - 1)
@@ -106,7 +106,7 @@ def test_orderbook(
         "published_ts": time(published_ns),
     }
     lines = Lines(8)
-    head = Venue("p", "orderbook.upbit.X.", "upbit", market).heads[0]
+    head = TopicRows("p", "orderbook.upbit.X.", "upbit", market).heads[0]
     assert lines.orderbook(head, made, depth) == len(lines)
     expected = library("orderbook", {"exchange": "upbit", "market": market}, columns, received_ns)
     assert lines.tobytes() == expected
@@ -144,7 +144,7 @@ def test_ticker(values: list[float], flags: int, exchange_ns: int, received_ns: 
         "published_ts": time(3),
     }
     lines = Lines()
-    venue = Venue("p", "ticker.upbit.X.", "upbit", "BTC/KRW")
+    venue = TopicRows("p", "ticker.upbit.X.", "upbit", "BTC/KRW")
     lines.ticker(venue.heads[flags & 24], made)
     symbols = {"exchange": "upbit", "market": "BTC/KRW", "span": made.window}
     assert lines.tobytes() == library("ticker", symbols, columns, received_ns)
@@ -192,7 +192,7 @@ def test_trade(
         "published_ts": time(published_ns),
     }
     lines = Lines()
-    venue = Venue("p", "trade.upbit.X.", "upbit", "BTC/KRW")
+    venue = TopicRows("p", "trade.upbit.X.", "upbit", "BTC/KRW")
     lines.trade(venue.heads[SELL if sell else 0], made)
     symbols = {"exchange": "upbit", "market": "BTC/KRW", "side": made.side}
     at_ns = exchange_ns or received_ns or published_ns

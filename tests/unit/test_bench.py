@@ -145,6 +145,13 @@ def test_profile_without_its_sampler_names_the_package_to_install(
     assert str(found.exception).startswith("py-spy: expected it to be installed")
 
 
+def test_profile_counts_the_lines_of_a_function_together() -> None:
+    begin = "repeat (coinspace/bench/profile.py:61);run (a/b/runs.py:9);"
+    frames = {"f (upbit.pyx:12)": 1, "f (upbit.pyx:13)": 2, "f (x/upbit.pyx:14)": 4, "f (b.so)": 8}
+    read = profile.hottest_of("\n".join(f"{begin}{name} {n}" for name, n in frames.items()))
+    assert read == {"f (upbit.pyx)": 7, "f (b.so)": 8}
+
+
 def test_profile_leaves_out_what_starts_python() -> None:
     ours = "main (cli.py:3);repeat (coinspace/bench/profile.py:61);run (a/b/runs.py:9);f (x.so)"
     other = "main (cli.py:3);communicate (subprocess.py:1)"

@@ -147,7 +147,7 @@ def test_a_book_is_a_frame_of_levels() -> None:
         {
             "exchange": "upbit",
             "market": "BTC/KRW",
-            "received": 1_767_225_600_000,
+            "ts": 1_767_225_600_000,
             "status": "ok",
             "bids": [["10", "1"], ["9", "2.5"]],
             "asks": [["11", "0.0000001"]],

@@ -138,7 +138,7 @@ def test_bad_arguments_are_named_without_the_secret() -> None:
     assert "cret" not in str(refused.value)
     with (
         Client("http://127.0.0.1:1") as client,
-        pytest.raises(CoinSpaceError, match="expected a datetime with a zone"),
+        pytest.raises(CoinSpaceError, match=r"start: .* it has no zone"),
     ):
         client.values("BTC", start=datetime(2026, 1, 1))
 

@@ -180,7 +180,9 @@ async def test_an_endpoint_that_stays_away_is_one_clear_error(
         return await cut(request, 50) if number > 1 else None
 
     async with serving(fault) as (client, endpoint):
-        with pytest.raises(ConnectionLost, match=r"rows before 2026-01-01T01:00:00Z had arrived"):
+        with pytest.raises(
+            ConnectionLost, match=r"rows before 2026-01-01T01:00:00\.000Z had arrived"
+        ):
             await client.values("BTC", BEGIN, END)
         assert {start for start, _ in endpoint.asked[1:]} == {BEGIN + HOUR_MS}
 
@@ -234,19 +236,19 @@ def test_a_time_in_every_form(value: Any) -> None:
         (datetime(2026, 1, 1), "no zone"),
         ("2026-01-01T00:00:00", "no zone"),
         ("2026-01-01", "no zone"),
-        ("yesterday", "Invalid isoformat"),
-        ("", "Invalid isoformat"),
+        ("yesterday", "it is neither"),
+        ("", "it is neither"),
         (BEGIN // 1000, f"did you mean milliseconds, {BEGIN}"),
         (str(BEGIN // 1000), f"did you mean milliseconds, {BEGIN}"),
-        (date(2026, 1, 1), "it is a date"),
-        (1.5, "it is a float"),
-        (True, "it is a bool"),
+        (date(2026, 1, 1), "was a date"),
+        (1.5, "was a float"),
+        (True, "was a bool"),
     ],
 )
 def test_a_time_that_nothing_says_names_its_parameter(value: Any, text: str) -> None:
     with Client("http://127.0.0.1:1") as client, pytest.raises(InvalidArgument) as refused:
         client.values("BTC", start=value)
-    assert str(refused.value).startswith("start: expected a datetime with a zone")
+    assert str(refused.value).startswith("start: expected ")
     assert text in str(refused.value)
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 import click
 import pytest
 import structlog
+from click.shell_completion import BashComplete
 
 from coinspace.cli import COMMANDS, GROUPS, coinspace, main
 from coinspace.collector.tools.capture import Watch
 from coinspace.market import as_named
 from coinspace.options import EXCHANGE, markets_by_exchange
+from coinspace.query import SUBJECTS
 from coinspace.recording.format import FeedWriter
 from coinspace.simulator import faults
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS
@@ -288,13 +290,61 @@ def test_the_help_groups_every_command_with_an_example(capfd: pytest.CaptureFixt
     for heading in GROUPS:
         assert heading in text
     assert "_COINSPACE_COMPLETE=bash_source" in text
-    for name, (_, _, example) in COMMANDS.items():
-        words = shlex.split(example)
-        assert words[:2] == ["coinspace", name]
-        assert documents.wrong_words(words) == [], example
+    for name, command in COMMANDS.items():
+        check_example([name], command.example, [] if command.parts else [name], capfd)
+        for part, words in command.parts.items():
+            example = f"coinspace {name} {words}"
+            check_example([name, part], example, [name] if name == "query" else [name, part], capfd)
+
+
+def check_example(
+    names: list[str], example: str, helped: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Check that an example fits its command, and that the help of `helped` shows it."""
+    words = shlex.split(example)
+    assert words[: 1 + len(names)] == ["coinspace", *names]
+    assert documents.wrong_words(words) == [], example
+    if helped:
         with pytest.raises(SystemExit):
-            main([name, "--help"])
-        assert example in " ".join(capfd.readouterr().out.split())
+            main([*helped, "--help"])
+        text = capfd.readouterr().out
+        # examples in a list have a line each
+        assert example in (text if helped == ["query"] else " ".join(text.split()))
+
+
+def test_every_subcommand_has_an_example() -> None:
+    context = click.Context(coinspace)
+    for name, known in COMMANDS.items():
+        command = coinspace.get_command(context, name)
+        expected = set(command.commands) if isinstance(command, click.Group) else set()
+        assert set(known.parts) == (set(SUBJECTS) if name == "query" else expected), name
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [(["questdb", "statsu"], "'status'"), (["query", "premuims"], "premium")],
+)
+def test_a_subcommand_that_is_not_there_is_corrected(
+    words: list[str], near: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, err = run(words, capfd)
+    assert code == 2
+    assert near in err.partition("id you mean")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "begin", "found"),
+    [
+        (["questdb"], "st", ["start", "status", "stop"]),
+        (["query"], "pre", ["premium", "premiums"]),
+        (["query", "index", "BTC"], "--form", ["--format"]),
+    ],
+)
+def test_subcommands_and_options_are_completed(
+    words: list[str], begin: str, found: list[str]
+) -> None:
+    shell = BashComplete(coinspace, {}, "coinspace", "_COINSPACE_COMPLETE")
+    assert [one.value for one in shell.get_completions(words, begin)] == found
 
 
 def test_completion_imports_no_command() -> None:
@@ -316,17 +366,27 @@ def test_status_imports_no_library_of_other_commands(tmp_path: Path) -> None:
         "except SystemExit: pass\n"
         "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "COINSPACE_DATA": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert b"down" in done.stdout.encode()
-    loaded = set(done.stderr.split())
+
+    def status() -> tuple[str, set[str]]:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "COINSPACE_DATA": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout, set(done.stderr.split())
+
     heavy = {"aiohttp", "asyncio", "blacksheep", "numpy", "psycopg", "questdb", "rich"}
-    assert loaded & (heavy | {"structlog", "uvloop", "zmq", "pyarrow", "pandas"}) == set()
+    heavy |= {"structlog", "uvloop", "zmq", "pyarrow", "pandas"}
+    (tmp_path / "run").mkdir()
+    first, loaded = status()
+    assert "down" in first
+    assert loaded & heavy == set()
+    # the second one knows what it needs of the settings
+    second, loaded = status()
+    assert second == first
+    assert loaded & (heavy | {"pydantic"}) == set()
 
 
 async def test_a_recording_says_which_connection_misses_data() -> None:

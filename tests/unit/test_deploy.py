@@ -21,7 +21,7 @@ MOST_EXPOSED = 3.0
 ODD = (*" \t\n\r\x0b\x1b\x7f\x85\u2028\xa0\u202e\"'\\%$;#&|<>*?(){}[]!`:", "\udcff", "%%")
 NO_PLACES = ("/", "/tmp", "/tmp/coins", "/var/tmp/a/b", "/var/lib/..", "/srv/../tmp/x")
 NO_USERS = ("", " ", "%i", "a b", "root\nUser=x", "-", "a:b", "$USER", "kim;", "../x")
-# tests without systemd: a Debian or Ubuntu has it
+# Debian and Ubuntu have systemd, many containers do not
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd is not installed on this machine"
 )

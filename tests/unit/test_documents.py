@@ -27,7 +27,7 @@ DOCUMENTS = [documents.read(path) for path in sorted([*ROOT.glob("*.md"), *ROOT.
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda one: one.path.name)
 SECTIONS = "|".join(Settings.model_fields)
 ROUTE = re.compile(
-    r"(?<![\w./-])(/(?:v1|docs|livez|readyz|metrics|openapi\.json)(?:/[\w{}/:.*-]*)?)"
+    r"(?<![\w./-])(/(?:v1|docs|livez|readyz|metrics|openapi\.json|asyncapi\.json)(?:/[\w{}/:.*-]*)?)"
 )
 
 

@@ -13,7 +13,7 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import IndexParameters, Settings
 from coinspace.index.backlog import CUT, Backlog
 from coinspace.index.calculator import LATEST_NS, LONGEST_OUTAGE_NS, IndexCalculator
-from coinspace.index.outage import Outage, instant
+from coinspace.index.outage import Outage
 from coinspace.method.aggregate import Aggregate
 from coinspace.method.filter import VENUES_KEPT, Candidate, VenueFilter
 from coinspace.method.record import IndexRecord
@@ -260,11 +260,6 @@ def test_an_outage_cut_to_nothing_is_closed() -> None:
     facts: dict[str, Any] = taken[-1].columns
     assert (taken[-1].symbols["status"], facts["count"], facts["first"]) == ("filled", 0, START_NS)
     assert backlog.cut(0) == 0
-
-
-def test_instants_are_readable() -> None:
-    assert instant(START_NS + STEP_NS) == "2026-09-21T14:13:20.200Z"
-    assert instant(1 << 70) == f"{1 << 70} ns"
 
 
 def test_the_venues_that_a_filter_remembers_are_bounded() -> None:

@@ -1,4 +1,4 @@
-"""The journal's server socket: every request is answered or refused, and so is the next one."""
+"""The journal's server answers or refuses every request, and goes on."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_a_journal_that_lies_is_named(facts: bytes) -> None:
 
 
 def damaged(path: Path, kind: str) -> None:
-    """Spoil one record in the middle of a segment, its checksum being right."""
+    """Change one record in the middle of a segment, and correct its checksum."""
     data = bytearray(path.read_bytes())
     size = int.from_bytes(data[SEGMENT_HEAD_SIZE : SEGMENT_HEAD_SIZE + 4], "little")
     at = SEGMENT_HEAD_SIZE + 9 * size

@@ -124,7 +124,7 @@ def test_state_payloads_may_have_any_size() -> None:
 
 
 def test_a_book_has_the_number_of_repeats_before_it() -> None:
-    """Repeats are not stored: the row behind them is what is left of them."""
+    """Repeats are not stored: the next row has their number."""
     sink = ListSink()
     topic, other = sink.topic(BOOK), sink.topic(b"orderbook.upbit.ETH/KRW.")
     for repeats in (0, 1, 3, REPEATS_MOST, REPEATS_MOST + 9, 0):

@@ -176,7 +176,7 @@ def test_messages_without_memory_become_one_growing_hole() -> None:
     assert [(gap["first"], gap["last"]) for gap in rows.of("gap")] == [(3, 6)]
 
 
-def test_repeats_do_not_break_a_growing_hole_up() -> None:
+def test_repeats_do_not_split_a_growing_hole() -> None:
     rows = Rows(room=2)
     made = stage(rows)
     for message in books(40):
@@ -219,8 +219,8 @@ def test_a_closed_hole_has_the_lost_ranges(
     # committed before it counts as filled
     assert after[0][0] == "seal"
     assert [(row["status"], row["first"], row["last"]) for _, row, _ in after[1:]] == expected
-    # the same identity as the open row, which is therefore replaced, and last: a worker that dies
-    # before it finds the hole open
+    # it has the identity of the open row and replaces it; it comes last, so a worker that dies
+    # earlier finds the hole open
     assert after[-1][1]["first"] == hole.first
     assert {at for name, _, at in rows.rows if name == "gap"} == {START_NS}
     assert made.ledger.missing() == 0
@@ -370,7 +370,7 @@ def test_a_link_that_loses_every_second_message_costs_no_memory() -> None:
     counters = made.counters()
     assert counters["gaps_open"] == found
     assert counters["gaps_put_off"] == stream.put_off == found - len(stream.holes)
-    # an epoch of which something is missing is not forgotten
+    # an epoch with missing messages is not forgotten
     for hole in list(stream.holes):
         made.ledger.close(stream, hole)
     made.epochs[PUBLISHER] = stream.epoch + 1
@@ -459,7 +459,7 @@ def test_a_heartbeat_of_impossible_sequences_is_refused(sequences: object) -> No
     ],
     ids=repr,
 )
-def test_a_state_of_impossible_numbers_is_stored_all_the_same(facts: object) -> None:
+def test_a_state_with_impossible_numbers_is_stored(facts: object) -> None:
     rows = Rows()
     made = stage(rows)
     sink = ListSink(7)

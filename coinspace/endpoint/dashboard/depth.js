@@ -90,7 +90,7 @@ export class DepthChart {
       pen.stroke();
       if (width < 500 && part !== 0 && Math.abs(part) !== 0.6) continue;
       pen.fillStyle = cssColour("--muted");
-      pen.fillText(part === 0 ? price(profile.middle) : `${part > 0 ? "+" : "−"}${(Math.abs(part) * reach * 100).toFixed(reach < 0.01 ? 2 : 1)}%`, at, height - 2);
+      pen.fillText(part === 0 ? price(profile.mid) : `${part > 0 ? "+" : "−"}${(Math.abs(part) * reach * 100).toFixed(reach < 0.01 ? 2 : 1)}%`, at, height - 2);
     }
   }
 
@@ -123,7 +123,7 @@ export class DepthChart {
     pen.lineTo(this.pointer, height - AXIS);
     pen.stroke();
     pen.setLineDash([]);
-    const at = +profile.middle * (1 + Math.sign(away) * ((step * +profile.step_percent) / 100));
+    const at = +profile.mid * (1 + Math.sign(away) * ((step * +profile.step_percent) / 100));
     const parts = names.map((name) => `${name.split(":")[0]} ${size(side[name][step])}`);
     this.readout.textContent = `${price(at)} · ${parts.join(" · ")}`;
   }

@@ -105,8 +105,8 @@ export class GapTable {
 }
 
 // a process's rate is that of the first of these counters that it has
-const RATES = ["frames", "messages", "bus_received", "received", "published", "ticks", "rows_stored", "rows", "requests"];
-const PROBLEMS = ["malformed", "dropped", "gaps", "bus_gaps", "dead_letters", "rejected", "reconnects"];
+const RATES = ["frames", "messages", "bus_received", "received", "published", "ticks", "rows_stored", "requests"];
+const PROBLEMS = ["malformed", "dropped", "gaps", "bus_gaps", "messages_lost", "trades_lost", "rows_dead"];
 
 /** The platform's processes: rate with a short history, latency, problems. */
 export class PipelinePanel {

@@ -12,7 +12,7 @@ import csv
 import io
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import orjson
 from blacksheep.contents import StreamedContent
@@ -56,10 +56,14 @@ _KINDS: dict[Any, Kind] = {
 def columns_of(model: type[Struct], *without: str) -> Columns:
     """Return the columns of rows of a model, without some of its fields."""
     return {
-        name: "text" if get_origin(kind) is Literal else _KINDS.get(kind, "number")
+        name: "text" if _is_word(kind) else _KINDS.get(kind, "number")
         for name, kind in get_type_hints(model, include_extras=True).items()
         if name not in without
     }
+
+
+def _is_word(kind: Any) -> bool:
+    return any(get_origin(one) is Literal for one in (kind, *get_args(kind)))
 
 
 class Encoder(Protocol):

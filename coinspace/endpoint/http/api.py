@@ -40,6 +40,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         parameters: struct of path and query values; a field named in the path is a path value.
         answer: type of the JSON body, None for routes that do not answer JSON.
         media: all content types that the route can answer with.
+        examples: content type -> an answer, for types other than JSON.
         problems: names of problems besides those that every route has.
         headers: request headers as (name, description).
         operator: where keys are required, answered only for an operator's key.
@@ -51,6 +52,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     answer: Any = None
     tag: str
     media: tuple[str, ...] = (JSON,)
+    examples: dict[str, str] = {}
     problems: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     operator: bool = False
@@ -182,6 +184,7 @@ _WORDS = {
     "`float` > ": "a number above ",
     "`int`": "a whole number",
     "`float`": "a number",
+    "`bool`": "true or false",
     "`str` of length <= ": "text of a length up to ",
     ", got `str`": "",
 }

@@ -19,13 +19,27 @@ from coinspace.endpoint.http.connection import App
 from coinspace.endpoint.http.gate import Gate
 from coinspace.endpoint.http.keys import keys_of
 from coinspace.endpoint.http.problem import Problem, of_storage, unknown_route
-from coinspace.endpoint.routes import books, history, indices, market, page, platform, streams
+from coinspace.endpoint.routes import (
+    books,
+    catalog,
+    history,
+    indices,
+    market,
+    page,
+    platform,
+    streams,
+)
 from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout
 
 # a smaller answer fits into one packet uncompressed
 GZIP_MIN_BYTES = 1400
 GZIP_LEVEL = 4
 GZIP_TYPES = (b"json", b"text/", b"javascript", b"svg")
+OPERATIONS = [
+    operation
+    for module in (indices, history, books, market, catalog, platform, streams)
+    for operation in module.routes
+]
 # what a client can wait for; any other error of the database is internal
 OF_STORAGE = (DatabaseUnavailable, QueryTimeout, NoSuchTable)
 
@@ -35,11 +49,9 @@ def build(context: Context) -> tuple[Gate, Application]:
     # the framework logs every handled error at info; they are counted instead
     logging.getLogger("blacksheep.server").disabled = True
     app = Application(router=Router())
-    modules = (indices, history, books, market, platform, streams)
-    operations = [operation for module in modules for operation in module.routes]
-    for operation in operations:
+    for operation in OPERATIONS:
         app.router.add_get(operation.path, bound(operation, context))
-    page.install(app, operations, context.dashboard)
+    page.install(app, OPERATIONS, context.dashboard)
     _handle_errors(app)
     use_gzip_compression(app, GzipMiddleware(GZIP_MIN_BYTES, GZIP_LEVEL, GZIP_TYPES))
 

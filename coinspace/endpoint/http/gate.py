@@ -28,7 +28,9 @@ from coinspace.endpoint.http.problem import MEDIA, Problem, unknown_route
 
 METHODS = ("GET", "HEAD")
 # answered without a key: they show only that the process lives, and how to use the API
-PUBLIC = frozenset(("/livez", "/readyz", "/openapi.json", "/docs", "/", "/favicon.ico"))
+PUBLIC = frozenset(
+    ("/livez", "/readyz", "/openapi.json", "/asyncapi.json", "/docs", "/", "/favicon.ico")
+)
 PUBLIC_PREFIXES = ("/assets/", "/docs/")
 # wrong keys of one client; valid keys are not counted here
 WRONG_KEYS = Rate(30, 60)

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from coinspace import __version__
+from coinspace.endpoint.http import schemas
 from coinspace.endpoint.http.api import JSON, Operation
 from coinspace.endpoint.http.gate import PUBLIC
 from coinspace.endpoint.http.problem import TYPE_PREFIX, TYPES
-from coinspace.endpoint.values import Instant
 
 PROBLEM_JSON = "application/problem+json"
 # every route can answer with these; routes that are not public also with `PROTECTED`
@@ -51,32 +51,20 @@ class ProblemBody(msgspec.Struct, rename={"kind": "type"}):
     detail: str
 
 
-def _schema_hook(kind: type) -> dict[str, Any]:
-    if kind is Instant:
-        return {
-            "type": "string",
-            "description": "epoch milliseconds, or ISO 8601 with a zone",
-            "examples": ["1767225600000", "2026-01-01T00:00:00Z"],
-            "pattern": r"^([0-9]{1,13}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9:]+))$",
-        }
-    raise NotImplementedError(f"no schema for {kind}")
-
-
-def _schemas(*kinds: Any) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
-    """Return the references to some types, and the schemas behind them by name."""
-    return msgspec.json.schema_components(
-        kinds, schema_hook=_schema_hook, ref_template="#/components/schemas/{name}"
+def described(operations: list[Operation], more: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """Return the schemas of all answers, parameters and further types by name."""
+    answers = [operation.answer for operation in operations if operation.answer]
+    components = schemas.components(
+        [ProblemBody, *answers, *more], [operation.parameters for operation in operations]
     )
+    # the list is complete, and the types are stable
+    components["ProblemBody"]["properties"]["type"]["enum"] = [TYPE_PREFIX + name for name in TYPES]
+    return components
 
 
 def document(operations: list[Operation]) -> dict[str, Any]:
     """Return the document as a JSON-ready dict."""
-    answers = [operation.answer for operation in operations if operation.answer]
-    _, components = _schemas(
-        ProblemBody, *answers, *(operation.parameters for operation in operations)
-    )
-    # the list is complete, and the types are stable
-    components["ProblemBody"]["properties"]["type"]["enum"] = [TYPE_PREFIX + name for name in TYPES]
+    components = described(operations)
     parameters = {operation.parameters.__name__ for operation in operations}
     return {
         "openapi": "3.1.0",
@@ -116,7 +104,7 @@ def _operation(operation: Operation, components: dict[str, Any]) -> dict[str, An
         "summary": lines[0].rstrip("."),
         "tags": [operation.tag],
         "parameters": _parameters(operation, components),
-        "responses": _responses(operation),
+        "responses": _responses(operation, components),
     }
     if len(lines) > 1 and lines[1].strip():
         described["description"] = lines[1].strip()
@@ -134,7 +122,7 @@ def _parameters(operation: Operation, components: dict[str, Any]) -> list[dict[s
         # a query has no null: an absent parameter is left out
         alternatives = [part for part in one.get("anyOf", ()) if part != {"type": "null"}]
         if alternatives:
-            one = {**one, **alternatives[0]}
+            one = {**alternatives[0], **one}
             one.pop("anyOf")
         if one.get("default", ...) is None:
             one = {key: value for key, value in one.items() if key != "default"}
@@ -146,6 +134,9 @@ def _parameters(operation: Operation, components: dict[str, Any]) -> list[dict[s
         }
         if "description" in one:
             parameter["description"] = one["description"]
+        if parameter["required"] and one.get("examples"):
+            # fills the field of "Try it out"
+            parameter["example"] = one["examples"][0]
         listed.append(parameter)
     for name, text in operation.headers:
         listed.append(
@@ -176,13 +167,17 @@ _RETRY = {
 _ALLOW = {"Allow": {"description": "methods of this route", "schema": {"type": "string"}}}
 
 
-def _responses(operation: Operation) -> dict[str, Any]:
+def _responses(operation: Operation, components: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for media in operation.media:
         content[media] = {"schema": {"type": "string"}}
         if media == JSON:
-            (reference,), _ = _schemas(operation.answer)
-            content[media] = {"schema": reference}
+            content[media] = {
+                "schema": schemas.reference(operation.answer),
+                "example": schemas.example(operation.answer.__name__, components),
+            }
+        elif media in operation.examples:
+            content[media]["example"] = operation.examples[media]
     responses: dict[str, Any] = {
         "200": {"description": "OK", "headers": _LIMITS, "content": content}
     }
@@ -196,13 +191,23 @@ def _responses(operation: Operation) -> dict[str, Any]:
     for name in names:
         status, title = TYPES[name]
         key = str(status)
+        shown = {
+            "type": TYPE_PREFIX + name,
+            "title": title,
+            "status": status,
+            "detail": "what was expected, what was found, what to do",
+        }
         if key in responses:
             responses[key]["description"] += f"; `{name}`: {title}"
+            responses[key]["content"][PROBLEM_JSON]["examples"][name] = {"value": shown}
             continue
         responses[key] = {
             "description": f"`{name}`: {title}",
             "content": {
-                PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemBody"}},
+                PROBLEM_JSON: {
+                    "schema": schemas.reference(ProblemBody),
+                    "examples": {name: {"value": shown}},
+                },
             },
         }
         if status in (429, 503):

@@ -140,7 +140,7 @@ def profile(bids: Side, asks: Side, names: list[str]) -> Profile | None:
         sides.append(cumulative)
     return Profile(
         step_percent=decimal(PROFILE_STEP_PERCENT) or "0",
-        middle=price_text(middle) or "0",
+        mid=price_text(middle) or "0",
         bids=sides[0],
         asks=sides[1],
     )

@@ -15,7 +15,8 @@ FLAGS = ("venues", "gaps", "pipeline")
 
 
 EventId = Annotated[str, Meta(max_length=64)]
-Words = Annotated[str, Meta(max_length=4000, description="comma-separated; * for all")]
+# comma-separated
+Words = Annotated[str, Meta(max_length=4000)]
 
 
 class StreamQuery(Struct, forbid_unknown_fields=True):

@@ -13,8 +13,9 @@ from coinspace._ext.message import AGGREGATE, INDEX, STATE, TICKER, TRADE, Messa
 from coinspace.clock import MILLISECOND_NS, monotonic_ns
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.api import encode
+from coinspace.endpoint.live.channel_state import state
 from coinspace.endpoint.live.market import trade
-from coinspace.endpoint.live.states import state
+from coinspace.endpoint.models import Heartbeat
 from coinspace.tasks import Tasks
 
 # the page cannot show more books per second, and a book is by far the largest event
@@ -78,7 +79,7 @@ class Feeder:
             elapsed += TABLES_INTERVAL_S
             if elapsed >= self.context.settings.endpoint.heartbeat_s:
                 elapsed = 0.0
-                hub.broadcast("heartbeat", b'{"ts":%d}' % self.context.now_ms())
+                hub.broadcast("heartbeat", encode(Heartbeat(self.context.now_ms())))
 
     def _gaps(self) -> None:
         live = self.context.live

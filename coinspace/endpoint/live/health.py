@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 
@@ -11,8 +11,10 @@ from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import Pipeline, ProcessHealth
 from coinspace.metrics import exposition
 from coinspace.observe.health import judge, reasons
+from coinspace.process import State
 from coinspace.storage.disk import disk_problems
 
+STATES = get_args(State)
 # what a health file must have
 NEEDED = {"counters": dict, "updated_ns": int, "started_ns": int}
 
@@ -45,7 +47,7 @@ def processes(context: Context) -> Pipeline:
         listed.append(
             ProcessHealth(
                 process=str(health["process"]),
-                state=str(health.get("state")),
+                state=health["state"] if health.get("state") in STATES else "unknown",
                 reason=health.get("reason"),
                 age_ms=max(0, (now - health["updated_ns"]) // MILLISECOND_NS),
                 uptime_s=max(0, (now - health["started_ns"]) // SECOND_NS),

@@ -15,12 +15,13 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-import orjson
+import msgspec
 
 from coinspace.endpoint.http.connection import Connection
 from coinspace.endpoint.http.problem import retry_later
+from coinspace.endpoint.models import Shutdown, StreamGap
 
 RING_BYTES = 64 << 20
 RING_EVENTS = 50_000
@@ -32,7 +33,7 @@ Kind = Literal["sse", "text", "websocket"]
 
 
 @dataclass(slots=True, eq=False)
-class Event:
+class StreamEvent:
     """One event, framed at first use per kind of stream.
 
     Attributes: number (0 = not resumable), channel, name, data (JSON bytes).
@@ -92,10 +93,10 @@ class Client:
         self.channels: set[str] = set()
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.paused_at: float | None = None
-        self.pending: dict[str, Event] = {}
+        self.pending: dict[str, StreamEvent] = {}
         self.missed: dict[str, int] = {}
 
-    def send(self, event: Event) -> None:
+    def send(self, event: StreamEvent) -> None:
         """Write an event, or keep the newest of its channel while the socket is full."""
         if self.paused_at is not None:
             self._keep(event)
@@ -106,7 +107,7 @@ class Client:
                 frame = event.websocket if self.kind == "websocket" else event.sse_text
             self.connection.transport.write(frame)
 
-    def _keep(self, event: Event) -> None:
+    def _keep(self, event: StreamEvent) -> None:
         self.hub.conflated += 1
         # a gap event is not a state of its channel: neither may replace the other
         key = f"gap:{event.channel}" if event.name == "gap" else event.channel
@@ -129,7 +130,8 @@ class Client:
         for channel in tuple(self.missed):
             if self._full:
                 return
-            self.send(self.hub.gap_event(channel, "slow", missed=self.missed.pop(channel)))
+            gap = StreamGap(channel=channel, reason="slow", missed=self.missed.pop(channel))
+            self.send(self.hub.gap_event(gap))
         for key in sorted(self.pending, key=lambda one: self.pending[one].number):
             if self._full:
                 return
@@ -163,7 +165,7 @@ class Hub:
         self.resume_s = resume_s
         self.clients: set[Client] = set()
         self.channels: dict[str, Channel] = {}
-        self.ring: deque[Event] = deque()
+        self.ring: deque[StreamEvent] = deque()
         self.ring_bytes = 0
         # 0 means not resumable, so the state before the first event is 1
         self.number = 1
@@ -183,7 +185,7 @@ class Hub:
         if entry is None:
             return
         self.number += 1
-        event = Event(self.number, channel, name, data, self.boot, time.monotonic())
+        event = StreamEvent(self.number, channel, name, data, self.boot, time.monotonic())
         self.events += 1
         self.ring.append(event)
         self.ring_bytes += len(data)
@@ -257,7 +259,7 @@ class Hub:
         if not client.closed.done():
             client.closed.set_result(reason)
 
-    def missed_events(self, last_id: str, channels: set[str]) -> list[Event] | None:
+    def missed_events(self, last_id: str, channels: set[str]) -> list[StreamEvent] | None:
         """Return the events after `last_id` on some channels; None when some are lost."""
         boot, _, text = last_id.partition("-")
         if boot != self.boot or not (text.isascii() and text.isdigit()) or len(text) > 18:
@@ -271,11 +273,10 @@ class Hub:
                 return None
         return [event for event in self.ring if event.number > number and event.channel in channels]
 
-    def gap_event(self, channel: str, reason: str, **more: Any) -> Event:
+    def gap_event(self, gap: StreamGap) -> StreamEvent:
         """Return the event that reports lost events."""
         self.gaps += 1
-        data = orjson.dumps({"channel": channel, "reason": reason, **more})
-        return Event(0, channel, "gap", data, self.boot)
+        return StreamEvent(0, gap.channel, "gap", msgspec.json.encode(gap), self.boot)
 
     def sweep(self) -> None:
         """Drop stalled clients, close idle channels, trim the ring; called once a second."""
@@ -291,7 +292,7 @@ class Hub:
 
     def broadcast(self, name: str, data: bytes) -> None:
         """Send an event outside any channel to every client."""
-        event = Event(0, "", name, data, self.boot)
+        event = StreamEvent(0, "", name, data, self.boot)
         for client in tuple(self.clients):
             if client.paused_at is None:
                 client.send(event)
@@ -299,7 +300,7 @@ class Hub:
     def shutdown(self) -> None:
         """Announce the end to every client and close the streams."""
         self.closing = True
-        self.broadcast("shutdown", b'{"reason":"the endpoint is stopping"}')
+        self.broadcast("shutdown", msgspec.json.encode(Shutdown("the endpoint is stopping")))
         for client in tuple(self.clients):
             self.leave(client, "shutdown")
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast, get_args
 
 from coinspace._ext.message import TICKER_NAMES, Message
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.live.age import StaleReason, stale_reason
-from coinspace.endpoint.models import Book, Ticker, Trade
+from coinspace.endpoint.models import Book, Condition, MarketState, Ticker, Trade
 from coinspace.endpoint.values import decimal, milliseconds
 
 # the index, too, does not use a book without a sign of life for this long
 DELAYED_MS = 10_000
+_STATES = get_args(MarketState)
 
 
 def age_ms(context: Context, received_ns: int) -> int:
@@ -32,12 +33,12 @@ def ticker(context: Context, message: Message) -> Ticker:
     return Ticker(
         exchange=exchange,
         market=market,
-        received=message.received_ns // MILLISECOND_NS,
+        ts=message.received_ns // MILLISECOND_NS,
         exchange_time=milliseconds(message.exchange_ns),
         age_ms=age,
         status=venue_status(context, exchange, market, stale),
         stale_reason=stale,
-        window=message.window,
+        window=cast(Any, message.window),
         **values,
     )
 
@@ -68,7 +69,7 @@ def book(context: Context, exchange: str, market: str, depth: int) -> Book | Non
     return Book(
         exchange=exchange,
         market=market,
-        received=message.received_ns // MILLISECOND_NS,
+        ts=message.received_ns // MILLISECOND_NS,
         exchange_time=milliseconds(message.exchange_ns),
         age_ms=age,
         stale=stale is not None,
@@ -88,9 +89,16 @@ def levels(side: Any, depth: int) -> list[tuple[str, str]]:
     ]
 
 
-def venue_status(context: Context, exchange: str, market: str, stale: StaleReason | None) -> str:
+def venue_status(
+    context: Context, exchange: str, market: str, stale: StaleReason | None
+) -> Condition:
     """Return a venue's state as one word."""
     state = context.live.states.get((exchange, market))
     if state is not None and state["state"] != "synced":
-        return str(state["state"])
+        return market_state(state["state"])
     return "ok" if stale is None else "stale"
+
+
+def market_state(reported: Any) -> MarketState:
+    """Return the state that a collector has reported; a newer collector may know others."""
+    return cast(MarketState, reported) if reported in _STATES else "unknown"

@@ -70,6 +70,12 @@ class Latest:
         # each answer appends its age
         self.head = msgspec.json.encode(self.value)[:-1]
 
+    @property
+    def coin_premium(self) -> float | None:
+        """The premium against USDT, None without one."""
+        parts = self.record.premium_parts
+        return None if parts is None or self.value.premium is None else parts.b
+
     def age_ms(self, now_ms: int) -> int:
         """Return the age of the value; below 0 when its time is in the future."""
         return now_ms - self.ts_ms

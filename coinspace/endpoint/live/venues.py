@@ -5,10 +5,11 @@ from __future__ import annotations
 from coinspace.clock import MILLISECOND_NS, monotonic_ns
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.live.age import FUTURE_MS
-from coinspace.endpoint.models import Venue, Venues
+from coinspace.endpoint.live.market import market_state
+from coinspace.endpoint.models import MarketState, Venue, Venues
+from coinspace.endpoint.records import region_of
 from coinspace.endpoint.values import decimal, milliseconds, price, ratio
 from coinspace.exchanges.identity import identity
-from coinspace.method.parameters import REGIONS
 from coinspace.method.record import VenueRecord
 
 # collectors send a heartbeat every second
@@ -27,6 +28,22 @@ def venues(context: Context) -> Venues:
     return Venues(now_ns // MILLISECOND_NS, listed)
 
 
+def reported(
+    context: Context, exchange: str, market: str
+) -> tuple[MarketState, str | None, int | None]:
+    """Return a market's state, why, and since when in ms, as its collector reports them."""
+    live = context.live
+    beat = live.heartbeats.get(f"orderbook-collector-{exchange}")
+    silent = beat is not None and monotonic_ns() - beat > HEARTBEAT_LIMIT_NS
+    state = live.states.get((exchange, market))
+    since = None if state is None else milliseconds(state.get("since_ns"))
+    if silent:
+        return "disconnected", "no heartbeat from its collector", since
+    if state is not None:
+        return market_state(state["state"]), state.get("reason"), since
+    return "synced" if (exchange, market) in live.alive_ns else "unknown", None, None
+
+
 def venue(
     context: Context, exchange: str, market: str, now_ns: int, shares: dict[str, VenueRecord]
 ) -> Venue:
@@ -35,17 +52,8 @@ def venue(
     key = (exchange, market)
     name = f"{exchange}:{market}"
     part = shares.get(name)
-    state = live.states.get(key)
     alive = live.alive_ns.get(key)
-    shown, reason, since = "unknown", None, None
-    if state is not None:
-        shown, reason = str(state["state"]), state.get("reason")
-        since = milliseconds(state.get("since_ns"))
-    elif alive is not None:
-        shown = "synced"
-    beat = live.heartbeats.get(f"orderbook-collector-{exchange}")
-    if beat is not None and monotonic_ns() - beat > HEARTBEAT_LIMIT_NS:
-        shown, reason = "disconnected", "no heartbeat from its collector"
+    shown, reason, since = reported(context, exchange, market)
     age = None if alive is None else (now_ns - alive) // MILLISECOND_NS
     if part is not None and not part.used and part.reason:
         reason = reason or part.reason
@@ -63,7 +71,7 @@ def venue(
         exchange=exchange,
         market=market,
         asset=identity(exchange, market.partition("/")[0], now_ns).asset,
-        region=REGIONS.get(exchange),
+        region=region_of(exchange),
         state=shown,
         reason=reason,
         since=since,

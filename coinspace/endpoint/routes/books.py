@@ -213,7 +213,7 @@ async def _stored(context: Context, exchange: str, name: str, at_ms: int, levels
     return Book(
         exchange=exchange,
         market=name,
-        received=row["ns"] // MILLISECOND_NS,
+        ts=row["ns"] // MILLISECOND_NS,
         exchange_time=milliseconds(row["exchange_ns"]),
         age_ms=age,
         stale=stale is not None,

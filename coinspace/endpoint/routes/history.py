@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from blacksheep.contents import Content
 from blacksheep.messages import Request, Response
@@ -16,7 +16,14 @@ from coinspace.endpoint.history.explain import live_explanation, stored_explanat
 from coinspace.endpoint.history.ranges import next_link, span
 from coinspace.endpoint.http.api import Routes, encode, json_answer, with_etag
 from coinspace.endpoint.http.problem import Problem
-from coinspace.endpoint.models import Candle, CandlePage, Explanation, IndexPage, IndexPoint
+from coinspace.endpoint.models import (
+    Candle,
+    CandlePage,
+    Explanation,
+    IndexPage,
+    IndexPoint,
+    Interval,
+)
 from coinspace.endpoint.records import CURRENCY, column, served, status
 from coinspace.endpoint.routes.indices import Asset
 from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor
@@ -50,7 +57,6 @@ Limit = Annotated[
     ),
 ]
 Cursor = Annotated[str, Meta(max_length=200, description="`cursor` of the page before")]
-Interval = Literal["1s", "1m", "5m", "1h", "1d"]
 
 VALUE_COLUMNS = bulk.columns_of(IndexPoint)
 CANDLE_COLUMNS = bulk.columns_of(Candle, "closed")
@@ -301,7 +307,6 @@ async def _value_rows(
         {
             **served(row, digits),
             "ts": row["ns"] // MILLISECOND_NS,
-            "constituents": row["n_used"],
         }
         for row in rows
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
@@ -11,9 +12,17 @@ from msgspec.structs import replace
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.api import Nothing, Routes, encode, json_answer
 from coinspace.endpoint.http.problem import retry_later
+from coinspace.endpoint.live.channels import Words, words
 from coinspace.endpoint.live.executable import executable
 from coinspace.endpoint.live.state import Latest
-from coinspace.endpoint.models import NO_VALUE, Indices, LatestIndexValue, PremiumValue
+from coinspace.endpoint.models import (
+    NO_VALUE,
+    Indices,
+    LatestIndexValue,
+    Premiums,
+    PremiumSummary,
+    PremiumValue,
+)
 from coinspace.endpoint.values import price
 
 routes = Routes()
@@ -34,6 +43,20 @@ class PremiumQuery(Struct, forbid_unknown_fields=True):
         ]
         | None
     ) = None
+
+
+Fraction = Annotated[float, Meta(ge=-1, le=1000)]
+
+
+class PremiumsQuery(Struct, forbid_unknown_fields=True):
+    """Which premiums, and in which order."""
+
+    assets: Words | None = None
+    min: Fraction | None = None
+    max: Fraction | None = None
+    stale: bool = True
+    sort: Literal["premium", "asset", "age"] = "premium"
+    order: Literal["asc", "desc"] | None = None
 
 
 class OfAsset(Struct, forbid_unknown_fields=True):
@@ -87,18 +110,66 @@ async def premium(context: Context, request: Request, parameters: PremiumQuery) 
     at `size`; null when the books are too thin for the size.
     """
     found = _latest(context, parameters.asset)
-    value, record, now = found.value, found.record, context.now_ms()
-    usable = value.premium is not None and value.premium.coin is not None
-    reason = None if usable else record.reason or "no_regional_value"
-    stale = found.stale_reason(now, context.stale_ms)
-    parts = value.premium
-    if parts is not None and parameters.size is not None:
+    summary = _premium(context, found, context.now_ms())
+    if summary.premium is not None and parameters.size is not None:
         asked = executable(context, found, parameters.size)
-        parts = replace(parts, executable=[asked] if asked is not None else [])
+        executed = [asked] if asked is not None else []
+        summary.premium = replace(summary.premium, executable=executed)
     answer = PremiumValue(
+        **{name: getattr(summary, name) for name in PremiumSummary.__struct_fields__},
+        constituents=found.value.constituents,
+    )
+    return json_answer(encode(answer))
+
+
+@routes.get(
+    "/v1/premiums", PremiumsQuery, answer=Premiums, tag="indices", problems=("unknown-asset",)
+)
+async def premiums(context: Context, request: Request, query: PremiumsQuery) -> Response:
+    """The Korean premium of every asset that has one now: highest first, or in another order.
+
+    By default `premium` comes in descending order, `asset` and `age` in ascending order. `missing`
+    lists the chosen assets without a premium.
+    """
+    now = context.now_ms()
+    chosen = context.settings.index.assets
+    if query.assets is not None:
+        chosen = list(dict.fromkeys(map(context.check_asset, words(query.assets))))
+    found, missing = [], []
+    for asset in chosen:
+        latest = context.live.indices.get(asset)
+        coin = None if latest is None else latest.coin_premium
+        if latest is None or coin is None:
+            missing.append(asset)
+            continue
+        summary = _premium(context, latest, now)
+        inside = (query.min is None or coin >= query.min) and (
+            query.max is None or coin <= query.max
+        )
+        if inside and (query.stale or not summary.stale):
+            found.append((coin, summary))
+    order = query.order or ("desc" if query.sort == "premium" else "asc")
+    keys: dict[str, Callable[[tuple[float, PremiumSummary]], Any]] = {
+        "premium": lambda one: one[0],
+        "asset": lambda one: one[1].asset,
+        "age": lambda one: one[1].age_ms,
+    }
+    found.sort(key=keys[query.sort], reverse=order == "desc")
+    return json_answer(
+        encode(Premiums(ts=now, premiums=[one for _, one in found], missing=missing))
+    )
+
+
+def _premium(context: Context, found: Latest, now_ms: int) -> PremiumSummary:
+    value, record = found.value, found.record
+    fx_status: Any = record.fx_status
+    stale = found.stale_reason(now_ms, context.stale_ms)
+    usable = found.coin_premium is not None
+    reason: Any = None if usable else record.reason or "no_regional_value"
+    return PremiumSummary(
         asset=value.asset,
         ts=value.ts,
-        age_ms=found.age_ms(now),
+        age_ms=found.age_ms(now_ms),
         stale=stale is not None,
         stale_reason=stale,
         status="ok" if usable else NO_VALUE,
@@ -106,11 +177,9 @@ async def premium(context: Context, request: Request, parameters: PremiumQuery) 
         kr=value.kr,
         gl=value.gl,
         fx=price(record.fx),
-        fx_status=record.fx_status,
-        premium=parts,
-        constituents=value.constituents,
+        fx_status=fx_status,
+        premium=value.premium,
     )
-    return json_answer(encode(answer))
 
 
 def at_hand(context: Context, path: str) -> bytes | None:

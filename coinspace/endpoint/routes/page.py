@@ -1,4 +1,4 @@
-"""The page at `/`, its files, and the documentation of the API at `/docs`."""
+"""The page at `/`, its files, and the API's documents: `/docs`, OpenAPI and AsyncAPI."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from blacksheep.contents import Content
 from blacksheep.messages import Request, Response
 from blacksheep.server.application import Application
 
+from coinspace.endpoint.http import asyncapi, openapi
 from coinspace.endpoint.http.api import Operation, with_etag
-from coinspace.endpoint.http.openapi import document
 from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.routes.streams import EVENTS, REPLIES
 
 # the folder below assets/ is named by a digest of its content, so that the content never changes
 IMMUTABLE = b"public, max-age=31536000, immutable"
@@ -30,8 +31,10 @@ def install(app: Application, operations: list[Operation], folder: Path) -> None
 
     Args: folder: of the built page.
     """
-    described = functools.cache(lambda: orjson.dumps(document(operations)))
-    app.router.add_get("/openapi.json", _with(openapi, described))
+    described = functools.cache(lambda: orjson.dumps(openapi.document(operations)))
+    streams = functools.cache(lambda: orjson.dumps(asyncapi.document(EVENTS, REPLIES)))
+    app.router.add_get("/openapi.json", _with(machine_readable, described))
+    app.router.add_get("/asyncapi.json", _with(machine_readable, streams))
     app.router.add_get("/", _with(page, folder))
     app.router.add_get("/docs", _with(docs, folder))
     app.router.add_get("/assets/{version}/{name}", _with(asset, folder))
@@ -45,8 +48,8 @@ def _with(answer: Callable[[Request, Any], Response], given: Any) -> Handler:
     return handle
 
 
-def openapi(request: Request, described: Callable[[], bytes]) -> Response:
-    """Answer with the document of the API, which the first request makes."""
+def machine_readable(request: Request, described: Callable[[], bytes]) -> Response:
+    """Answer with a document of the API, which the first request makes."""
     return with_etag(request, Content(b"application/json", described()), REVALIDATE)
 
 

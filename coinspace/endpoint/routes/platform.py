@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from blacksheep.contents import Content
 from blacksheep.messages import Request, Response
@@ -17,7 +17,9 @@ from coinspace.endpoint.live.health import host_metrics, platform_problems, proc
 from coinspace.endpoint.live.venues import venues as all_venues
 from coinspace.endpoint.models import (
     Gap,
+    GapKind,
     GapPage,
+    GapStatus,
     Liveness,
     Methodology,
     Pipeline,
@@ -33,6 +35,11 @@ from coinspace.storage.read import history
 routes = Routes()
 
 READY_RETRY_S = "1"
+# example of an answer
+METRICS = (
+    "# HELP coinspace_requests_total Requests.\n# TYPE coinspace_requests_total counter\n"
+    'coinspace_requests_total{process="index-endpoint"} 81234\n'
+)
 DAY_MS = 24 * 3600 * 1000
 
 
@@ -41,8 +48,8 @@ class GapsQuery(Struct, forbid_unknown_fields=True):
 
     exchange: Annotated[str, Meta(max_length=40)] | None = None
     market: Annotated[str, Meta(max_length=41)] | None = None
-    kind: Literal["orderbook", "ticker", "trade", "state", "venue"] | None = None
-    status: Literal["open", "filled", "lost", "dead"] | None = None
+    kind: GapKind | None = None
+    status: GapStatus | None = None
     start: Instant | None = None
     end: Instant | None = None
     limit: Limit = 100
@@ -56,8 +63,8 @@ def gap(row: dict[str, Any]) -> Gap:
         publisher=row["publisher"] or "",
         exchange=row["exchange"],
         market=row["market"],
-        kind=row["kind"] or "",
-        status=row["status"] or "",
+        kind=row["kind"],
+        status=row["status"],
         reason=row["reason"],
         first=row["first"] or 0,
         last=row["last"] or 0,
@@ -167,7 +174,14 @@ async def readyz(context: Context, request: Request, _: None) -> Response:
     return json_answer(encode(Readiness("ready", [])))
 
 
-@routes.get("/metrics", Nothing, tag="platform", media=(CONTENT_TYPE,), operator=True)
+@routes.get(
+    "/metrics",
+    Nothing,
+    tag="platform",
+    media=(CONTENT_TYPE,),
+    examples={CONTENT_TYPE: METRICS},
+    operator=True,
+)
 async def metrics(context: Context, request: Request, _: None) -> Response:
     """Metrics of all processes of this host in Prometheus' format."""
     content = Content(CONTENT_TYPE.encode(), host_metrics(context))

@@ -10,23 +10,43 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import msgspec
-import orjson
 from blacksheep.contents import StreamedContent
 from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct
 
 from coinspace.endpoint.context import Context
-from coinspace.endpoint.http.api import Routes
+from coinspace.endpoint.http.api import Routes, encode
 from coinspace.endpoint.http.connection import Receive, Scope, Send, connection
 from coinspace.endpoint.http.problem import Problem, invalid, operator_needed, retry_later
+from coinspace.endpoint.live.channel_state import state
 from coinspace.endpoint.live.channels import EventId, StreamQuery, channel, channels, check_count
-from coinspace.endpoint.live.hub import Client, Event, Kind
-from coinspace.endpoint.live.states import state
+from coinspace.endpoint.live.hub import Client, Kind, StreamEvent
+from coinspace.endpoint.models import (
+    Channels,
+    ConsolidatedBook,
+    GapsEvent,
+    Heartbeat,
+    Hello,
+    LatestIndexValue,
+    Pipeline,
+    Pong,
+    Shutdown,
+    StreamGap,
+    Ticker,
+    Trade,
+    Venues,
+)
 
 routes = Routes()
 
 WEBSOCKET = "/v1/ws"
 EVENT_STREAM = "text/event-stream"
+# example of an answer
+STREAM = (
+    "retry: 1000\n\n"
+    'id: 19b7a3c5f40-81234\nevent: index\ndata: {"asset":"BTC","value":"64193.4"}\n\n'
+    'event: heartbeat\ndata: {"ts":1767225600000}\n\n'
+)
 # browsers reconnect by themselves after this
 RETRY_MS = 1000
 ERRORS_LIMIT = 20
@@ -39,6 +59,28 @@ EXPENSIVE = ("book", "venues", "pipeline")
 STATE_S = 0.2
 # close code: policy violation
 CLOSE_POLICY = 1008
+
+
+# event of both streams -> type of its data, and what it is
+EVENTS: dict[str, tuple[type[Struct], str]] = {
+    "index": (LatestIndexValue, "A new value of an index, as `/v1/indices/{asset}` has it"),
+    "book": (ConsolidatedBook, "A new summed book, at most five a second"),
+    "ticker": (Ticker, "A new ticker of a market"),
+    "trade": (Trade, "A trade"),
+    "venues": (Venues, "All venues, each second and with each change, as `/v1/venues` has them"),
+    "gaps": (GapsEvent, "Losses on the bus that the endpoint has noticed"),
+    "pipeline": (Pipeline, "All processes, each second, as `/v1/pipeline` has them"),
+    "heartbeat": (Heartbeat, "The stream is alive; every `endpoint.heartbeat_s`, 5 s by default"),
+    "gap": (StreamGap, "Events were lost: the resume was not possible, or the client is slow"),
+    "shutdown": (Shutdown, "The server stops"),
+}
+# and of the WebSocket alone; `error` has a problem
+REPLIES: dict[str, tuple[type[Struct], str]] = {
+    "hello": (Hello, "The first message of a connection"),
+    "subscribed": (Channels, "The channels of a `subscribe` are added"),
+    "unsubscribed": (Channels, "The channels of an `unsubscribe` are removed"),
+    "pong": (Pong, "The answer to `ping`"),
+}
 
 
 class Command(Struct, forbid_unknown_fields=True):
@@ -54,7 +96,7 @@ class Command(Struct, forbid_unknown_fields=True):
     ) = None
 
 
-def state_events(context: Context, names: set[str]) -> list[Event]:
+def state_events(context: Context, names: set[str]) -> list[StreamEvent]:
     """Return the newest state of each channel, for the begin of a stream."""
     events = []
     for name in sorted(names):
@@ -62,7 +104,7 @@ def state_events(context: Context, names: set[str]) -> list[Event]:
         data = (_shared_state if kind in EXPENSIVE else state)(context, name)
         if data is not None:
             # numbered, so that a client can resume from its first event
-            events.append(Event(context.hub.number, name, kind, data, context.hub.boot))
+            events.append(StreamEvent(context.hub.number, name, kind, data, context.hub.boot))
     return events
 
 
@@ -84,7 +126,8 @@ def begin(context: Context, client: Client, names: set[str], last_id: str | None
             for event in missed:
                 client.send(event)
             return
-        client.send(hub.gap_event("*", "resume", last_event_id=last_id[:64]))
+        gap = StreamGap(channel="*", reason="resume", last_event_id=last_id[:64])
+        client.send(hub.gap_event(gap))
     for event in state_events(context, names):
         client.send(event)
 
@@ -100,6 +143,7 @@ def check_role(scope: Any, names: set[str]) -> None:
     StreamQuery,
     tag="streams",
     media=(EVENT_STREAM,),
+    examples={EVENT_STREAM: STREAM},
     problems=("unknown-asset", "unknown-market", "too-many-streams"),
     headers=(("Last-Event-ID", "id of the last received event: resume after it"),),
 )
@@ -173,7 +217,7 @@ async def _converse(
 ) -> None:
     errors = commands = 0
     since = time.monotonic()
-    _reply(context, client, "hello", {"boot": context.hub.boot, "ts": context.now_ms()})
+    _reply(context, client, "hello", Hello(context.hub.boot, context.now_ms()))
     while (received := await receive())["type"] != "websocket.disconnect":
         now = time.monotonic()
         if now - since >= 1:
@@ -188,7 +232,7 @@ async def _converse(
             _run(context, scope, client, text)
         except Problem as problem:
             errors += 1
-            _reply(context, client, "error", orjson.loads(problem.body()))
+            _reply(context, client, "error", msgspec.Raw(problem.body()))
             if errors >= ERRORS_LIMIT:
                 reason = "too many errors"
                 await send({"type": "websocket.close", "code": CLOSE_POLICY, "reason": reason})
@@ -204,9 +248,9 @@ def _run(context: Context, scope: Any, client: Client, text: str | bytes) -> Non
             f'message: expected {{"op":…,"channels":[…]}}, {error}',
         ) from None
     hub = context.hub
-    echo: dict[str, Any] = {} if command.id is None else {"id": command.id}
+    echo = msgspec.UNSET if command.id is None else command.id
     if command.op == "ping":
-        _reply(context, client, "pong", {"ts": context.now_ms(), **echo})
+        _reply(context, client, "pong", Pong(context.now_ms(), echo))
         return
     if command.op not in ("subscribe", "unsubscribe"):
         raise invalid("op", f"expected subscribe, unsubscribe or ping, was {command.op[:40]!r}")
@@ -215,16 +259,16 @@ def _run(context: Context, scope: Any, client: Client, text: str | bytes) -> Non
         raise invalid("channels", "expected at least one")
     if command.op == "unsubscribe":
         hub.unsubscribe(client, names)
-        _reply(context, client, "unsubscribed", {"channels": sorted(names), **echo})
+        _reply(context, client, "unsubscribed", Channels(sorted(names), echo))
         return
     check_role(scope, names)
     check_count(names | client.channels)
     fresh = names - client.channels
     hub.subscribe(client, fresh)
-    _reply(context, client, "subscribed", {"channels": sorted(names), **echo})
+    _reply(context, client, "subscribed", Channels(sorted(names), echo))
     begin(context, client, fresh, command.last_event_id)
 
 
-def _reply(context: Context, client: Client, name: str, data: dict[str, Any]) -> None:
-    event = Event(0, f"reply:{name}", name, orjson.dumps(data), context.hub.boot)
+def _reply(context: Context, client: Client, name: str, data: Struct | msgspec.Raw) -> None:
+    event = StreamEvent(0, f"reply:{name}", name, encode(data), context.hub.boot)
     client.send(event)

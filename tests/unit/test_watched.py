@@ -1,0 +1,117 @@
+"""What `status` keeps of the settings is used only while they are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coinspace.config import load
+from coinspace.errors import ConfigError
+from coinspace.observe import watched as module
+from coinspace.observe.watched import KEPT, watched
+
+CONFIG = """
+data = "{}"
+[storage]
+disk_low_mb = {}
+"""
+
+
+class Host:
+    """A configuration file and a data folder; counts how often all settings are read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "coinspace.toml"
+        self.data = folder / "data"
+        (self.data / "run").mkdir(parents=True)
+        self.write(100)
+        self.read = 0
+
+    def write(self, low_mb: Any) -> None:
+        self.file.write_text(CONFIG.format(self.data, low_mb))
+
+    def low_mb(self) -> int:
+        found = watched(str(self.file))
+        settings = load(self.file)
+        assert found.data == settings.data
+        assert found.names == [name for name, _ in settings.processes()]
+        assert found.disk_low_mb == settings.storage.disk_low_mb
+        return found.disk_low_mb
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    found = Host(tmp_path)
+    read = module._read
+
+    def counted(config_path: str | None) -> module.Watched:
+        found.read += 1
+        return read(config_path)
+
+    monkeypatch.setattr(module, "_read", counted)
+    monkeypatch.delenv("COINSPACE_DATA", raising=False)
+    return found
+
+
+def test_the_settings_are_read_once(host: Host) -> None:
+    assert [host.low_mb() for _ in range(3)] == [100, 100, 100]
+    assert host.read == 1
+
+
+def test_a_change_of_the_file_counts_at_once(host: Host) -> None:
+    assert host.low_mb() == 100
+    host.write(200)
+    assert host.low_mb() == 200
+    host.write(100)
+    assert host.low_mb() == 100
+
+
+def test_a_change_of_the_environment_counts_at_once(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert host.low_mb() == 100
+    monkeypatch.setenv("COINSPACE_EXCHANGES__UPBIT__MARKETS", "[]")
+    assert host.low_mb() == 100
+    assert "orderbook-collector-upbit" not in watched(str(host.file)).names
+    monkeypatch.setenv("coinspace_storage__disk_low_mb", "7")
+    assert host.low_mb() == 7
+
+
+def test_an_added_exchange_counts_at_once(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.low_mb()
+    added = tmp_path / "coinspace_exchanges" / "nowhere.py"
+    added.parent.mkdir()
+    added.write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    host.low_mb()
+    assert host.read == 2
+
+
+def test_invalid_settings_are_reported_each_time(host: Host) -> None:
+    host.low_mb()
+    host.write("'much'")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="disk_low_mb"):
+            watched(str(host.file))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b'{"digest": 1}', b"\xff", b'{"digest": "DIGEST", "names": 7}'],
+)
+def test_a_damaged_file_is_written_anew(host: Host, content: bytes) -> None:
+    digest = module._digest(str(host.file)).encode()
+    (host.data / "run" / KEPT).write_bytes(content.replace(b"DIGEST", digest))
+    assert [host.low_mb() for _ in range(2)] == [100, 100]
+    assert host.read == 1
+
+
+def test_nothing_is_kept_where_nothing_has_run(host: Host) -> None:
+    (host.data / "run").rmdir()
+    assert [host.low_mb() for _ in range(2)] == [100, 100]
+    assert host.read == 2
+    assert not host.data.joinpath("run").exists()
