@@ -40,7 +40,7 @@ def no_room(settings: Settings) -> bool:
 def free_bytes(settings: Settings) -> int:
     """Return the free bytes of the data's disk, 0 when they cannot be read."""
     try:
-        return shutil.disk_usage(_disk_folder(settings)).free
+        return shutil.disk_usage(_existing(disk_folder(settings))).free
     except OSError:
         return 0
 

@@ -244,7 +244,9 @@ def test_the_chain_does_not_depend_on_how_a_record_is_stored(settings: Settings)
     schema.create(found, StorageSettings(ttl="off"))
     # a database of an earlier version
     query(settings, "ALTER TABLE index_tick DROP COLUMN gl_twap")
+    applied(settings)
     schema.create(found, StorageSettings(ttl="off"))
+    applied(settings)
     links = []
     for rows in (recorded_rows(), [row for case in CASES for row in stored_rows(case)]):
         emptied(settings, "index_tick", "index_venue")
