@@ -26,7 +26,7 @@ DAY_NS = 18_000 * chain.DAY_NS
 @pytest.fixture
 def settings(questdb: Settings, tmp_path: Path) -> Settings:
     found = address(questdb)
-    schema.create(found, StorageSettings())
+    schema.create(found, StorageSettings(ttl="off"))
     emptied(questdb, "methodology", "operator_log")
     emptied(questdb, "index_chain", "index_tick", "index_venue", "gap")
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
