@@ -145,12 +145,29 @@ class Archive:
             return f"{path}: {error.strerror}"
         return None if found == file.sha256 else f"{path}: expected SHA-256 {file.sha256}"
 
-    def days(self, table: str) -> dict[str, list[str]]:
-        """Return day -> names of its files."""
-        found: dict[str, list[str]] = {}
-        for name in self.files(table):
-            found.setdefault(Path(name).stem, []).append(name)
-        return found
+    def has(self, table: Table, day: str) -> bool:
+        """Return whether a day without exchanges is archived."""
+        return Part(table, day).name in self.files(table.name)
+
+    def rows(self, table: Table, day: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a day without exchanges, as the database returns them.
+
+        Raises: StorageError when the file is not the one of the manifest.
+        """
+        part = Part(table, day)
+        if part.name not in self.files(table.name):
+            return
+        if problem := self.problem(table.name, part.name):
+            raise StorageError(problem)
+        arrow = _arrow()
+        names = [name for name, _ in table.columns]
+        for batch in arrow.parquet.ParquetFile(self.path(part)).iter_batches(columns=names):
+            columns = [
+                one.cast(arrow.int64()) if arrow.types.is_timestamp(one.type) else one
+                for one in (batch.column(name) for name in names)
+            ]
+            for row in zip(*(one.to_pylist() for one in columns), strict=True):
+                yield tuple(map(_plain, row))
 
 
 class Archiver:
@@ -370,6 +387,12 @@ def fetch(found: Address, query: str, target: Path) -> None:
                 file.write(block)
         except (TimeoutError, http.client.HTTPException, ConnectionError) as error:
             raise StorageError(f"export: expected a whole answer, {error!r}") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if value != value else value
 
 
 def _digest(path: Path) -> str:

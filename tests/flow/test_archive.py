@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,13 +16,17 @@ from click.testing import CliRunner, Result
 from coinspace.cli import coinspace
 from coinspace.clock import DAY_NS, SECOND_NS, now_ns
 from coinspace.config import Settings, StorageSettings
+from coinspace.index.store import store
+from coinspace.method.record import decode
 from coinspace.storage import archive as archives
 from coinspace.storage.archive import Archive
 from coinspace.storage.questdb.address import Address, address
 from tests.flow.database import applied, emptied, query, whole
+from tests.unit.test_index_record import CASES, computed, rows_of
 from tests.waiting import wait_for
 
 HOURS = 24
+TICKS = ("--table", "index_tick", "--table", "index_venue")
 TRADES = "SELECT count() FROM trade"
 
 
@@ -37,7 +42,7 @@ def settings(
     monkeypatch.setenv("COINSPACE_STORAGE__ILP", found.ilp)
     monkeypatch.setenv("COINSPACE_STORAGE__SQL", found.sql)
     yield Settings(data=tmp_path, storage=StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off"))
-    emptied(questdb, "trade", "index_tick", "index_chain")
+    emptied(questdb, "trade", "index_tick", "index_venue", "index_chain", "operator_log")
 
 
 def day(before: int) -> tuple[str, int]:
@@ -180,26 +185,32 @@ def test_a_place_that_refuses_is_reported_and_nothing_is_dropped(
 def test_dropped_ticks_stay_in_the_chain(settings: Settings, tmp_path: Path) -> None:
     for before in (4, 3, 2, 0):
         _, start_ns = day(before)
-        query(
-            settings,
-            "INSERT INTO index_tick (asset, status, value, ts)"
-            f" SELECT 'BTC', 'ok', x * 1.5, ({start_ns} + x * 1000000000)::timestamp_ns"
-            " FROM long_sequence(50)",
-        )
+        rows = [
+            replace(row, at_ns=start_ns + row.at_ns % DAY_NS)
+            for case in CASES
+            for row in rows_of(decode(case["record"].encode()), computed(case))
+        ]
+        store(settings, rows)
     applied(settings)
+    count = len({(row.at_ns, row.symbols["asset"]) for row in rows if row.table == "index_tick"})
     # a day without a link of the chain is archived and not dropped
-    done = run(str(tmp_path / "a"), "--table", "index_tick", "--drop", "2d")
-    assert done.stderr == "3 files written, 0 days dropped\n", done.output
+    done = run(str(tmp_path / "a"), *TICKS, "--drop", "2d")
+    assert done.stderr == "6 files written, 0 days dropped\n", done.output
     chain = CliRunner().invoke(coinspace, ["verify-chain", "--append"])
     assert "0 wrong" in chain.stderr
     applied(settings)
-    done = run(str(tmp_path / "a"), "--table", "index_tick", "--drop", "2d")
-    assert done.stderr == "0 files written, 2 days dropped\n", done.output
+    done = run(str(tmp_path / "a"), *TICKS, "--drop", "2d")
+    assert done.stderr == "0 files written, 4 days dropped\n", done.output
     applied(settings)
     chain = CliRunner().invoke(coinspace, ["verify-chain"])
     assert chain.exit_code == 0, chain.output
     assert "0 wrong, of 2 only the link" in chain.stderr
-    assert pl.read_parquet(tmp_path / "a/index_tick/*.parquet")["value"].len() == 150
+    # with the archive, their records are checked too
+    command = ["verify-chain", "--archive", str(tmp_path / "a")]
+    chain = CliRunner().invoke(coinspace, command)
+    assert chain.stderr == "4 days checked, 0 wrong\n", chain.output
+    assert chain.stdout.count("ok, archived") == 2
+    assert pl.read_parquet(tmp_path / "a/index_tick/*.parquet")["value"].len() == 3 * count
 
 
 def test_candles_that_a_refresh_would_delete_are_kept(settings: Settings) -> None:

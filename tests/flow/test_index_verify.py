@@ -177,7 +177,7 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
 
 def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
     schema.create(address(settings), StorageSettings(ttl="off"))
-    emptied(settings, "index_tick", "index_venue", "index_chain")
+    emptied(settings, "index_tick", "index_venue", "index_chain", "operator_log")
     day_ns = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * SECOND_NS
     rows = [
         Row(
