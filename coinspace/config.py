@@ -195,6 +195,11 @@ class StoragePolicy(Section):
     archive: bool = True
     """whether `coinspace archive` writes their rows"""
 
+    @field_validator("markets", mode="before")
+    @classmethod
+    def _one(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
     @field_validator("markets")
     @classmethod
     def _markets(cls, patterns: list[str]) -> list[str]:
