@@ -383,6 +383,9 @@ class _Comparison:
         if stream is None:
             rule = self._policies.of(*topic.decode().split(".")[:3])
             stream = self._streams[topic, epoch] = _Stream(topic, epoch, rule)
+            if rule.slot_ns:
+                # the row of the slot may have been published before the time
+                stream.slot = rule.slot(self._report.from_ns)
         return stream
 
     def _count(self, stream: _Stream, at_ns: int, **counts: int) -> None:

@@ -62,13 +62,14 @@ def compare(
     rows: Iterator[_Fact],
     gaps: list[tuple[Any, ...]] = [],  # noqa: B006 (never changed)
     policy: list[StoragePolicy] = [],  # noqa: B006
+    from_ns: int = START_NS,
 ) -> Report:
     @contextmanager
     def connect(found: Address) -> Iterator[Database]:
         yield Database(gaps)
 
     monkeypatch.setattr(schema, "connect", connect)
-    report = Report(START_NS, START_NS + 86_400 * SECOND_NS)
+    report = Report(from_ns, START_NS + 86_400 * SECOND_NS)
     _Comparison(report, ADDRESS, PUBLISHER, Policies(StorageSettings(policy=policy))).run(
         [facts], [rows]
     )
@@ -165,6 +166,10 @@ def test_messages_that_the_policy_leaves_out_are_explained(monkeypatch: pytest.M
     report = compare(monkeypatch, iter(()), iter(kept), policy=policy)
     assert report.total.unexplained == 0
     assert report.total.thinned == max(first) - len(kept)
+    # a time that begins within an interval: its row was published before
+    middle = [fact(i, at(i)) for i in sequences if i > 8]
+    report = compare(monkeypatch, iter(middle), iter(kept[1:]), policy=policy, from_ns=at(9))
+    assert report.total.unexplained == 20
     # a market that is not thinned
     report = compare(monkeypatch, (fact(i, at(i)) for i in sequences), iter(kept))
     assert report.total.unexplained == 2000 - len(kept)
