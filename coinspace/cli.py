@@ -45,6 +45,11 @@ class Command(NamedTuple):
 GROUPS: dict[str, dict[str, Command]] = {
     "Run and watch": {
         "up": Command("supervisor", "Run everything, supervised.", "coinspace up --simulate"),
+        "restart": Command(
+            "restart",
+            "Replace running processes without losing data.",
+            "coinspace restart collectors",
+        ),
         "status": Command(
             "observe.commands", "Show each process's state.", "coinspace status --json"
         ),
@@ -85,9 +90,14 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "keys": Command(
             "endpoint.commands",
-            "Manage API keys.",
+            "Manage API keys and the keys of several hosts.",
             "coinspace keys new alice",
-            {"new": "new alice --role operator", "list": "list", "revoke": "revoke 1a2b3c4d"},
+            {
+                "new": "new alice --role operator",
+                "list": "list",
+                "revoke": "revoke 1a2b3c4d",
+                "curve": "curve",
+            },
         ),
     },
     "Set up": {

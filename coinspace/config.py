@@ -7,6 +7,7 @@ names the nearest valid one. No error shows a secret.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from coinspace import hosts as several
 from coinspace.config_sources import (
     PREFIX,
     STRICT,
@@ -69,6 +72,12 @@ KEEP_FOR_EVER = ("off", "keep")
 SLOWEST_PER_SECOND = 0.016
 # 32 bytes written in Z85
 CURVE_KEY_SIZE = 40
+# ports of each process of several hosts, in the order of PROCESSES: messages, journal, heartbeats
+PORTS_EACH = 3
+# of the private server that other hosts use, where the settings name none
+SHARED_PORTS = {"http": 9000, "pg": 8812}
+# the processes that use the database
+DATABASE_USERS = (*WORKERS[:2], *WORKERS[3:])
 
 
 def _process(name: str) -> str:
@@ -107,6 +116,17 @@ class Section(BaseModel):
     model_config = STRICT
 
 
+class HostSettings(Section):
+    """One of several hosts."""
+
+    address: str
+    """name or IP address at which the other hosts reach it"""
+    roles: list[str]
+    """collectors, storage, index, endpoint, or names of processes, * for any"""
+    public_key: Z85 = ""
+    """what `coinspace keys curve` prints there; with keys of all hosts the bus is encrypted"""
+
+
 class BusSettings(Section):
     """The ZMQ bus: one PUB socket per publishing process, and a side socket for its journal."""
 
@@ -118,6 +138,8 @@ class BusSettings(Section):
     """messages queued per peer before drops"""
     directory: str = ""
     """folder of ipc sockets; empty = data/run"""
+    port: Annotated[int, Field(ge=1, le=65_535 - PORTS_EACH * len(PROCESSES))] = 9400
+    """first port of the processes of several hosts; each process takes three"""
     curve_public_key: Z85 = ""
     """Z85 key of this host; with the secret key it turns on CURVE for tcp"""
     curve_secret_key: SecretStr = SecretStr("")
@@ -129,6 +151,9 @@ class BusSettings(Section):
     curve_allowed: list[Z85] = []
     """Z85 public keys that may connect to this host's publishers"""
     _sockets: Path = PrivateAttr(default=Path("run"))
+    _key_file: Path = PrivateAttr(default=Path("curve.json"))
+    # process -> the host that runs it, of several hosts
+    _runs: dict[str, HostSettings] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _curve_pair(self) -> BusSettings:
@@ -149,13 +174,74 @@ class BusSettings(Section):
             )
         return f"ipc://{path}"
 
+    def _tcp(self, process: str, number: int) -> str:
+        """Return one of the endpoints of a process of several hosts, "" on a single host."""
+        host = self._runs.get(process)
+        if host is None:
+            return ""
+        address = f"[{host.address}]" if ":" in host.address else host.address
+        return f"tcp://{address}:{self.port + PORTS_EACH * PROCESSES.index(process) + number}"
+
     def endpoint(self, process: str) -> str:
         """Return the PUB endpoint of a process."""
-        return self.endpoints.get(process) or self._ipc(process)
+        return self.endpoints.get(process) or self._tcp(process, 0) or self._ipc(process)
 
     def replay_endpoint(self, process: str) -> str:
         """Return the endpoint where a process answers journal requests."""
-        return self.replay_endpoints.get(process) or self._ipc(f"{process}.journal")
+        given = self.replay_endpoints.get(process) or self._tcp(process, 1)
+        return given or self._ipc(f"{process}.journal")
+
+    def beat_endpoint(self, process: str) -> str:
+        """Return where a process of several hosts publishes its health, "" on a single host."""
+        return self._tcp(process, 2)
+
+    @property
+    def key_file(self) -> Path:
+        """Where `coinspace keys curve` writes this host's key pair."""
+        return self._key_file
+
+    def keys(self) -> tuple[str, str] | None:
+        """Return this host's public and secret key, None without CURVE.
+
+        Raises: ConfigError when the hosts have keys and this host's pair cannot be read.
+        """
+        if self.curve_public_key:
+            return self.curve_public_key, self.curve_secret_key.get_secret_value()
+        if not any(host.public_key for host in self._runs.values()):
+            return None
+        pair = read_keys(self._key_file)
+        if pair is None:
+            raise ConfigError(
+                f"{self._key_file}: expected this host's keys, found none;"
+                " `coinspace keys curve` makes them"
+            )
+        return pair
+
+    def server_key(self, endpoint: str) -> str:
+        """Return the public key of a publisher's host, "" when the settings have none."""
+        for process, host in self._runs.items():
+            if endpoint in (self._tcp(process, number) for number in range(PORTS_EACH)):
+                return host.public_key
+        return self.curve_server_keys.get(endpoint) or self.curve_server_key
+
+    @property
+    def allowed(self) -> list[str]:
+        """Public keys that may connect to this host's publishers."""
+        return [*self.curve_allowed, *{host.public_key for host in self._runs.values()}]
+
+
+def read_keys(path: Path) -> tuple[str, str] | None:
+    """Return the public and the secret key of a file, None without the file.
+
+    Raises: ConfigError when the file cannot be read.
+    """
+    try:
+        found = orjson.loads(path.read_bytes())
+        return _curve_key(found["public"]), _curve_key(found["secret"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: expected a pair of CURVE keys, {error!r:.100}") from None
 
 
 class JournalSettings(Section):
@@ -253,6 +339,8 @@ class StorageSettings(Section):
     ilp_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     """for ILP over TCP, which has no password; 0 = off"""
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    password: SecretStr = SecretStr("")
+    """of the private server for other hosts; better in COINSPACE_STORAGE__PASSWORD"""
     java_heap_mb: Annotated[int, Field(ge=128, le=65_536)] = 512
     server_workers: Annotated[int, Field(ge=1, le=64)] = 1
     """threads in each of the private server's pools"""
@@ -274,6 +362,16 @@ class StorageSettings(Section):
     """default retention; off for replayed history, which it would delete"""
     retention: Annotated[dict[str, Duration], Names(str.lower)] = {}
     """table or view -> "12h", "7d", "2w", "3M", "1y" or "off" (for ever)"""
+
+    @field_validator("password")
+    @classmethod
+    def _password(cls, password: SecretStr) -> SecretStr:
+        # other characters would need quotes, which differ between the protocols
+        if not re.fullmatch(r"|[A-Za-z0-9_-]{16,200}", password.get_secret_value()):
+            raise ValueError(
+                "expected at least 16 letters, digits, _ and -, such as from `openssl rand -hex 24`"
+            )
+        return password
 
     @field_validator("server_options")
     @classmethod
@@ -570,6 +668,10 @@ class SupervisorSettings(Section):
 class Settings(Section):
     data: UserPath = Path(".coinspace")
     """folder of everything stored locally"""
+    host: str = ""
+    """this machine's name in `hosts`; empty = the host that has an address of this machine"""
+    hosts: Annotated[dict[str, HostSettings], Names(str.lower)] = {}
+    """name -> address and roles of each of several hosts; empty = all on this machine"""
     exchanges: Annotated[dict[str, ExchangeSettings], Names(str.lower)] = Field(
         default_factory=default_exchanges
     )
@@ -581,17 +683,61 @@ class Settings(Section):
     tuning: TuningSettings = Field(default_factory=TuningSettings)
     supervisor: SupervisorSettings = Field(default_factory=SupervisorSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    _host_of: dict[str, str] = PrivateAttr(default_factory=dict)
+    _own_host: str | None = PrivateAttr(default=None)
 
     def model_post_init(self, context: Any, /) -> None:
         self.bus._sockets = Path(self.bus.directory) if self.bus.directory else self.data / "run"
+        self.bus._key_file = self.data / "curve.json"
+        self._host_of = several.assigned(self.hosts, PROCESSES)
+        self.bus._runs = {name: self.hosts[host] for name, host in self._host_of.items()}
 
     def processes(self) -> list[tuple[str, list[str]]]:
-        """Return (process name, command arguments) of every process, in flow order."""
+        """Return (process name, command arguments) of every process, in flow order.
+
+        With several hosts, processes that no host runs are left out.
+        """
         collected = [name for name, exchange in self.exchanges.items() if exchange.markets]
-        return [
+        found = [
             *((f"{kind}-{name}", [kind, name]) for kind in COLLECTORS for name in collected),
             *((name, [name]) for name in WORKERS),
         ]
+        return [one for one in found if not self.hosts or one[0] in self._host_of]
+
+    @property
+    def own_host(self) -> str:
+        """Name of this machine in `hosts`; "" when there is none, or when it is not known."""
+        if self._own_host is None:
+            self._own_host = several.own(self.hosts, self.host.lower())
+        return self._own_host
+
+    def host_of(self, process: str) -> str:
+        """Return the name of the host that runs a process, "" on a single host."""
+        return self._host_of.get(process, "")
+
+    def here(self, process: str) -> bool:
+        """Return whether a process runs on this machine."""
+        return not self.hosts or self.host_of(process) == self.own_host != ""
+
+    @property
+    def hosts_digest(self) -> str:
+        """A short text that is equal on two hosts when their tables `hosts` are."""
+        facts = {name: [one.address, sorted(one.roles)] for name, one in self.hosts.items()}
+        text = orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)
+        return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+    @property
+    def private_server(self) -> bool:
+        """Whether this machine runs the private QuestDB server."""
+        return not self.storage.ilp and self.here("questdb")
+
+    @property
+    def shared_server(self) -> str:
+        """Address of the private server that processes of other hosts use, "" = loopback only."""
+        host = self.host_of("questdb")
+        if self.storage.ilp or all(self.host_of(one) in ("", host) for one in DATABASE_USERS):
+            return ""
+        return self.hosts[host].address if host else ""
 
 
 # environment variables that are not settings
@@ -605,6 +751,7 @@ NOT_SETTINGS = {
     "COINSPACE_ANNOTATE",
     "COINSPACE_CACHE",
     "COINSPACE_PARENT",
+    "COINSPACE_STANDBY",
     "COINSPACE_QUESTDB_JAR",
 }
 
@@ -665,8 +812,26 @@ def _settings(values: dict[str, Any], where: str, environment: Environment) -> S
     return settings
 
 
+def _hosts(settings: Settings) -> Iterator[tuple[str, str]]:
+    for host, problem in several.problems(settings.hosts, PROCESSES):
+        yield f"hosts.{host}", problem
+    if settings.host and settings.host.lower() not in settings.hosts:
+        yield "host", _unknown("host", settings.host, list(settings.hosts) or ["no host"])
+    if not settings.hosts:
+        return
+    if not settings.host_of("questdb") and not settings.storage.ilp:
+        yield "hosts", "expected a host with the role questdb, or storage.ilp and storage.sql"
+    if settings.shared_server and not settings.storage.password.get_secret_value():
+        yield (
+            "storage.password",
+            "expected a password, as QuestDB serves other hosts; set COINSPACE_STORAGE__PASSWORD"
+            " to the same on all hosts",
+        )
+
+
 def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     # checks that need several sections: (place, problem)
+    yield from _hosts(settings)
     for name, exchange in settings.exchanges.items():
         for market in exchange.group_levels:
             if not collects(settings, name, market):

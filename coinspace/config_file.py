@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import click
+import orjson
 import tomlkit
 from pydantic import BaseModel
 
 from coinspace.config import SECRET_NAME, Settings, config_option, load
 from coinspace.errors import ConfigError
 from coinspace.preflight import check_start
-from coinspace.text import MASK, shown_address
+from coinspace.text import MASK, json_line, shown_address
 
 # public keys, and the path of the key file
 _PUBLIC = ("curve_public_key", "curve_server_key", "curve_server_keys", "curve_allowed", "keys")
@@ -96,7 +96,7 @@ def init(output: str, force: bool) -> None:
 def show(config_path: str | None) -> None:
     """Print the current settings as JSON; logins, keys and tokens are masked."""
     settings = load(config_path).model_dump(mode="json")
-    click.echo(json.dumps(masked(settings), indent=2, ensure_ascii=False))
+    click.echo(json_line(masked(settings), orjson.OPT_INDENT_2))
 
 
 def masked(value: Any, name: str = "") -> Any:

@@ -140,7 +140,9 @@ def _spelled(
     found: dict[str, Any] = {}
     for given, one in value.items():
         name = kind.name(given)
-        found = merged(found, {name: _spelled(kind.below(name), one, read)})
+        # in place: a copy for each name would cost the square of their number
+        below = _spelled(kind.below(name), one, read)
+        found[name] = merged(found[name], below) if name in found else below
     return found
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import click
 
-from coinspace.config import Settings, config_option, load
+from coinspace.config import config_option, load
 from coinspace.errors import ConfigError
 from coinspace.process import COMMAND
-from coinspace.supervisor import all_processes, start_groups
+from coinspace.supervisor import chosen, start_groups
 
 TARGET = "coinspace.target"
 SECRETS = "/etc/coinspace/secrets.env"
@@ -100,24 +100,13 @@ def unit_name(process: str) -> str:
     return f"coinspace-{process}.service"
 
 
-def chosen(settings: Settings, only: Iterable[str]) -> dict[str, list[str]]:
-    """Return process -> arguments of its command, all or those named.
-
-    Raises: ConfigError naming a process that the settings do not have.
-    """
-    processes = all_processes(settings)
-    wanted = list(only) or list(processes)
-    unknown = [name for name in wanted if name not in processes]
-    if unknown:
-        raise ConfigError(
-            f"--only {unknown[0]!r}: expected one of {', '.join(sorted(processes))};"
-            " a collector needs markets of its exchange"
-        )
-    return {name: processes[name] for name in processes if name in wanted}
-
-
 def units(
-    processes: dict[str, list[str]], *, user: str, data: Path, config: Path | None
+    processes: dict[str, list[str]],
+    *,
+    user: str,
+    data: Path,
+    config: Path | None,
+    host: str = "",
 ) -> dict[str, str]:
     """Return file name -> text of the target and of one unit per process.
 
@@ -126,6 +115,7 @@ def units(
     if not _USER.fullmatch(user):
         raise ConfigError(f"--user {user!r}: expected the name or the number of a user")
     paths = {"--data": data, "--config": config or data, "path of Python": COMMAND[0]}
+    paths |= {"--host": host} if host else {}
     for what, path in paths.items():
         if not _PLAIN.fullmatch(str(path)):
             raise ConfigError(
@@ -140,6 +130,7 @@ def units(
     makes = data.parent == Path("/var/lib")
     directory = f"StateDirectory={data.name}\nStateDirectoryMode=0700\n" if makes else ""
     setting = f"Environment=COINSPACE_CONFIG={config}\n" if config else ""
+    setting += f"Environment=COINSPACE_HOST={host}\n" if host else ""
     found = {TARGET: TARGET_UNIT.format(wants=" ".join(unit_name(name) for name in processes))}
     earlier: list[str] = []
     for group in start_groups(list(processes)):
@@ -209,9 +200,20 @@ def deploy() -> None:
     show_default=True,
     help="data folder of the service",
 )
-@click.option("--only", multiple=True, metavar="PROCESS", help="only these processes; repeatable")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="ROLE",
+    help="only collectors, storage, index, endpoint, or processes by name; repeatable",
+)
+@click.option("--host", default=None, help="name in [hosts] of the machine that gets the units")
 def systemd(
-    config_path: str | None, output: Path, user: str, data: Path, only: tuple[str, ...]
+    config_path: str | None,
+    output: Path,
+    user: str,
+    data: Path,
+    only: tuple[str, ...],
+    host: str | None,
 ) -> None:
     """Write one systemd unit per process and coinspace.target.
 
@@ -223,11 +225,14 @@ def systemd(
     """
     if not data.is_absolute():
         raise ConfigError(f"--data {str(data)!r}: expected an absolute path")
+    if host is not None:
+        os.environ["COINSPACE_HOST"] = host
     settings = load(config_path)
     # the processes get the file that was read here
     read = Path(config_path or os.environ.get("COINSPACE_CONFIG") or "coinspace.toml").absolute()
     config = read if read.is_file() else None
-    found = units(chosen(settings, only), user=user, data=data, config=config)
+    processes = chosen(settings, only)
+    found = units(processes, user=user, data=data, config=config, host=host or "")
     write(found, output)
     for name in found:
         click.echo(output / name)

@@ -67,6 +67,8 @@ class Connection(asyncio.Protocol):
         self._request = b""
         # the scraper has not read the last answer yet
         self._full = False
+        # no further request is answered; the last answer may still be in the buffer
+        self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -91,7 +93,7 @@ class Connection(asyncio.Protocol):
             self._refuse()
             return
         self._request += data
-        while self._transport is not None and b"\r\n\r\n" in self._request:
+        while self._transport is not None and not self._ended and b"\r\n\r\n" in self._request:
             head, _, self._request = self._request.partition(b"\r\n\r\n")
             if self._full:
                 self._refuse()
@@ -99,10 +101,10 @@ class Connection(asyncio.Protocol):
             self._answer(self._transport, head)
 
     def end(self) -> None:
-        """End the connection at once."""
+        """End the connection at once, also while the scraper does not read its last answer."""
+        self._ended = True
         if self._transport is not None:
             self._transport.abort()
-            self._transport = None
 
     def _refuse(self) -> None:
         self._exporter.refused += 1
@@ -143,5 +145,5 @@ class Connection(asyncio.Protocol):
             )
         )
         if last:
+            self._ended = True
             transport.close()
-            self._transport = None

@@ -8,7 +8,8 @@ from pathlib import Path
 
 def replace_file(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write a file beside `path`, then rename it. Args: private: only its owner may read it."""
-    part = path.with_suffix(".part")
+    # no other file of the folder has this name, whatever its ending
+    part = path.with_name(f".{path.name}.part")
     if private:
         # never the permissions of a file that was left there
         part.unlink(missing_ok=True)

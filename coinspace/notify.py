@@ -62,11 +62,12 @@ class Listener:
     Attributes:
         heard: how many signs of life have arrived.
         ready: the child has sent `READY=1`.
+        standby: the child has sent `STANDBY=1`: it waits to take over.
     """
 
     def __init__(self) -> None:
         self.heard = 0
-        self.ready = False
+        self.ready = self.standby = False
         self._loop = asyncio.get_running_loop()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
@@ -91,6 +92,7 @@ class Listener:
                 return
             self.heard += b"WATCHDOG=1" in states
             self.ready |= b"READY=1" in states
+            self.standby |= b"STANDBY=1" in states
 
     def close(self) -> None:
         self._loop.remove_reader(self._socket.fileno())

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 import structlog
@@ -24,13 +24,16 @@ from coinspace.config import Settings
 from coinspace.exporter import Exporter
 from coinspace.files import replace_file
 from coinspace.health_file import HEALTH_INTERVAL_S, health_path
-from coinspace.lock import lock_name
+from coinspace.lock import Lease
 from coinspace.log import configure_logging, lost_lines
 from coinspace.metrics import as_health, exposition, own_use
 from coinspace.notify import Notifier
-from coinspace.tasks import WORK, TaskEndedError, Tasks
+from coinspace.tasks import WORK, TaskEndedError, Tasks, within
 from coinspace.text import without_numbers
 from coinspace.tuning import tune_garbage_collector, tune_loop, tune_process
+
+if TYPE_CHECKING:
+    from coinspace.bus.beats import Beats
 
 # -P: a folder that somebody happens to stand in has no modules of ours
 COMMAND = (sys.executable, "-P", "-m", "coinspace")
@@ -40,6 +43,10 @@ State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
 STOP_LIMIT_S = 18.0
 # a thread that hangs in a system call keeps the interpreter from exiting
 THREADS_LIMIT_S = 5.0
+# how often a standby looks whether the process before it has ended
+STANDBY_POLL_S = 0.02
+# in the environment of a standby
+STANDBY = "COINSPACE_STANDBY"
 # repeated work without a sign of life for this long counts as hung
 SILENT_LIMIT_S = 30
 # a step of the clock or an internal error is shown for this long
@@ -62,12 +69,24 @@ class Process:
         latencies: leg of a message's way -> its durations, for the health file.
         stopping: set by SIGTERM and SIGINT.
         tasks: background tasks; when one fails, the process ends and is restarted.
+        hands_over: a standby waits for the end of this process; SIGUSR1 sets it and `stopping`.
         failure: what ended a background task, None while all run. The process then ends with exit
             code 1, so that the supervisor starts it again.
     """
 
-    def __init__(self, name: str, settings: Settings, notifier: Notifier | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        notifier: Notifier | None = None,
+        lease: Lease | None = None,
+    ) -> None:
         self.name = name
+        self._lease = lease
+        # a standby takes over at once: the process ends without a farewell to its readers
+        self.hands_over = False
+        # the process works under its name; it has given the name up before its end
+        self._began = self._released = False
         self.settings = settings
         self.started_ns = now_ns()
         self.state: State = "starting"
@@ -94,6 +113,8 @@ class Process:
         # called once, when the process begins to stop
         self.on_stop: Callable[[], None] = lambda: None
         self._path = health_path(settings, name)
+        # publishes the health for other hosts, None on a single host
+        self.beats: Beats | None = None
         self._health_failing = False
         self._counters_failing = False
         self._limited = False
@@ -150,6 +171,54 @@ class Process:
             without its numbers.
         """
         self._change("degraded", reason, kind)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process works under its name; False for a standby."""
+        return self._lease is None or self._lease.held
+
+    async def lead(self, warm: Callable[[], bool] = lambda: True) -> bool:
+        """Wait until no other process works under this name, then do so.
+
+        Args: warm: whether this process could take over without a loss; reported to the supervisor.
+        Returns: False when the process was asked to stop first.
+        """
+        if self._lease is None or self._began:
+            return True
+        reported = False
+        while not self._lease.try_take():
+            if not reported and warm():
+                reported = True
+                self.log.info("standby: waits for the end of the process of this name")
+                self.notifier.send("STANDBY=1")
+            if await within(STANDBY_POLL_S, self.stopping):
+                return False
+        self._began = True
+        self.started_ns = now_ns()
+        if self.state in ("ready", "degraded"):
+            self.notifier.send("READY=1")
+        if self.settings.bus.beat_endpoint(self.name):
+            # imported here: a single host does not need it
+            from coinspace.bus.beats import Beats
+
+            self.beats = Beats(self.settings, self.name, self.started_ns)
+        return True
+
+    def release(self) -> None:
+        """Give up the name before the end: from now on a standby works under it. Idempotent."""
+        if self._released or not self.leads:
+            return
+        self.ended(None)
+        self.withdraw()
+        self._released = True
+        self._close_beats()
+        if self._lease is not None:
+            self._lease.release()
+
+    def _close_beats(self) -> None:
+        if self.beats is not None:
+            self.beats.close()
+            self.beats = None
 
     def stop(self) -> None:
         """Ask the process to end, as SIGTERM does."""
@@ -218,7 +287,7 @@ class Process:
         if not changed:
             # only an age or a count has grown: the health file shows it within a second
             return
-        if not known and state in ("ready", "degraded"):
+        if not known and state in ("ready", "degraded") and self.leads:
             self.notifier.send("READY=1")
         self.notifier.status(f"{state}: {reason}" if reason else state)
         self.log.info("state", state=state, reason=reason)
@@ -226,6 +295,9 @@ class Process:
 
     def write_health(self) -> None:
         """Replace the health file atomically. A failure is logged and counted, never raised."""
+        if self._released or not self.leads:
+            # the file is another process's
+            return
         try:
             self._write_health()
         except Exception as error:
@@ -252,7 +324,8 @@ class Process:
             # by the monotonic clock: a step of the wall clock does not change the age
             "beat_ns": monotonic_ns(),
             "state": state,
-            "reason": reason,
+            # a file name in it may not be UTF-8
+            "reason": reason and reason.encode(errors="backslashreplace").decode(),
             "unwell_s": round((monotonic_ns() - self._well_ns) / SECOND_NS, 1),
             "counters": counters,
             "latency": as_health(self.latencies),
@@ -260,6 +333,9 @@ class Process:
         }
         self._health, self._exposed = health, b""
         text = orjson.dumps(health, default=str, option=orjson.OPT_SERIALIZE_NUMPY)
+        if self.beats is not None:
+            # first of all: a full disk must not look like a broken link
+            self.beats.publish(text)
         replace_file(self._path, text)
 
     def _all_counters(self) -> dict[str, int | float]:
@@ -332,7 +408,7 @@ class Process:
             if now - written_ns >= int(HEALTH_INTERVAL_S * SECOND_NS * 0.9):
                 written_ns = now
                 self.write_health()
-                if not self._announced:
+                if not self._announced and self.leads:
                     await self._announce()
             await asyncio.sleep(interval_s)
             self._check_rounds(interval_s)
@@ -434,34 +510,55 @@ def exit_after(seconds: float, code: int, before: Callable[[], None] | None = No
     timer.start()
 
 
-def run(name: str, settings: Settings, main: Callable[[Process], Awaitable[None]]) -> None:
+def run(
+    name: str,
+    settings: Settings,
+    main: Callable[[Process], Awaitable[None]],
+    *,
+    warm: bool = False,
+) -> None:
     """Run `main` on uvloop until it returns; SIGTERM and SIGINT set `process.stopping`.
 
+    With COINSPACE_STANDBY in the environment, the process waits for the end of the one that has its
+    name, and takes over.
+
+    Args: warm: `main` prepares its work while it waits, and calls `process.lead` itself.
     Raises: ConfigError when the data folder cannot be written, or when a process of this name
     runs on it already.
     """
     configure_logging()
     die_with_parent()
-    lock = lock_name(settings, name)
+    lease = Lease(settings, name)
+    if not os.environ.pop(STANDBY, ""):
+        lease.take()
+    else:
+        lease.try_take()
     try:
         tune_process(name, settings.tuning)
-        code = uvloop.run(_run(name, settings, main))
+        code = uvloop.run(_run(name, settings, main, lease, warm))
     finally:
-        os.close(lock)
+        lease.release()
     if code:
         raise SystemExit(code)
 
 
-async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitable[None]]) -> int:
-    process = Process(name, settings, Notifier(os.environ))
+async def _run(
+    name: str,
+    settings: Settings,
+    main: Callable[[Process], Awaitable[None]],
+    lease: Lease,
+    warm: bool,
+) -> int:
+    process = Process(name, settings, Notifier(os.environ), lease)
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int, frame: object) -> None:
         # a plain handler, since the loop may hang; an idle uvloop runs it at once, too
+        process.hands_over = process.hands_over or number == signal.SIGUSR1
         process.limit_stop()
         loop.call_soon_threadsafe(process.stop)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, on_signal)
     loop.set_exception_handler(process.on_loop_error)
     threading.excepthook = lambda failed: _thread_failed(process, loop, failed)
@@ -470,16 +567,19 @@ async def _run(name: str, settings: Settings, main: Callable[[Process], Awaitabl
     process.tasks.spawn("health", process.watch())
     error: BaseException | None = None
     try:
-        await main(process)
+        if (warm and not process.leads) or await process.lead():
+            await main(process)
     except BaseException as raised:
         error = raised
         raise
     finally:
         await process.tasks.cancel()
-        process.ended(error)
         code = int(process.failure is not None)
         if error is None and not code:
-            process.withdraw()
+            process.release()
+        else:
+            process.ended(error)
+            process._close_beats()
         # loop and interpreter wait for the executor's threads without a limit
         exit_after(THREADS_LIMIT_S, code or int(error is not None))
     return code

@@ -24,7 +24,7 @@ from coinspace.endpoint.history import bulk
 from coinspace.errors import EndpointError
 from coinspace.instant import instant_ms
 from coinspace.listing import flattened, text_of
-from coinspace.text import for_terminal
+from coinspace.text import for_terminal, json_line
 
 FORMATS = ("table", "json", "csv", "arrow", "parquet")
 MEDIA = {"csv": bulk.CSV, "arrow": bulk.ARROW, "parquet": bulk.PARQUET}
@@ -71,6 +71,9 @@ KINDS = {
     "gaps": "Gap",
     "pipeline": "ProcessHealth",
 }
+# limits of an answer that is kept in memory, and of the rows of a list
+ANSWER_BYTES = 1 << 30
+ROWS_LIMIT = 1_000_000
 # queries that the database can answer; the others need a running endpoint
 STORED = ("values", "ohlc", "explain", "orderbook", "books", "trades", "gaps", "methodology", "sql")
 
@@ -168,13 +171,13 @@ def query(
     if form in MEDIA:
         _write(output, parts)
         return
-    body = orjson.loads(b"".join(parts))
+    body = _object(parts)
     if form == "table" and output == "-":
         click.echo(render(body), nl=False)
     elif form == "table":
         _write(output, [render(body, output).encode()])
     else:
-        _write(output, [orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
+        _write(output, [json_line(body, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)])
 
 
 def _question(
@@ -232,11 +235,38 @@ def _all_rows(
     rows: list[dict[str, Any]] = []
     given = parameters
     while True:
-        body = orjson.loads(b"".join(ask(given)))
-        rows += body[name]
+        body = _object(ask(given))
+        rows += _list(body, name)
         if "limit" in parameters or not body.get("next"):
             return rows
-        given = {key: one[0] for key, one in parse_qs(urlsplit(body["next"]).query).items()}
+        if len(rows) > ROWS_LIMIT:
+            raise EndpointError(f"expected at most {ROWS_LIMIT:,} {name}; take a shorter range")
+        given = {key: one[0] for key, one in parse_qs(urlsplit(str(body["next"])).query).items()}
+
+
+def _object(parts: Iterable[bytes]) -> dict[str, Any]:
+    """Return an answer that is read into memory. Raises: EndpointError unless it is an object."""
+    found = bytearray()
+    for part in parts:
+        found += part
+        if len(found) > ANSWER_BYTES:
+            raise EndpointError(
+                f"answer: expected at most {ANSWER_BYTES} bytes; take a shorter range"
+            )
+    try:
+        body = orjson.loads(found)
+    except orjson.JSONDecodeError:
+        raise EndpointError(f"answer: expected JSON, was {bytes(found[:60])!r}") from None
+    if not isinstance(body, dict):
+        raise EndpointError(f"answer: expected a JSON object, was {type(body).__name__}")
+    return body
+
+
+def _list(body: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    found = body.get(name)
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise EndpointError(f"answer: expected a list of {name}, was none")
+    return found
 
 
 def encoded(what: str, rows: list[dict[str, Any]], form: str) -> bytes:
@@ -281,7 +311,7 @@ async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
 
 def _write(output: str, parts: Iterable[bytes]) -> None:
     if output == "-" and sys.stdout.isatty():
-        decode = codecs.getincrementaldecoder("utf-8")().decode
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         for part in parts:
             sys.stdout.write(for_terminal(decode(part)))
         sys.stdout.flush()
@@ -306,4 +336,7 @@ def _write(output: str, parts: Iterable[bytes]) -> None:
 def render(body: dict[str, Any], output: str = "-") -> str:
     """Return an answer as text that fits the terminal; a pipe or file gets every column."""
     fitted = output == "-" and sys.stdout.isatty()
-    return text_of(body, shutil.get_terminal_size().columns if fitted else None)
+    try:
+        return text_of(body, shutil.get_terminal_size().columns if fitted else None)
+    except RecursionError:
+        raise EndpointError("answer: expected values, found objects nested too deep") from None

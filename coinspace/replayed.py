@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
+import structlog
 
 from coinspace.collector.tools.checker import symbols_of
 from coinspace.config import Settings
-from coinspace.constituents import assets_of_markets
-from coinspace.errors import ConfigError
+from coinspace.constituents import assets_of_markets, assets_with
+from coinspace.errors import ConfigError, MarketError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Exchange
 from coinspace.market import Market
@@ -19,11 +20,16 @@ from coinspace.recording.format import FeedReader
 
 # records of a feed that are read for its markets
 FIRST_RECORDS = 50_000
+# of the names of an exchange's markets: Linux takes at most 128 KiB for a variable of a process
+NAMES_BYTES = 100_000
+
+log = structlog.get_logger("supervisor")
 
 
 def markets_of(feeds: Sequence[Path]) -> dict[str, list[str]]:
     """Return exchange -> markets with order books in the first records of recordings.
 
+    Symbols that name no market are left out, and their number is logged.
     Raises: FeedError for a file that cannot be read, ConfigError for an unknown exchange.
     """
     found: dict[str, dict[str, None]] = {}
@@ -32,9 +38,13 @@ def markets_of(feeds: Sequence[Path]) -> dict[str, list[str]]:
             exchange = exchange_named(reader.exchange)
             symbols = symbols_of(exchange, itertools.islice(reader, FIRST_RECORDS))
         markets = found.setdefault(exchange.NAME, {})
+        unknown = []
         for symbol in symbols:
             if (market := _market(exchange, symbol)) is not None:
                 markets[str(market)] = None
+            else:
+                unknown.append(symbol)
+        _left_out(exchange.NAME, unknown, "expected symbols of markets")
     return {name: list(markets) for name, markets in found.items()}
 
 
@@ -45,8 +55,22 @@ def _market(exchange: Exchange, symbol: str) -> Market | None:
     for quote in sorted(exchange.QUOTES, key=len, reverse=True):
         base = symbol.upper().removesuffix(quote)
         if base and base != symbol.upper():
-            return Market.parse(f"{base}/{quote}")
+            try:
+                return Market.parse(f"{base}/{quote}")
+            except MarketError:
+                return None
     return None
+
+
+def _left_out(exchange: str, names: Sequence[str], reason: str) -> None:
+    if names:
+        log.warning(
+            "symbols left out",
+            exchange=exchange,
+            symbols=len(names),
+            examples=", ".join(names[:3]),
+            reason=reason,
+        )
 
 
 def narrow(settings: Settings, feeds: Sequence[Path]) -> dict[str, str]:
@@ -58,7 +82,7 @@ def narrow(settings: Settings, feeds: Sequence[Path]) -> dict[str, str]:
     environment: dict[str, str] = {}
     markets = []
     for name, section in settings.exchanges.items():
-        section.markets = recorded.get(name, [])
+        section.markets = _fitting(settings, name, recorded.get(name, []))
         environment[f"COINSPACE_EXCHANGES__{name.upper()}__MARKETS"] = _json(section.markets)
         markets += [(name, Market.parse(text)) for text in section.markets]
     wanted = settings.index.assets
@@ -70,6 +94,20 @@ def narrow(settings: Settings, feeds: Sequence[Path]) -> dict[str, str]:
             f" {found or 'none'}"
         )
     return environment | {"COINSPACE_INDEX__ASSETS": _json(settings.index.assets)}
+
+
+def _fitting(settings: Settings, exchange: str, markets: list[str]) -> list[str]:
+    """Return the markets whose names fit into a variable, those of the index first."""
+    wanted = sorted(
+        markets, key=lambda text: not assets_with(settings.index, exchange, Market.parse(text))
+    )
+    room = NAMES_BYTES
+    for number, text in enumerate(wanted):
+        room -= len(text) + 3
+        if room < 0:
+            _left_out(exchange, wanted[number:], f"expected names of {NAMES_BYTES} bytes at most")
+            return wanted[:number]
+    return markets
 
 
 def _json(names: list[str]) -> str:

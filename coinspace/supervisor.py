@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,15 +26,17 @@ import uvloop
 
 from coinspace import preflight
 from coinspace.backoff import Backoff
-from coinspace.config import Settings, config_option, load
+from coinspace.config import COLLECTORS, Settings, config_option, load
 from coinspace.errors import ConfigError
+from coinspace.hosts import GROUPS, is_here, matching
 from coinspace.lock import lock_name
 from coinspace.log import configure_logging
 from coinspace.notify import Listener, Notifier
 from coinspace.observe.doctor import OPEN_FILES, check_limits
 from coinspace.observe.health import health_of
 from coinspace.observe.screen import StatusScreen
-from coinspace.process import COMMAND
+from coinspace.process import COMMAND, STANDBY
+from coinspace.restart import serve
 from coinspace.simulator.markets.offer import offer
 from coinspace.storage.forecast import forecast
 from coinspace.storage.questdb.address import root
@@ -51,7 +53,9 @@ FIRST_SIGN_S = 90.0  # of life, after the start: imports take 1 s, much longer o
 HANG_TERM_S = 3.0  # a process that hangs gets SIGKILL this long after SIGTERM
 PUMP_S = 1.0  # a grandchild can keep the pipes of a dead child open
 FEWEST_FILES = 512  # the database starts with fewer, and then stores nothing
+HAND_OVER_S = 120.0  # a new collector may wait for the request limit of its exchange
 STARTS = 3  # `up` gives up when a process has ended this often during the start
+ENDPOINT = "index-endpoint"
 # commands that serve exchanges of their own instead of the real ones
 SIMULATOR, REPLAY = "simulate", "replay"
 BEAT_INTERVAL_S = 1.0
@@ -64,7 +68,7 @@ log = structlog.get_logger("supervisor")
 class LogFile:
     """A child's output on disk, bounded to two files of LOG_BYTES.
 
-    Attributes: lost: lines that could not be written; each series of them is reported once.
+    Attributes: lost: lines that were not written; each series of them is reported once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,15 +82,19 @@ class LogFile:
         try:
             self._rotate()
             if self._lost_now:
-                self._put(b"(%d lines lost: the log could not be written)\n" % self._lost_now)
+                self._put(b"(%d lines lost: not writable, or too long)\n" % self._lost_now)
                 self._lost_now = 0
             self._put(line)
         except OSError as error:
             if not self._lost_now:
                 log.error("log not written", file=str(self._path), error=str(error))
-            self.lost += 1
-            self._lost_now += 1
+            self.drop()
             self.close()
+
+    def drop(self) -> None:
+        """Count a line that is not written."""
+        self.lost += 1
+        self._lost_now += 1
 
     def _rotate(self) -> None:
         if self._file is not None and self._file.tell() > LOG_BYTES:
@@ -170,6 +178,11 @@ class Child:
         """Whether this run of the process has reported that it works."""
         return self.running and self._listener is not None and self._listener.ready
 
+    @property
+    def standby(self) -> bool:
+        """Whether this run of the process has reported that it could take over."""
+        return self.running and self._listener is not None and self._listener.standby
+
     async def _keep(self) -> None:
         backoff = Backoff(FIRST_BACKOFF_S, LAST_BACKOFF_S)
         while not self._stopping.is_set():
@@ -239,7 +252,9 @@ class Child:
         while True:
             try:
                 line = await stream.readline()
-            except ValueError:  # a line beyond the reader's limit is dropped
+            except ValueError:
+                # a line beyond the reader's limit
+                self.log.drop()
                 continue
             if not line:
                 return
@@ -262,12 +277,14 @@ class Child:
         log.error("process hangs", process=self.name, pid=process.pid, seconds=silent_s)
         await _terminate(process, HANG_TERM_S)
 
-    async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """End the process with SIGTERM, after the time-out with SIGKILL."""
+    async def stop(
+        self, timeout_s: float = STOP_TIMEOUT_S, number: signal.Signals = signal.SIGTERM
+    ) -> None:
+        """End the process with a signal, after the time-out with SIGKILL."""
         self._stopping.set()
         async with self._spawning:
             process = self._process
-        if process is not None and not await _terminate(process, timeout_s):
+        if process is not None and not await _terminate(process, timeout_s, number):
             log.error("process killed", process=self.name, after_s=timeout_s)
         await self._settle()
 
@@ -287,11 +304,15 @@ class Child:
         await self._settle()
 
 
-async def _terminate(process: asyncio.subprocess.Process, timeout_s: float) -> bool:
+async def _terminate(
+    process: asyncio.subprocess.Process,
+    timeout_s: float,
+    number: signal.Signals = signal.SIGTERM,
+) -> bool:
     """End a process. Returns: False when SIGKILL was needed."""
     with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-        # a process that SIGSTOP has stopped cannot handle SIGTERM
+        process.send_signal(number)
+        # a process that SIGSTOP has stopped cannot handle a signal
         process.send_signal(signal.SIGCONT)
     try:
         await asyncio.wait_for(process.wait(), timeout_s)
@@ -307,17 +328,22 @@ class Supervisor:
     """All processes of one machine.
 
     Attributes:
+        processes: those to start, with the arguments of their commands.
         stopping: set by signals, and when the supervisor itself fails.
         failure: the first error of the supervisor itself, None without one.
     """
 
-    def __init__(self, settings: Settings, environment: dict[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, environment: dict[str, str], processes: dict[str, list[str]]
+    ) -> None:
         self.settings = settings
         self.environment = environment
+        self.processes = processes
         self.children: list[Child] = []
         self.stopping = asyncio.Event()
         self.failure: BaseException | None = None
         self.tasks = Tasks(self.failed, self.restarting)
+        self._replacing = asyncio.Lock()
 
     def failed(self, name: str, error: BaseException) -> None:
         """Record that a task of the supervisor failed, and stop everything."""
@@ -345,20 +371,67 @@ class Supervisor:
         if exchanges is not None:
             report(f"starting the exchanges of `coinspace {exchanges[0]}` …")
             self.environment |= await start_exchanges(self, exchanges)
-        by_name = all_processes(self.settings)
-        for group in filter(None, start_groups(list(by_name))):
+        for group in filter(None, start_groups(list(self.processes))):
             report(f"starting {', '.join(group)} …")
-            children = [self.launch(name, by_name[name]) for name in group]
+            children = [self.launch(name, self.processes[name]) for name in group]
             for child in children:
                 await self._ready(child)
 
-    def launch(self, name: str, arguments: list[str]) -> Child:
-        """Start one process and keep it running."""
+    def launch(self, name: str, arguments: list[str], **environment: str) -> Child:
+        """Start one process and keep it running. Args: environment: of this process only."""
         watched = name not in (SIMULATOR, REPLAY)
         child = Child(name, arguments, self.settings, self.tasks, watched=watched)
         self.children.append(child)
-        child.start(self.environment)
+        child.start(self.environment | environment)
         return child
+
+    async def replace(self, name: str) -> None:
+        """Start a process anew: the new one takes over when it could do so without a loss.
+
+        Raises: ConfigError when the new process cannot take over; the old one then goes on.
+        """
+        async with self._replacing:
+            old = next(child for child in self.children if child.name == name)
+            new = self.launch(name, old.arguments, **{STANDBY: "1"})
+            try:
+                await self._could_take_over(new)
+            except BaseException:
+                self.children.remove(new)
+                await new.kill()
+                raise
+            await old.stop(number=signal.SIGUSR1)
+            self.children.remove(old)
+            await self._ready(new)
+
+    async def replaced(self, roles: list[str]) -> AsyncIterator[str]:
+        """Replace the processes of some roles, all but the database without one, in order.
+
+        Yields: the name of each process once it is replaced.
+        Raises: ConfigError for a role without a process, or when a process cannot be replaced.
+        """
+        names = [name for name in self.processes if name != "questdb"]
+        if roles:
+            names = within_roles(roles, self.processes)
+        for group in start_groups(names):
+            for name in group:
+                await self.replace(name)
+                yield name
+
+    async def _could_take_over(self, child: Child) -> None:
+        started = time.monotonic()
+        while not (child.standby or self._works(child)):
+            waited_s = time.monotonic() - started
+            if child.restarts:
+                raise ConfigError(f"{self._not_ready(child, waited_s)}; the old process goes on")
+            if waited_s > HAND_OVER_S:
+                if not health_of(self.settings, child.name).ok:
+                    # there is nothing to lose
+                    return
+                raise ConfigError(
+                    f"{child.name}: expected a new process to be synced within {HAND_OVER_S:.0f} s,"
+                    " was not; the old process goes on"
+                )
+            await asyncio.sleep(0.05)
 
     async def _ready(self, child: Child) -> None:
         started = time.monotonic()
@@ -391,15 +464,15 @@ class Supervisor:
 
         No child is left, even when a step fails.
         """
-        by_name = {child.name: child for child in self.children}
         try:
-            for group in stop_groups(list(by_name)):
-                stops = [by_name[name].stop() for name in group]
-                for name, error in zip(
-                    group, await asyncio.gather(*stops, return_exceptions=True), strict=True
+            for group in stop_groups([child.name for child in self.children]):
+                children = [child for child in self.children if child.name in group]
+                stops = [child.stop() for child in children]
+                for child, error in zip(
+                    children, await asyncio.gather(*stops, return_exceptions=True), strict=True
                 ):
                     if isinstance(error, BaseException):
-                        log.error("not stopped in order", process=name, exc_info=error)
+                        log.error("not stopped in order", process=child.name, exc_info=error)
         finally:
             await asyncio.gather(*(child.kill() for child in self.children), return_exceptions=True)
             await self.tasks.cancel()
@@ -428,20 +501,55 @@ def last_reason(path: Path, begin: int = 0) -> str:
 
 
 def all_processes(settings: Settings) -> dict[str, list[str]]:
-    """Return process -> arguments of its command, with the private server where there is one."""
-    found = dict(settings.processes())
-    if not settings.storage.ilp:
+    """Return process -> arguments of its command, for all processes of this machine.
+
+    Raises: ConfigError when there are several hosts and it is not known which one this is.
+    """
+    if settings.hosts and not settings.own_host:
+        shown = ", ".join(f"{name} {one.address}" for name, one in settings.hosts.items())
+        raise ConfigError(
+            "hosts: expected one of them to have an address of this machine, found none or"
+            f" several ({shown}): name it with --host or COINSPACE_HOST"
+        )
+    found = {name: words for name, words in settings.processes() if settings.here(name)}
+    if settings.private_server:
         found["questdb"] = ["questdb", "start", "--foreground"]
     return found
 
 
+def chosen(settings: Settings, only: Iterable[str]) -> dict[str, list[str]]:
+    """Return process -> arguments of its command, all of this machine or those of some roles.
+
+    Raises: ConfigError naming a role that this machine does not have.
+    """
+    processes = all_processes(settings)
+    if not only:
+        return processes
+    return {name: processes[name] for name in within_roles(only, processes)}
+
+
+def within_roles(roles: Iterable[str], processes: Iterable[str]) -> list[str]:
+    """Return the processes of some roles, in their order. Raises: ConfigError for one without."""
+    processes = list(processes)
+    wanted: set[str] = set()
+    for role in roles:
+        found = matching(role, processes)
+        if not found:
+            raise ConfigError(
+                f"role {role!r}: expected one of {', '.join([*GROUPS, *sorted(processes)])};"
+                " a collector needs markets of its exchange"
+            )
+        wanted |= set(found)
+    return [name for name in processes if name in wanted]
+
+
 # beginnings of the names in each group; for the start: the store, then the readers of the bus, then
 # its writers; for the stop: along the flow
-_COLLECTORS = ("orderbook-collector", "ticker-collector")
+_COLLECTORS = COLLECTORS
 _STORAGE = ("orderbook-storage", "ticker-storage")
 _AGGREGATOR = ("orderbook-aggregator",)
 _INDEX = ("index-calculator",)
-_ENDPOINT = ("index-endpoint",)
+_ENDPOINT = (ENDPOINT,)
 _START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, _COLLECTORS)
 _STOP = (_COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
 
@@ -523,17 +631,39 @@ def claim(settings: Settings) -> int:
     return lock
 
 
-def check_start(settings: Settings) -> None:
+def check_start(settings: Settings, processes: Iterable[str]) -> None:
     """Check before the start what no restart would change.
 
-    Raises: ConfigError or EndpointError saying what to set.
+    Raises: ConfigError, BusError or EndpointError saying what to set.
     """
-    # imported here, since the web framework takes 1 s to import
-    from coinspace.endpoint.worker import check_keys
-
     preflight.check_start(settings)
-    check_keys(settings)
-    check_port(settings)
+    if settings.hosts:
+        check_host(settings)
+    if ENDPOINT in processes:
+        # imported here, since the web framework takes 1 s to import
+        from coinspace.endpoint.worker import check_keys
+
+        check_keys(settings)
+        check_port(settings)
+
+
+def check_host(settings: Settings) -> None:
+    """Refuse to run roles of another machine, and to run without this machine's keys.
+
+    Raises: ConfigError.
+    """
+    address = settings.hosts[settings.own_host].address
+    if not is_here(address):
+        raise ConfigError(
+            f"host {settings.own_host}: expected {address} to be an address of this machine:"
+            " another machine has its roles"
+        )
+    pair, expected = settings.bus.keys(), settings.hosts[settings.own_host].public_key
+    if pair is not None and pair[0] != expected:
+        raise ConfigError(
+            f"hosts.{settings.own_host}.public_key: expected {pair[0]}, which `coinspace keys"
+            f" curve` prints here, was {expected}"
+        )
 
 
 def raise_open_files() -> None:
@@ -555,16 +685,22 @@ def raise_open_files() -> None:
 
 
 async def supervise(
-    settings: Settings, environment: dict[str, str], exchanges: list[str] | None, seconds: float
+    settings: Settings,
+    environment: dict[str, str],
+    processes: dict[str, list[str]],
+    exchanges: list[str] | None,
+    seconds: float,
 ) -> int:
     """Run everything until SIGINT or SIGTERM, or for a number of seconds (0 = no limit).
 
     Args:
         environment: of the processes.
+        processes: those to run, with the arguments of their commands.
         exchanges: the command that serves exchanges, None = the real ones.
     Returns: the exit code, 1 when the supervisor itself failed.
     """
-    supervisor, notifier = Supervisor(settings, environment), Notifier(os.environ)
+    supervisor = Supervisor(settings, environment, processes)
+    notifier = Notifier(os.environ)
     stopping, tasks = supervisor.stopping, supervisor.tasks
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(supervisor.on_loop_error)
@@ -577,7 +713,8 @@ async def supervise(
         if not stopping.is_set():
             notifier.send("READY=1")
             tasks.spawn("watchdog", supervisor.beat(notifier))
-            tasks.keep("status", lambda: StatusScreen(settings).run(stopping), ends=True)
+            tasks.spawn("requests", serve(settings, supervisor.replaced, stopping), ends=True)
+            tasks.keep("status", lambda: StatusScreen(settings, processes).run(stopping), ends=True)
             await stopping.wait()
     finally:
         notifier.send("STOPPING=1")
@@ -608,6 +745,13 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> N
 @click.option("--seed", default=7, show_default=True, help="seed of the simulated exchanges")
 @click.option("--scenario", default=None, help="scenario of the simulated exchanges")
 @click.option("--seconds", default=0.0, help="stop after this time; 0 = run until Ctrl-C")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="ROLE",
+    help="only collectors, storage, index, endpoint, or processes by name; repeatable",
+)
+@click.option("--host", default=None, help="this machine's name in [hosts] of the configuration")
 def up(
     feeds: tuple[Path, ...],
     config_path: str | None,
@@ -616,11 +760,15 @@ def up(
     seed: int,
     scenario: str | None,
     seconds: float,
+    only: tuple[str, ...],
+    host: str | None,
 ) -> None:
     """Run everything: QuestDB, collectors, workers, aggregator, calculator, endpoint.
 
     With --simulate the simulated exchanges offer the configured markets. With --replay FEED… the
     exchanges, markets and assets are those of the recordings, which start again at their end.
+
+    With several hosts in the configuration it runs the roles of this one.
     """
     if bool(feeds) != replay:
         raise click.UsageError("expected --replay and recordings together: --replay FEED…")
@@ -629,8 +777,11 @@ def up(
     configure_logging()
     if config_path:
         os.environ["COINSPACE_CONFIG"] = str(Path(config_path).absolute())
+    if host is not None:
+        os.environ["COINSPACE_HOST"] = host
     settings = load(config_path)
-    check_start(settings)
+    processes = chosen(settings, only)
+    check_start(settings, processes)
     raise_open_files()
     environment: dict[str, str] = {}
     exchanges = None
@@ -641,7 +792,8 @@ def up(
         environment = narrow(settings, feeds)
         paths = [str(path.absolute()) for path in feeds]
         exchanges = [REPLAY, "--loop", "--no-limits", *paths]
-    if simulate:
+    # without collectors nothing asks the simulated exchanges
+    if simulate and any(name.startswith(COLLECTORS) for name in processes):
         exchanges = [
             SIMULATOR,
             "--seed",
@@ -654,7 +806,7 @@ def up(
         click.echo(f"expected storage: {forecast(settings).text()}", err=True)
     lock = claim(settings)
     try:
-        if code := uvloop.run(supervise(settings, environment, exchanges, seconds)):
+        if code := uvloop.run(supervise(settings, environment, processes, exchanges, seconds)):
             sys.exit(code)
     finally:
         os.close(lock)

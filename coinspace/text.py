@@ -7,10 +7,13 @@ direction, or a megabyte. Text that is stored or served as JSON is not changed.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -100,6 +103,29 @@ def cell(value: object, style: str = "") -> Text:
 def for_terminal(text: str) -> str:
     """Return text whose characters a terminal shows; only line feeds and tabs act on it."""
     return "".join(one if one.isprintable() or one in "\n\t" else _escaped(one) for one in text)
+
+
+def json_line(value: Any, option: int = 0, default: Callable[[Any], Any] | None = None) -> bytes:
+    """Return JSON as `orjson.dumps` does, safe for a terminal.
+
+    A text or a number that orjson refuses, such as a file name that is not UTF-8, is written too.
+    """
+    try:
+        return safe_json(orjson.dumps(value, default=default, option=option))
+    except TypeError:
+        indent = 2 if option & orjson.OPT_INDENT_2 else None
+        end = "\n" if option & orjson.OPT_APPEND_NEWLINE else ""
+        return (json.dumps(value, default=default or str, indent=indent) + end).encode()
+
+
+def safe_json(data: bytes) -> bytes:
+    """Return JSON in which characters that a terminal acts on are escaped, as JSON allows."""
+    if data.isascii() and b"\x7f" not in data:
+        return data
+    text = data.decode()
+    return "".join(
+        one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text
+    ).encode()
 
 
 def printable_lines(text: str) -> str:

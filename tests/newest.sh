@@ -26,6 +26,7 @@ inside() {
 }
 
 [ "$(id -u)" = 0 ] || skip "chroot needs root"
+unshare --mount true 2> /dev/null || skip "nothing can be mounted here"
 if ! command -v debootstrap > /dev/null; then
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap debian-archive-keyring; } \
         > /dev/null 2>&1 || skip "debootstrap is not installed"
@@ -51,7 +52,7 @@ find "$SOURCE" -type f ! -name '*.so' ! -path "$SOURCE/build/*" -delete
 git ls-files -z | xargs -0 cp -p --parents -t "$SOURCE"
 cp -rp --parents coinspace/endpoint/dashboard/dist "$SOURCE"
 
-inside true || skip "nothing can be mounted here"
+inside true || skip "/proc and /dev cannot be mounted here"
 PIP="/venv/bin/python -m pip --quiet --quiet --disable-pip-version-check"
 [ -e "$NEWEST/venv" ] || inside python3 -m venv /venv
 # shellcheck disable=SC2086

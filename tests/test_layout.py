@@ -24,6 +24,7 @@ BASE = {
     "clock",
     "market",
     "config",
+    "connector",
     "constituents",
     "plain_options",
     "exchanges",

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 FOLDER=$PWD/build/wheel
-PIP="-m pip --quiet --disable-pip-version-check"
+PIP="-m pip --quiet --quiet --disable-pip-version-check"
 
 rm -rf "$FOLDER"
 mkdir -p "$FOLDER"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 
 from coinspace._ext.message import REPEAT, Message
 from coinspace._ext.segment import SEGMENT_HEAD_SIZE, messages
@@ -16,7 +15,7 @@ from coinspace.bus.segments import SegmentFile, segment_paths
 from coinspace.config import config_option, load
 from coinspace.errors import JournalError
 from coinspace.instant import shown
-from coinspace.text import printable
+from coinspace.text import json_line, printable
 
 PRINTED_KINDS = ("state", "index")
 
@@ -76,11 +75,11 @@ def ls(process: str | None, config_path: str | None, as_json: bool) -> None:
         for row in rows.values():
             row["messages"] = sum(end - first for first, end in row["ranges"])
             if as_json:
-                click.echo(orjson.dumps(row))
+                click.echo(json_line(row))
             else:
                 ranges = ", ".join(f"{first}-{end - 1}" for first, end in row["ranges"])
                 click.echo(
-                    f"{row['process']:<28} {row['epoch']} {printable(row['topic']):<30}"
+                    f"{printable(row['process']):<28} {row['epoch']} {printable(row['topic']):<30}"
                     f" {row['messages']:>10} {ranges:<24}"
                     f" {shown(row['first_ns'])} - {shown(row['last_ns'])}"
                 )
@@ -116,7 +115,7 @@ def cat(
                 continue
             if end is not None and message.sequence >= end:
                 continue
-            click.echo(orjson.dumps(_facts(message)) if as_json else _line(message))
+            click.echo(json_line(_facts(message)) if as_json else _line(message))
             printed += 1
             if left is not None:
                 left -= 1
@@ -156,10 +155,12 @@ def verify(process: str | None, config_path: str | None, as_json: bool) -> None:
             row["problems"] = problems
             damaged = damaged or bool(problems)
             if as_json:
-                click.echo(orjson.dumps(row))
+                click.echo(json_line(row))
             else:
                 state = printable("; ".join(problems)) or "ok"
-                click.echo(f"{path} {row['records']} records {row['bytes']} bytes: {state}")
+                click.echo(
+                    f"{printable(path)} {row['records']} records {row['bytes']} bytes: {state}"
+                )
     if damaged:
         sys.exit(1)
 

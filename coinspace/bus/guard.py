@@ -81,5 +81,5 @@ class Guard:
             return "expected a CURVE key"
         key = z85.encode(parts[6])
         if key not in self._allowed.get(parts[2], ()):
-            return f"expected a key in bus.curve_allowed, was {key.decode()}"
+            return f"expected a key in bus.curve_allowed or of a host, was {key.decode()}"
         return ""

@@ -45,8 +45,8 @@ class JournalClient:
             facts, _ = self._ask({"op": "list", "before": min(found, default=None)})
             with _valid_answer(self.endpoint):
                 for epoch, topics in facts["held"].items():
-                    found[int(epoch)] = {
-                        topic.encode(): [(int(first), int(end)) for first, end in ranges]
+                    found[_integer(int(epoch))] = {
+                        topic.encode(): [(_integer(first), _integer(end)) for first, end in ranges]
                         for topic, ranges in topics.items()
                         if ranges
                     }
@@ -60,8 +60,8 @@ class JournalClient:
             {"op": "fetch", "topic": topic.decode(), "epoch": epoch, "first": first, "end": end}
         )
         with _valid_answer(self.endpoint):
-            missing = [(int(start), int(last)) for start, last in facts["missing"]]
-            count, following = int(facts.get("count", 0)), int(facts["next"])
+            missing = [(_integer(start), _integer(last)) for start, last in facts["missing"]]
+            count, following = _integer(facts.get("count", 0)), _integer(facts["next"])
             chunk = Chunk(records, count, following, missing, bool(facts["done"]))
         stop = SEQUENCE_END if end is None else end
         for message in chunk.messages:
@@ -120,6 +120,13 @@ class JournalClient:
             f"{self.endpoint}: expected an answer within {self._timeout_s} s, got none;"
             " is the publisher running?"
         )
+
+
+def _integer(value: Any) -> int:
+    # beyond 64 bits it could not be sent back
+    if type(value) is not int or not 0 <= value <= SEQUENCE_END:
+        raise ValueError(f"expected a whole number of 64 bits, was {value!r:.50}")
+    return value
 
 
 @contextlib.contextmanager

@@ -31,7 +31,8 @@ from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.config import BusSettings
 from coinspace.errors import JournalError, MessageError
 
-POLL_MS = 200
+# a successor waits for the end of a poll
+POLL_MS = 100
 REQUEST_SIZE_LIMIT = 1 << 16
 # the server answers larger requests with an error up to this size; beyond it libzmq disconnects
 RECEIVED_SIZE_LIMIT = 1 << 20

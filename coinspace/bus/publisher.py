@@ -11,7 +11,7 @@ import zmq
 from coinspace._ext import message
 from coinspace._ext.publisher import ZmqSink
 from coinspace.bus import topics
-from coinspace.bus.context import open_socket
+from coinspace.bus.context import close_socket, open_socket
 from coinspace.bus.journal import Journal, journal_folder
 from coinspace.bus.journal_server import ReplayServer
 from coinspace.bus.sockets import Bound, bind
@@ -25,15 +25,26 @@ LINGER_MS = 500
 States = Callable[[], Mapping[str, str]]
 
 
-def open_publisher(process: str, settings: Settings, epoch_ns: int) -> Publisher:
+def open_publisher(
+    process: str, settings: Settings, epoch_ns: int, *, quiet: bool = False
+) -> Publisher:
     """Return a process's publisher, with a journal if journal.enabled.
 
+    Args: quiet: another process still publishes under this name, see `take_over`.
     Raises: BusError when another process uses its endpoint.
     """
-    journal = None
-    if settings.journal.enabled:
-        journal = Journal(journal_folder(settings, process), settings.journal, epoch_ns)
-    return Publisher(process, settings.bus, epoch_ns, journal=journal)
+    if quiet:
+        return Publisher(process, settings.bus, epoch_ns, quiet=True)
+    return Publisher(
+        process, settings.bus, epoch_ns, journal=open_journal(process, settings, epoch_ns)
+    )
+
+
+def open_journal(process: str, settings: Settings, epoch_ns: int) -> Journal | None:
+    """Return a process's journal, None without journal.enabled. Raises: JournalError."""
+    if not settings.journal.enabled:
+        return None
+    return Journal(journal_folder(settings, process), settings.journal, epoch_ns)
 
 
 class Publisher(ZmqSink):
@@ -51,39 +62,61 @@ class Publisher(ZmqSink):
         *,
         journal: Journal | None = None,
         endpoint: str | None = None,
+        quiet: bool = False,
     ) -> None:
         """Bind `endpoint`, by default bus.endpoint(process); `close` closes the journal too.
 
+        Args: quiet: publish nothing until `take_over`.
         Raises: BusError when another process publishes there.
         """
         self.process = process
         self.journal = journal
+        self.endpoint = endpoint or bus.endpoint(process)
+        self._bus = bus
         self._replay: ReplayServer | None = None
+        self._bound: Bound | None = None
+        self._beats: Repeat | None = None
         # PUB, not XPUB: an XPUB that is never read queues subscriptions without a limit
         self._socket = open_socket(zmq.PUB)
         self._socket.sndhwm = bus.high_water_mark
-        self._bound: Bound | None = None
         try:
-            self._bound = bind(self._socket, endpoint or bus.endpoint(process), bus)
             writer = journal.writer if journal else None
             super().__init__(epoch_ns, self._socket.underlying, journal=writer)
-            if journal is not None:
-                self._replay = ReplayServer(process, journal, bus)
+            self._heartbeats = self.topic(topics.build("heartbeat", process))
+            self.quiet = quiet
+            if not quiet:
+                self._open()
         except BaseException:
             self._release(0)
             raise
-        self.endpoint = self._bound.endpoint
-        self._heartbeats = self.topic(topics.build("heartbeat", process))
-        self._beats: Repeat | None = None
 
-    def heartbeat(self, states: Mapping[str, str] | None = None) -> None:
-        """Publish the last sequence of every topic, so that subscribers find a lost tail."""
+    def _open(self) -> None:
+        self._bound = bind(self._socket, self.endpoint, self._bus)
+        self.endpoint = self._bound.endpoint
+        if self.journal is not None:
+            self._replay = ReplayServer(self.process, self.journal, self._bus)
+
+    def succeed(self, epoch_ns: int, journal: Journal | None) -> None:
+        """Bind in place of an earlier process of this name; still publish nothing.
+
+        Raises: BusError when that process still publishes.
+        """
+        self.journal = journal
+        self.take_over(epoch_ns, journal.writer if journal else None)
+        self._open()
+
+    def heartbeat(self, states: Mapping[str, str] | None = None, **more: object) -> None:
+        """Publish the last sequence of every topic, so that subscribers find a lost tail.
+
+        Args: more: further facts.
+        """
         sequences = {name.decode(): last for name, last in self.sequences.items()}
         facts = {
             "process": self.process,
             "epoch": self.epoch,
             "sequences": sequences,
             "states": dict(states or {}),
+            **more,
         }
         self.publish(self._heartbeats, message.HEARTBEAT, orjson.dumps(facts))
 
@@ -130,3 +163,4 @@ class Publisher(ZmqSink):
             self.journal.close()
         if self._bound is not None:
             self._bound.close(linger_ms)
+        close_socket(self._socket)

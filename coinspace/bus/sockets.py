@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import zmq
 
 from coinspace.bus.context import Socket, admit, close_socket
 from coinspace.config import BusSettings
-from coinspace.errors import BusError
+from coinspace.errors import BusError, ConfigError
 from coinspace.lock import lock_file
 
 # libzmq disconnects a peer that sends larger messages; 16 MiB is 32 times the deepest book
@@ -19,6 +20,11 @@ MESSAGE_SIZE_LIMIT = 1 << 24
 RECONNECT_MS = 20
 # the pause grows up to this, but not on the same host, where an attempt costs almost nothing
 RECONNECT_LIMIT_MS = 1000
+# over tcp a peer is asked this often for a sign of life, and is given up without one for so long
+PING_MS = 2000
+PING_TIMEOUT_MS = 10_000
+# an attempt that gets no answer ends: on a link that was down the next one succeeds at once
+ANSWER_MS = 5000
 # waiting subscribers on this host are connected this long after the publisher has bound
 SETTLE_S = 0.1
 # a port is free within 1 ms, on a loaded machine later
@@ -40,12 +46,11 @@ class Bound:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = lock_file(path.with_name(f"{path.name}.lock"), self.endpoint, BusError)
 
-    def guard(self, bus: BusSettings) -> None:
+    def guard(self, keys: tuple[str, str], allowed: Iterable[str]) -> None:
         """Accept only clients that have one of the allowed public keys."""
-        self._forget_keys = admit(self._socket, bus.curve_allowed)
+        self._forget_keys = admit(self._socket, allowed)
         self._socket.curve_server = True
-        self._socket.curve_publickey = bus.curve_public_key.encode()
-        self._socket.curve_secretkey = bus.curve_secret_key.get_secret_value().encode()
+        self._socket.curve_publickey, self._socket.curve_secretkey = (one.encode() for one in keys)
 
     def close(self, linger_ms: int = 0) -> None:
         """Close the socket, then release its lock and keys. Idempotent."""
@@ -81,19 +86,32 @@ def bind(socket: Socket, endpoint: str, bus: BusSettings | None) -> Bound:
     try:
         if endpoint.startswith("ipc://"):
             bound.lock()
-        if bus is not None and bus.curve_public_key and endpoint.startswith("tcp://"):
-            bound.guard(bus)
+        if endpoint.startswith("tcp://"):
+            _watch_peer(socket)
+            if bus is not None and (keys := bus.keys()) is not None:
+                bound.guard(keys, bus.allowed)
         with contextlib.suppress(zmq.ZMQError):
             socket.ipv6 = "[" in endpoint
         socket.bind(endpoint)
-    except BusError:
+    except (BusError, ConfigError):
         bound.close()
         raise
     except (zmq.ZMQError, OSError) as error:
         bound.close()
+        if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
+            raise BusError(
+                f"{endpoint}: expected an address of this machine: another host has this role"
+            ) from None
         raise BusError(f"{endpoint}: cannot bind: {error}; is another process there?") from None
     bound.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
     return bound
+
+
+def _watch_peer(socket: Socket) -> None:
+    """Notice that the peer's host or the link is gone, which TCP alone may never do."""
+    socket.heartbeat_ivl = PING_MS
+    socket.heartbeat_timeout = PING_TIMEOUT_MS
+    socket.handshake_ivl = socket.connect_timeout = ANSWER_MS
 
 
 def connect(socket: Socket, endpoint: str, bus: BusSettings | None) -> None:
@@ -108,16 +126,18 @@ def connect(socket: Socket, endpoint: str, bus: BusSettings | None) -> None:
     with contextlib.suppress(zmq.ZMQError):
         # a libzmq without CURVE has nothing to reset
         socket.curve_server = False
-    if bus is not None and bus.curve_public_key and endpoint.startswith("tcp://"):
-        server_key = bus.curve_server_keys.get(endpoint) or bus.curve_server_key
+    keys = bus.keys() if bus is not None and endpoint.startswith("tcp://") else None
+    if endpoint.startswith("tcp://"):
+        _watch_peer(socket)
+    if bus is not None and keys is not None:
+        server_key = bus.server_key(endpoint)
         if not server_key:
             raise BusError(
                 f"{endpoint}: expected its public key in bus.curve_server_key"
                 " or bus.curve_server_keys, found none"
             )
         socket.curve_serverkey = server_key.encode()
-        socket.curve_publickey = bus.curve_public_key.encode()
-        socket.curve_secretkey = bus.curve_secret_key.get_secret_value().encode()
+        socket.curve_publickey, socket.curve_secretkey = (one.encode() for one in keys)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:

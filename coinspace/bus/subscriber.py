@@ -76,13 +76,17 @@ class Subscriber:
         self._again: asyncio.Handle | None = None
         self._logged: dict[str, int] = {}
 
+    def connect(self) -> None:
+        """Connect without an event loop; `drain` reads. Raises: BusError, as `start`."""
+        for endpoint in self._endpoints:
+            connect(self._socket, endpoint, self._bus)
+
     def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Connect and read from now on.
 
         Raises: BusError when an endpoint is invalid.
         """
-        for endpoint in self._endpoints:
-            connect(self._socket, endpoint, self._bus)
+        self.connect()
         self._loop = loop or asyncio.get_running_loop()
         self._fd = self._socket.FD
         self._loop.add_reader(self._fd, self._drain)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 
 import orjson
 
+from coinspace.client.errors import BadAnswer
 from coinspace.client.frame import SHOWN_ROWS, Frame, html_table, library
 from coinspace.text import printable
 
@@ -37,7 +38,10 @@ class Answer(dict[str, Any], Frame):
                 f"{type(self).__name__}.{name}: the endpoint does not send this field; it is older"
                 " than this client"
             )
-        return converted(hint, self[name])
+        try:
+            return converted(hint, self[name])
+        except (AttributeError, TypeError, ValueError, OverflowError, OSError) as error:
+            raise BadAnswer(f"{type(self).__name__}.{name}: {error}") from None
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *fields(type(self))]
@@ -287,6 +291,17 @@ class IndexValue(TickValue):
     stale_reason: str | None
 
 
+class PremiumDay(Answer):
+    """The range of a premium in the last 24 h; `percentile` is the place of the present one."""
+
+    high: float | None
+    low: float | None
+    percentile: float | None
+    minutes: int
+
+    _shown = ("low", "high", "percentile")
+
+
 class PremiumSummary(Answer):
     """The kimchi premium of one asset now."""
 
@@ -302,8 +317,9 @@ class PremiumSummary(Answer):
     fx: float | None
     fx_status: str | None
     premium: Premium | None
+    day: PremiumDay | None
 
-    _shown = ("asset", "premium", "status", "reason", "kr", "gl", "fx", "ts")
+    _shown = ("asset", "premium", "day", "status", "reason", "kr", "gl", "fx", "ts")
 
 
 class PremiumValue(PremiumSummary):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
 from urllib.parse import parse_qs, quote, urlsplit
@@ -34,6 +35,7 @@ from coinspace.client.events import Event, EventParser
 from coinspace.client.progress import Progress, progress_bar
 from coinspace.client.ranges import Time, milliseconds
 from coinspace.client.table import ARROW, Books, Table
+from coinspace.connector import Connector
 from coinspace.text import shown_address
 
 A = TypeVar("A", bound=Answer)
@@ -55,6 +57,10 @@ PROBLEM_BYTES = 64 * 1024
 INTERVALS_MS = {"1s": 1000, "1m": 60_000, "5m": 300_000, "1h": 3_600_000, "1d": 86_400_000}
 # most rows of a page
 PAGE_ROWS = 1000
+# most pages of a list: a server must not keep the client asking for ever
+PAGES_LIMIT = 1000
+# 1970 to 2200
+LATEST_MS = 7_258_118_400_000
 
 
 class Channels(TypedDict, total=False):
@@ -112,7 +118,8 @@ class AsyncClient:
             # asyncio.run was called again, as by a cell of a notebook
             await self.close()
         if self._session is None:
-            self._session, self._loop = aiohttp.ClientSession(headers=self._headers), loop
+            self._loop = loop
+            self._session = aiohttp.ClientSession(headers=self._headers, connector=Connector())
         return self._session
 
     async def get(
@@ -166,7 +173,7 @@ class AsyncClient:
     async def _answer(self, kind: type[A], path: str, /, **parameters: Any) -> A:
         found = await self.json(path, **parameters)
         if not isinstance(found, dict):
-            raise BadAnswer(f"GET {path}: expected a JSON object, was {str(found)[:60]}")
+            raise BadAnswer(f"GET {path}: expected a JSON object, was {_shown(found)}")
         return kind(found)
 
     async def _rows(self, kind: type[A], path: str, name: str, /, **parameters: Any) -> Rows[A]:
@@ -174,7 +181,7 @@ class AsyncClient:
         try:
             return Rows(kind(one) for one in answer[name])
         except (KeyError, TypeError, ValueError):
-            raise BadAnswer(f"GET {path}: expected {name}, was {str(answer)[:60]}") from None
+            raise BadAnswer(f"GET {path}: expected {name}, was {_shown(answer)}") from None
 
     async def index(self, asset: str) -> IndexValue:
         """Return the newest value of an index."""
@@ -308,14 +315,21 @@ class AsyncClient:
             "limit": PAGE_ROWS,
         }
         found: Rows[Gap] = Rows()
-        while True:
+        for _ in range(PAGES_LIMIT):
             page = await self._answer(Answer, "/v1/gaps", **given)
-            found += [Gap(one) for one in page.get("gaps", ())]
-            if not page.get("cursor"):
-                return found
-            # the bounds that the first page chose
-            query = parse_qs(urlsplit(str(page["next"])).query)
+            try:
+                found += [Gap(one) for one in page.get("gaps", ())]
+                if not page.get("cursor"):
+                    return found
+                # the bounds that the first page chose
+                query = parse_qs(urlsplit(str(page["next"])).query)
+            except (KeyError, TypeError, ValueError):
+                raise BadAnswer(f"GET /v1/gaps: expected gaps, was {_shown(page)}") from None
             given |= {name: query[name][0] for name in ("start", "end", "cursor") if name in query}
+        raise BadAnswer(
+            f"GET /v1/gaps: expected at most {PAGES_LIMIT:,} pages of {PAGE_ROWS:,}; take a"
+            " shorter range"
+        )
 
     async def methodology(self) -> Methodology:
         """Return how the indices are computed, and every announced definition."""
@@ -412,7 +426,10 @@ class AsyncClient:
         first = milliseconds(start, "start") // step * step
         if last is None:
             # by the server's clock
-            last = int((await self._answer(Answer, "/v1/venues")).get("ts") or 0)
+            ts = (await self._answer(Answer, "/v1/venues")).get("ts") or 0
+            if not isinstance(ts, int) or not 0 <= ts <= LATEST_MS:
+                raise BadAnswer(f"GET /v1/venues: expected ts in ms, was {_shown(ts)}")
+            last = ts
         if first >= last:
             # the server says what is wrong with the range
             given = {"start": first, "end": None if end is None else last, **more}
@@ -512,7 +529,19 @@ def _refuse(answer: aiohttp.ClientResponse, path: str, body: bytes) -> NoReturn:
 
 
 def _part(name: str) -> str:
-    return quote(name, safe="")
+    try:
+        return quote(name, safe="")
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"name: expected text in UTF-8, was {name[:40]!r}") from None
+
+
+def _shown(answer: Any) -> str:
+    # not the text of the whole answer, which can have a gigabyte
+    if isinstance(answer, int | float):
+        return str(answer)[:40]
+    if not isinstance(answer, dict):
+        return type(answer).__name__
+    return f"an object of {', '.join(map(repr, itertools.islice(answer, 8))) or 'nothing'}"
 
 
 def _venue_path(exchange: str, market: str) -> str:

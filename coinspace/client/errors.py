@@ -72,12 +72,15 @@ class ConnectionLost(CoinSpaceError):
     """
 
     def __init__(self, text: str, *, begun: bool = False) -> None:
-        super().__init__(text)
+        super().__init__(printable(text, TEXT_LIMIT))
         self.begun = begun
 
 
 class BadAnswer(CoinSpaceError):
     """The answer is not one of the API: a redirect, another type, broken JSON, too many bytes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text, TEXT_LIMIT))
 
 
 class InvalidArgument(CoinSpaceError, ValueError):

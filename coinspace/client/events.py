@@ -11,7 +11,8 @@ import orjson
 # the API sends no larger event
 EVENT_LIMIT = 8 << 20
 ID_LIMIT = 64
-RETRY_LIMIT_S = 60.0
+# pause before a reconnect: a server must not make the client reconnect without a pause
+SHORTEST_RETRY_S, LONGEST_RETRY_S = 0.1, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class EventParser:
         self._searched = max(0, len(self._buffer) - 1)
 
     def _event(self, block: bytes) -> Event | None:
-        name, identity, data = "message", "", b""
+        # a bytearray: an event can have a million lines of data
+        name, identity, data = "message", "", bytearray()
         for line in block.split(b"\n"):
             field, _, value = line.partition(b": ")
             if field == b"event":
@@ -60,7 +62,7 @@ class EventParser:
             elif field == b"data":
                 data += value
             elif field == b"retry" and value.isdigit() and len(value) < 10:
-                self.retry_s = min(int(value) / 1000, RETRY_LIMIT_S)
+                self.retry_s = min(max(int(value) / 1000, SHORTEST_RETRY_S), LONGEST_RETRY_S)
         return Event(name, orjson.loads(data), identity) if data else None
 
 

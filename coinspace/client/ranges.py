@@ -89,7 +89,8 @@ async def _again(
         except ApiError as error:
             if start == first or error.status != UNAVAILABLE:
                 raise
-            reason, pause_s = error, error.retry_after_s or pause_s
+            # at most as long as this waits at all
+            reason, pause_s = error, min(error.retry_after_s or pause_s, PATIENCE_S)
         if time.monotonic() > deadline:
             at = shown(start * MILLISECOND_NS)
             raise ConnectionLost(

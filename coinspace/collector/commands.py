@@ -29,14 +29,14 @@ from coinspace.plain_options import SECONDS
 from coinspace.process import stop_event
 from coinspace.recording.format import FeedReader
 from coinspace.recording.progress import elapsing, reading
-from coinspace.text import printable
+from coinspace.text import json_line, printable
 
 # channels that `record` can record
 RECORDED = ("orderbook", "ticker", "trade")
 
 
 def write_line(line: dict[str, Any]) -> None:
-    sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+    sys.stdout.buffer.write(json_line(line, orjson.OPT_APPEND_NEWLINE))
 
 
 def named_symbols(exchange: Exchange, markets: Iterable[str]) -> dict[str, str]:
@@ -149,7 +149,7 @@ def market_lines(listings: Iterable[Any], as_json: bool) -> Iterator[str]:
     """Return a list of markets as lines, sorted by quote and base."""
     for listing in sorted(listings, key=lambda one: (one.market.quote, one.market.base)):
         if as_json:
-            yield orjson.dumps(
+            yield json_line(
                 {
                     "market": str(listing.market),
                     "symbol": listing.symbol,
@@ -191,7 +191,7 @@ def probe(
             failed += fact.verdict == "fail"
             passed += fact.verdict == "pass"
             click.echo(
-                orjson.dumps({"exchange": name, **asdict(fact)}).decode()
+                json_line({"exchange": name, **asdict(fact)})
                 if as_json
                 else f"{fact.verdict:<7} {name:<8} {fact.name}: {printable(fact.detail)}"
             )
@@ -267,7 +267,7 @@ def record(
 
     with elapsing("record", duration):
         counted = uvloop.run(run())
-    click.echo(orjson.dumps(counted))
+    click.echo(json_line(counted))
     empty = [name for name, counters in counted.items() if not counters.get("frames")]
     if empty:
         raise CoinSpaceError(f"record: expected frames, received none for {', '.join(empty)}")

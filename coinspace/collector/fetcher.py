@@ -11,7 +11,6 @@ import ssl
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import aiohttp
 import structlog
@@ -26,6 +25,7 @@ from coinspace.collector.limits import (
     plausible_s,
     retry_after_s,
 )
+from coinspace.connector import Connector
 from coinspace.exchanges.exchange import (
     Exchange,
     Limit,
@@ -289,7 +289,7 @@ class Fetcher:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector: Any = aiohttp.TCPConnector(ssl=self._ssl or True)
+            connector = Connector(ssl=self._ssl or True)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),

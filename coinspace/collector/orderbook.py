@@ -134,6 +134,14 @@ class OrderBookStage(ComparedStage):
                 return levels
         return steps[0] if steps else self.snapshot_depth
 
+    def announce(self, now_ns: int) -> None:
+        """Publish each market's state and book: an earlier process has published up to now."""
+        super().announce(now_ns)
+        wall_ns = self.wall_ns(now_ns)
+        for market in self.markets:
+            if market.usable and market.phase != Phase.LEFT and market.applied:
+                self.publish_again(market, 0, wall_ns - (now_ns - market.heard_ns))
+
     # local books
 
     def on_subscribed(self, status: Status, now_ns: int) -> None:

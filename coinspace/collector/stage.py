@@ -185,17 +185,7 @@ class Stage:
         wall_ns = self.wall_ns(now_ns)
         if previous != state:
             status.since_ns, status.since_wall_ns = now_ns, wall_ns
-        payload = {
-            "exchange": self.exchange.NAME,
-            "market": status.market,
-            "stream": self.stream,
-            "state": state,
-            "previous": previous,
-            "reason": reason,
-            "since_ns": status.since_wall_ns,
-            **details,
-        }
-        self.sink.publish(status.topic, STATE, orjson.dumps(payload), received_ns=wall_ns)
+        self._publish_state(status, wall_ns, previous, **details)
         facts = {"state": state, "reason": reason, **details}
         if state in LINK_STATES or (previous in (*LINK_STATES, "buffering") and not reason):
             # the connection logs the same for all of its markets at once
@@ -203,6 +193,28 @@ class Stage:
             return
         level = "info" if state == State.SYNCED else "warning"
         self.summary.add(level, "state", status.market, status.symbol, **facts)
+
+    def _publish_state(
+        self, status: Status, wall_ns: int, previous: State, **details: object
+    ) -> None:
+        payload = {
+            "exchange": self.exchange.NAME,
+            "market": status.market,
+            "stream": self.stream,
+            "state": status.state,
+            "previous": previous,
+            "reason": status.reason,
+            "since_ns": status.since_wall_ns,
+            **details,
+        }
+        self.sink.publish(status.topic, STATE, orjson.dumps(payload), received_ns=wall_ns)
+
+    def announce(self, now_ns: int) -> None:
+        """Publish each market's state: an earlier process has published up to now."""
+        wall_ns = self.wall_ns(now_ns)
+        for status in self.statuses:
+            status.since_ns, status.since_wall_ns = now_ns, wall_ns
+            self._publish_state(status, wall_ns, status.state)
 
     @property
     def states(self) -> dict[str, str]:

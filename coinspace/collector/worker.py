@@ -8,7 +8,7 @@ from collections import deque
 import click
 
 from coinspace.bus.journal import journal_folder
-from coinspace.bus.publisher import open_publisher
+from coinspace.bus.publisher import open_journal, open_publisher
 from coinspace.bus.sockets import SETTLE_S
 from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.collector.collection import Collection, numbered
@@ -34,7 +34,9 @@ class Worker(Collection):
     def __init__(self, settings: Settings, exchange: str, stream: Stream, process: Process) -> None:
         self.process = process
         self.name = process_name(stream, exchange)
-        self.publisher = open_publisher(self.name, settings, process.started_ns)
+        self.publisher = open_publisher(
+            self.name, settings, process.started_ns, quiet=not process.leads
+        )
         process.latencies |= {
             "exchange_to_received": self.publisher.transit,
             "received_to_published": self.publisher.publishing,
@@ -62,13 +64,47 @@ class Worker(Collection):
             folder = journal_folder(self.process.settings, self.name)
             self.stage.resume(await asyncio.to_thread(read_memory, folder), monotonic_ns())
         self.process.counters = self.counters
+        if self.process.leads:
+            self._start_heartbeats()
+
+    def _start_heartbeats(self) -> None:
         self.publisher.start_heartbeats(asyncio.get_running_loop(), lambda: self.stage.states)
+
+    async def lead(self) -> bool:
+        """Publish; a standby does so once it is synced and the process before it has ended.
+
+        Returns: False when the process was asked to stop first.
+        """
+        process = self.process
+        if process.leads or self.stage is None:
+            return process.leads
+        if not await process.lead(lambda: not self.problems()):
+            return False
+        epoch_ns = process.started_ns
+        self.publisher.succeed(epoch_ns, open_journal(self.name, process.settings, epoch_ns))
+        # subscribers would have to fetch messages that are published before they are connected
+        await asyncio.sleep(SETTLE_S)
+        self.publisher.quiet = False
+        # first of all, so that readers know of the new process when its states arrive
+        self.publisher.heartbeat(self.stage.states)
+        self.stage.announce(monotonic_ns())
+        self._start_heartbeats()
+        return True
 
     async def stop(self) -> None:
         """Close everything after all queued messages are sent."""
+        if self.process.hands_over:
+            # the successor waits: the states of closing connections concern nobody
+            self._close_publisher()
+            self.process.release()
         await super().stop()
-        if self.stage is not None:
+        self._close_publisher()
+
+    def _close_publisher(self) -> None:
+        if self.stage is not None and not self.publisher.quiet:
             self.publisher.heartbeat(self.stage.states)
+        # frames may still arrive
+        self.publisher.quiet = True
         self.publisher.close()
 
     def problems(self) -> list[str]:
@@ -107,11 +143,14 @@ def start_command(stream: Stream, exchange: str, config_path: str | None) -> Non
         worker = Worker(settings, exchange, stream, process)
         try:
             await worker.start()
-            await process.stopping.wait()
+            if await worker.lead():
+                await process.stopping.wait()
         finally:
             await worker.stop()
 
-    run(process_name(stream, exchange), settings, main)
+    # trades since the end of the process before are requested, which needs its whole journal
+    warm = stream == "orderbook"
+    run(process_name(stream, exchange), settings, main, warm=warm)
 
 
 @click.command("orderbook-collector")

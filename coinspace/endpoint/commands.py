@@ -7,14 +7,15 @@ from typing import get_args
 import click
 import orjson
 
+from coinspace.bus.keys import public_key
 from coinspace.config import config_option, load
 from coinspace.endpoint.http.keys import Role, keys_of
-from coinspace.text import printable
+from coinspace.text import json_line, printable
 
 
 @click.group()
 def keys() -> None:
-    """Manage API keys."""
+    """Manage API keys, and the keys of several hosts."""
 
 
 @keys.command()
@@ -37,7 +38,7 @@ def list_keys(as_json: bool, config_path: str | None) -> None:
             {"id": k.id, "name": k.name, "role": k.role, "created": k.created, "revoked": k.revoked}
             for k in found
         ]
-        click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+        click.echo(json_line(rows, orjson.OPT_INDENT_2))
         return
     for key in found:
         click.echo(
@@ -55,3 +56,11 @@ def revoke(identity: str, config_path: str | None) -> None:
     """Revoke a key; a running endpoint refuses it within a second."""
     key = keys_of(load(config_path)).revoke(identity)
     click.echo(f"revoked {key.id} ({printable(key.name)})")
+
+
+@keys.command()
+@click.option("--new", is_flag=True, help="replace the pair; tell the other hosts the new key")
+@config_option
+def curve(new: bool, config_path: str | None) -> None:
+    """Print this host's public key of the bus; the pair is made once, in the data folder."""
+    click.echo(f'public_key = "{public_key(load(config_path).bus, new=new)}"')

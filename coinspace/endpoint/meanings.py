@@ -213,6 +213,14 @@ FIELDS: dict[str, Meaning] = {
     "usdt": Meaning(
         "the premium of USDT itself against that rate, a fraction; null without that rate"
     ),
+    "day": Meaning("range of `coin` in the last 24 h; null while nothing is known of it"),
+    "PremiumDay.high": Meaning("highest premium, a fraction, 0.01 is 1 %", "0.00214"),
+    "PremiumDay.low": Meaning("lowest premium, a fraction, 0.01 is 1 %", "-0.00105"),
+    "percentile": Meaning(
+        "part of the minutes whose premium was at most the present one, a fraction of 0 to 1",
+        "0.6125",
+    ),
+    "minutes": Meaning("minutes that are known, of 1,440", 1440),
     "executable": Meaning("the premium after fees when both legs of a size trade at market"),
     "sell_kr": Meaning(
         "result of selling in Korea and buying outside, a fraction, above 0 a gain; null when the"

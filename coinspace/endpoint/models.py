@@ -262,6 +262,15 @@ class Explanation(Struct, kw_only=True):
     live: bool
 
 
+class PremiumDay(Struct, kw_only=True):
+    """The range of a premium in the last 24 h, by the last premium of each minute."""
+
+    high: Number
+    low: Number
+    percentile: Number
+    minutes: int
+
+
 class PremiumSummary(Struct, kw_only=True):
     """The premium of one asset now, and the regional values behind it."""
 
@@ -277,6 +286,7 @@ class PremiumSummary(Struct, kw_only=True):
     fx: Number
     fx_status: FxStatus | None
     premium: Premium | None
+    day: PremiumDay | None
 
 
 class PremiumValue(PremiumSummary, kw_only=True):

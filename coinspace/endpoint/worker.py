@@ -11,6 +11,7 @@ import click
 import structlog
 
 from coinspace import process
+from coinspace.bus.beats import RemoteHealth
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import now_ns
 from coinspace.config import Settings, config_option, load
@@ -100,8 +101,15 @@ class Endpoint:
             bus=bus,
         )
         self.subscriber.start()
+        if self.settings.hosts:
+            self.context.remote = RemoteHealth(self.settings, on_loop=True)
         await self.app.start()  # type: ignore[no-untyped-call]
         self.feeder.start(self.tasks)
+        self.tasks.keep(
+            "premiums of the last day",
+            lambda: self.context.premium_days.load(self.database),
+            ends=True,
+        )
         await self.server.start()
         self._write_url()
 
@@ -128,6 +136,8 @@ class Endpoint:
         await self.tasks.cancel()
         if self.subscriber is not None:
             self.subscriber.close()
+        if self.context.remote is not None:
+            self.context.remote.close()
         await self.app.stop()  # type: ignore[no-untyped-call]
         await self.database.close()
 

@@ -16,11 +16,12 @@ from coinspace.errors import CoinSpaceError
 from coinspace.index.reset import declare_void, ticks_ahead
 from coinspace.index.store import append_links, checked_links
 from coinspace.storage.archive import Archive
+from coinspace.text import json_line, printable
 
 
 def write(facts: Any) -> None:
     """Write one JSON line to stdout."""
-    line = orjson.dumps(facts, default=to_builtins, option=orjson.OPT_APPEND_NEWLINE)
+    line = json_line(facts, orjson.OPT_APPEND_NEWLINE, to_builtins)
     sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
 
@@ -43,7 +44,7 @@ def index_reset_clock(operator: str, because: str, config_path: str | None) -> N
         declare_void(settings, now, operator, because) if operator else ticks_ahead(settings, now)
     )
     for one in found:
-        click.echo(str(one))
+        click.echo(printable(one))
     if not found:
         click.echo("no stored tick lies in the future", err=True)
     elif operator:
@@ -88,7 +89,7 @@ def verify_chain(
             write({**link.facts(), **facts})
         else:
             state = "ok, archived" if one.archived else "link ok, records removed"
-            words = "; ".join(one.wrong) or (state if one.removed else "ok")
+            words = printable("; ".join(one.wrong)) or (state if one.removed else "ok")
             click.echo(f"{link.day} {link.records} records {link.link[:16]}… {words}")
     more = f", of {unread} only the link: their records are removed" if unread else ""
     click.echo(f"{days} days checked, {wrong_days} wrong{more}", err=True)

@@ -8,14 +8,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
-import orjson
 
 from coinspace.errors import CoinSpaceError
-from coinspace.observe.health import Health, all_health, exit_code, health_of
+from coinspace.observe.health import Health, all_health, exit_code, health_of, heard
 from coinspace.observe.watched import watched
 from coinspace.plain_options import SECONDS, config_option
 from coinspace.storage.disk import room_problems
-from coinspace.text import cell, printable
+from coinspace.text import cell, json_line, printable
 
 # what the others import is left out of `status`, which scripts call often
 if TYPE_CHECKING:
@@ -30,7 +29,13 @@ if TYPE_CHECKING:
 def status(config_path: str | None, as_json: bool) -> None:
     """Show each process's state; exit code 0 healthy, 1 degraded, 2 down."""
     found = watched(config_path)
-    healths = [health_of(found, name) for name in found.names]
+    if found.several:
+        from coinspace.config import load
+
+        settings = load(config_path)
+        healths = all_health(settings, heard(settings))
+    else:
+        healths = [health_of(found, name) for name in found.names]
     problems = room_problems(found.disk, found.disk_low_mb)
     code = exit_code(healths) or int(bool(problems))
     word = ("healthy", "degraded", "down")[code]
@@ -40,7 +45,7 @@ def status(config_path: str | None, as_json: bool) -> None:
             "problems": problems,
             "processes": [asdict(health) for health in healths],
         }
-        click.echo(orjson.dumps(body))
+        click.echo(json_line(body))
     else:
         for health in healths:
             reason = printable(health.reason or "")
@@ -72,14 +77,14 @@ def top(config_path: str | None, interval: float, once: bool, counters: bool, ev
     from coinspace.observe.screen import WIDTH, Rates, process_table
 
     settings = load(config_path)
-    rates = Rates()
-    rates.read(all_health(settings))
+    rates, remote = Rates(), heard(settings)
+    rates.read(all_health(settings, remote))
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     try:
         with Live(console=console, auto_refresh=False, screen=not once) as live:
             while True:
                 time.sleep(interval)
-                now = all_health(settings)
+                now = all_health(settings, remote)
                 rates.read(now)
                 if counters or every:
                     shown = _counters_table(now, rates, every)
@@ -124,7 +129,7 @@ def doctor(config_path: str | None, as_json: bool) -> None:
 
     findings = check_host(load(config_path))
     if as_json:
-        click.echo(orjson.dumps({"findings": [asdict(finding) for finding in findings]}))
+        click.echo(json_line({"findings": [asdict(finding) for finding in findings]}))
     else:
         for finding in findings:
             mark = {"ok": "ok     ", "advice": "advice ", "problem": "PROBLEM"}[finding.level]

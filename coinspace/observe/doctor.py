@@ -16,7 +16,7 @@ from coinspace.bus.segments import horizon_s
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.exchanges import UNUSABLE
-from coinspace.observe.health import all_health
+from coinspace.observe.health import all_health, heard
 from coinspace.storage.forecast import YEAR_DAYS, forecast
 from coinspace.storage.questdb import runtime
 from coinspace.storage.questdb.address import root
@@ -160,7 +160,7 @@ def _sockets(settings: Settings) -> Finding:
 
 def _database(settings: Settings) -> Iterator[Finding]:
     """Yield what the storage workers would report, read from the database itself."""
-    if not settings.storage.ilp and not (root(settings) / "address.json").exists():
+    if settings.private_server and not (root(settings) / "address.json").exists():
         yield Finding("database", "ok", "the private server does not run; `coinspace up` starts it")
         return
     findings = asyncio.run(look(settings))
@@ -188,7 +188,7 @@ def _storage(settings: Settings) -> Iterator[Finding]:
 
 
 def _jar(settings: Settings) -> Iterator[Finding]:
-    if not settings.storage.ilp and (text := runtime.unknown_jar()) is not None:
+    if settings.private_server and (text := runtime.unknown_jar()) is not None:
         yield Finding("database", "advice", text)
 
 
@@ -244,7 +244,7 @@ def _tuning(settings: Settings) -> Iterator[Finding]:
 
 
 def _processes(settings: Settings) -> Iterator[Finding]:
-    for health in all_health(settings):
+    for health in all_health(settings, heard(settings)):
         if health.stopped or (health.state == "down" and health.reason == "never started"):
             continue
         level: Literal["ok", "problem"] = "ok" if health.ok else "problem"

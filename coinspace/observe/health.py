@@ -15,6 +15,7 @@ from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.health_file import HEALTH_INTERVAL_S, Located, alive, read_health
 
 if TYPE_CHECKING:
+    from coinspace.bus.beats import RemoteHealth
     from coinspace.config import Settings
 
 # a process that has missed this many writes hangs or is overloaded
@@ -23,6 +24,8 @@ STALE_NS = int(5 * HEALTH_INTERVAL_S * SECOND_NS)
 AT_ONCE = ("questdb", "orderbook-storage-worker", "ticker-storage-worker", "index-calculator")
 # the others recover by themselves, and one missing venue is not an outage
 PATIENCE_S = 60.0
+# longer than the limit, so that a process without a heartbeat is known to be down
+WAIT_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,9 @@ def _judge(raw: dict[str, Any], wall_ns: int) -> Health:
     reason = None if reason is None else str(reason)
     age_s = _age_s(raw, wall_ns)
     stopped = False
-    if (pid is not None and not alive(pid)) or age_s < 0:
+    if host := raw.get("host"):
+        state, reason, stopped = _elsewhere(str(host), state, reason, age_s, updated_ns)
+    elif (pid is not None and not alive(pid)) or age_s < 0:
         stopped = state == "stopped"
         state, reason = "down", _end(pid, state, reason, updated_ns)
     elif state == "stopped":
@@ -104,6 +109,18 @@ def _judge(raw: dict[str, Any], wall_ns: int) -> Health:
         0.0 if state == "ready" else unwell_s,
         stopped,
     )
+
+
+def _elsewhere(
+    host: str, state: str, reason: str | None, age_s: float, updated_ns: int
+) -> tuple[str, str | None, bool]:
+    """Return state and reason of a process on another host, and whether it was stopped."""
+    if state == "stopped":
+        return "down", _end(None, state, reason, updated_ns), True
+    if age_s * SECOND_NS > STALE_NS:
+        why = f"no heartbeat from host {host} for {age_s:.0f} s: check that it runs, and the link"
+        return "down", why, False
+    return state, reason, False
 
 
 def _numbers(counters: object) -> dict[str, int | float]:
@@ -129,9 +146,29 @@ def _end(pid: int | None, state: str, reason: str | None, updated_ns: int) -> st
     return f"process {pid} is gone, last seen at {at:%Y-%m-%d %H:%M:%S} UTC{why}"
 
 
-def all_health(settings: Settings) -> list[Health]:
-    """Return the state of every process that the settings call for, in flow order."""
-    return [health_of(settings, name) for name, _ in settings.processes()]
+def all_health(settings: Settings, remote: RemoteHealth | None = None) -> list[Health]:
+    """Return the state of every process that the settings call for, in flow order.
+
+    Args: remote: heartbeats of other hosts; without them, the processes of this host are returned.
+    """
+    elsewhere = remote.read() if remote is not None else {}
+    return [
+        judge(elsewhere[name]) if name in elsewhere else health_of(settings, name)
+        for name, _ in settings.processes()
+        if name in elsewhere or settings.here(name)
+    ]
+
+
+def heard(settings: Settings) -> RemoteHealth | None:
+    """Return the heartbeats of other hosts, None on a single host; waits some seconds for them."""
+    if not settings.hosts:
+        return None
+    # imported here, since scripts call `coinspace status` often
+    from coinspace.bus.beats import RemoteHealth
+
+    remote = RemoteHealth(settings)
+    remote.wait(STALE_NS / SECOND_NS + WAIT_S)
+    return remote
 
 
 def reasons(healths: Iterable[Health]) -> list[str]:

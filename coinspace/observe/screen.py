@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +27,7 @@ REFRESH_S = 1.0
 FIRST_LINE_S = 10.0  # values and rows are there by then
 PLAIN_EVERY_S = 60.0  # one line a second is too much for a log file
 
+ENDPOINT = "index-endpoint"
 WAITING = "waiting for the first index value"
 # index values of one line
 SHOWN_VALUES = 8
@@ -105,12 +107,17 @@ def _values(indices: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 class StatusScreen:
-    """Shows the platform's state until everything stops."""
+    """Shows the platform's state until everything stops.
 
-    def __init__(self, settings: Settings) -> None:
+    Args: processes: those that run here.
+    """
+
+    def __init__(self, settings: Settings, processes: Collection[str]) -> None:
         self._settings = settings
+        self._processes = processes
         self._rates = Rates()
         self._url = settings.endpoint.url
+        self._waiting = WAITING if ENDPOINT in processes else f"host {settings.own_host or 'here'}"
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Print the addresses, then the state: a table on a terminal, else a line a minute."""
@@ -121,24 +128,30 @@ class StatusScreen:
             log.warning("status not shown any more", error=str(error))
 
     async def _show(self, stopping: asyncio.Event) -> None:
-        print(f"page  {self._url}/\nAPI   {self._url}/v1/indices\ndocs  {self._url}/docs")
-        sys.stdout.flush()
+        if ENDPOINT in self._processes:
+            print(f"page  {self._url}/\nAPI   {self._url}/v1/indices\ndocs  {self._url}/docs")
+            sys.stdout.flush()
         timeout = aiohttp.ClientTimeout(total=2)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             if not sys.stdout.isatty():
                 wait_s = FIRST_LINE_S
                 while not await within(wait_s, stopping):
-                    print(self._line(all_health(self._settings), await self._indices(session)))
+                    print(self._line(self._healths(), await self._indices(session)))
                     sys.stdout.flush()
                     wait_s = PLAIN_EVERY_S
                 return
             with Live(console=Console(), auto_refresh=False) as live:
                 while not stopping.is_set():
                     indices = await self._indices(session)
-                    live.update(self._table(all_health(self._settings), indices), refresh=True)
+                    live.update(self._table(self._healths(), indices), refresh=True)
                     await within(REFRESH_S, stopping)
 
+    def _healths(self) -> list[Health]:
+        return [one for one in all_health(self._settings) if one.process in self._processes]
+
     async def _indices(self, session: aiohttp.ClientSession) -> list[dict[str, Any]]:
+        if ENDPOINT not in self._processes:
+            return []
         try:
             async with session.get(f"{self._url}/v1/indices") as response:
                 body = await response.json()
@@ -147,7 +160,7 @@ class StatusScreen:
         return list(body.get("indices", body) if isinstance(body, dict) else body)
 
     def _line(self, healths: list[Health], indices: list[dict[str, Any]]) -> str:
-        values = printable(" ".join(map(" ".join, _values(indices))) or WAITING)
+        values = printable(" ".join(map(" ".join, _values(indices))) or self._waiting)
         rows = sum(health.total("rows_stored") for health in healths)
         troubled = [
             f"{one.process} {printable(one.state)} ({printable(one.reason)})"
@@ -169,6 +182,6 @@ class StatusScreen:
         return process_table(
             healths,
             self._rates,
-            title=title if title else WAITING,
+            title=title if title else self._waiting,
             caption=f"{now:%Y-%m-%d %H:%M:%S} UTC   {rows:,} rows stored   {self._url}",
         )

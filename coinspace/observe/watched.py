@@ -20,16 +20,23 @@ import coinspace
 from coinspace.files import replace_file
 
 KEPT = "status-settings"
+# of a configuration file, as in `config_sources`, whose import takes the time that is saved here
+MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """Attributes: names (of the processes, in flow order), disk (folder on it), disk_low_mb."""
+    """What is kept.
+
+    Attributes: names (of the processes, in flow order), disk (folder on it), disk_low_mb, several
+    (hosts, whose processes need all settings).
+    """
 
     data: Path
     names: list[str]
     disk: Path
     disk_low_mb: int
+    several: bool = False
 
 
 def watched(config_path: str | None) -> Watched:
@@ -52,6 +59,7 @@ def _read(config_path: str | None) -> Watched:
         [name for name, _ in settings.processes()],
         disk_folder(settings),
         settings.storage.disk_low_mb,
+        bool(settings.hosts),
     )
 
 
@@ -61,8 +69,15 @@ def _kept(config_path: str | None, digest: str) -> Watched | None:
         if found["digest"] != digest:
             return None
         names = [str(name) for name in found["names"]]
-        return Watched(Path(found["data"]), names, Path(found["disk"]), int(found["disk_low_mb"]))
-    except (OSError, ValueError, TypeError, KeyError):
+        return Watched(
+            Path(found["data"]),
+            names,
+            Path(found["disk"]),
+            int(found["disk_low_mb"]),
+            bool(found["several"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError):
+        # damaged, a folder that cannot be guessed, or a configuration that is nested too deep
         return None
 
 
@@ -73,10 +88,12 @@ def _keep(found: Watched, digest: str) -> None:
         "names": found.names,
         "disk": str(found.disk),
         "disk_low_mb": found.disk_low_mb,
+        "several": found.several,
     }
-    # another user's folder, a full disk, or no platform has run yet
-    with contextlib.suppress(OSError):
-        replace_file(found.data / "run" / KEPT, orjson.dumps(body))
+    # another user's folder, a full disk, no platform has run yet, or a path that is not UTF-8
+    with contextlib.suppress(OSError, TypeError):
+        # private: the digest is also one of passwords
+        replace_file(found.data / "run" / KEPT, orjson.dumps(body), private=True)
 
 
 def _folder(config_path: str | None) -> Path:
@@ -85,12 +102,20 @@ def _folder(config_path: str | None) -> Path:
     if given is None and (file := _file(config_path)).is_file():
         import tomllib
 
-        given = tomllib.loads(file.read_text()).get("data")
+        given = tomllib.loads(_content(file).decode()).get("data")
     return Path(given if isinstance(given, str) else ".coinspace").expanduser() / "run"
 
 
 def _file(config_path: str | None) -> Path:
     return Path(config_path or os.environ.get("COINSPACE_CONFIG") or "coinspace.toml")
+
+
+def _content(file: Path) -> bytes:
+    # `load` refuses a larger file; a device has no end
+    if not file.is_file():
+        return b""
+    with file.open("rb") as opened:
+        return opened.read(MOST_BYTES + 1)
 
 
 def _digest(config_path: str | None) -> str:
@@ -102,7 +127,7 @@ def _digest(config_path: str | None) -> str:
         os.environ.get("HOME"),
     ]
     with contextlib.suppress(OSError):
-        parts.append(file.read_bytes())
+        parts.append(_content(file))
     package = Path(coinspace.__file__).parent
     sources = [*package.glob("config*.py"), *package.glob("exchanges/*.py")]
     # exchanges that were added, see `coinspace.exchanges`

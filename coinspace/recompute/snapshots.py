@@ -68,12 +68,13 @@ class SnapshotReader:
         """Return the aggregate of one line. Raises: SnapshotError naming the line."""
         try:
             return self._read(_object(json.loads(line), "a line"))
-        except json.JSONDecodeError as error:
+        except (SnapshotError, MarketError) as error:
+            raise SnapshotError(f"line {number}: {error}") from None
+        except ValueError as error:
+            # also for a number with thousands of digits
             raise SnapshotError(
                 f"line {number}: expected a JSON object with now_ms, asset and books: {error}"
             ) from None
-        except (SnapshotError, MarketError) as error:
-            raise SnapshotError(f"line {number}: {error}") from None
         except RecursionError:
             raise SnapshotError(
                 f"line {number}: expected a snapshot, was nested too deeply"
@@ -138,7 +139,7 @@ class SnapshotReader:
         market = Market.parse(book["market"])
         received_ns = _time_ns(book, "recv_ms")
         state = book.get("state", "ok")
-        if state not in STATES:
+        if not isinstance(state, str) or state not in STATES:
             raise SnapshotError(f"state: expected one of {', '.join(STATES)}, was {state!r}")
         sides = _side(book, "bids"), _side(book, "asks")
         rate = {f"{exchange}:{market}": _rate(book["fx"], "fx")} if "fx" in book else {}

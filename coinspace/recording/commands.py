@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 
 from coinspace.errors import ConfigError, FeedError
 from coinspace.instant import iso_ns
 from coinspace.recording.format import LAST_NS, FeedReader, first_ns
 from coinspace.recording.progress import reading
 from coinspace.recording.tools import Summary, cut, merge_feeds, replacing, summarise
-from coinspace.text import printable
+from coinspace.text import json_line, printable
 
 FILE = click.Path(path_type=Path)
 # digits of a present time in ns since 1970
@@ -58,7 +57,7 @@ def info(feeds: tuple[Path, ...], as_json: bool) -> None:
     for summary in _read(feeds, "read", check=False):
         facts = summary.facts()
         if as_json:
-            click.echo(orjson.dumps(facts))
+            click.echo(json_line(facts))
         else:
             _print_info(facts)
 
@@ -103,7 +102,7 @@ def verify(feeds: tuple[Path, ...], as_json: bool) -> None:
         bad = bool(summary.n_errors or summary.gaps)
         wrong = wrong or bad
         if as_json:
-            click.echo(orjson.dumps({"ok": not bad, **summary.facts()}))
+            click.echo(json_line({"ok": not bad, **summary.facts()}))
             continue
         n = sum(summary.records.values())
         found = f"{summary.n_errors} errors, {summary.gaps} gaps" if bad else "ok"
@@ -134,7 +133,7 @@ def _moment(text: str | None, begin_ns: int, option: str) -> int | None:
 
 def _moment_ns(text: str, begin_ns: int) -> int | None:
     # seconds after the start, ns since 1970, or ISO 8601
-    if text.isdigit() and len(text) == NS_DIGITS:
+    if text.isascii() and text.isdigit() and len(text) == NS_DIGITS:
         return int(text)
     try:
         seconds = float(text)
@@ -179,7 +178,7 @@ def cut_command(
     if end_ns is not None and end_ns <= start_ns:
         raise ConfigError(f"--from and --to: expected from before to, was {start} and {end}")
     n = cut(source, target, start_ns=start_ns, end_ns=end_ns, symbols=symbols, kinds=kinds)
-    click.echo(orjson.dumps({"path": str(target), "records": n}))
+    click.echo(json_line({"path": str(target), "records": n}))
 
 
 @feed.command("merge")
@@ -190,7 +189,7 @@ def merge_command(sources: tuple[Path, ...], target: Path, force: bool) -> None:
     """Merge recordings of one exchange, such as the files of an archive, by receive time."""
     _new(target, force)
     n = merge_feeds(sources, target)
-    click.echo(orjson.dumps({"path": str(target), "records": n}))
+    click.echo(json_line({"path": str(target), "records": n}))
 
 
 @feed.command()
@@ -214,4 +213,4 @@ def convert(source: Path, target: Path, force: bool) -> None:
             n = from_parquet(source, part)
     else:
         raise ConfigError(f"convert: expected one name to end with .parquet, was {target}")
-    click.echo(orjson.dumps({"path": str(target), "records": n}))
+    click.echo(json_line({"path": str(target), "records": n}))

@@ -26,6 +26,7 @@ from coinspace.market import as_named
 from coinspace.options import EXCHANGE
 from coinspace.recording.format import MAGIC, decode_line
 from coinspace.recording.lines import Inflated, Lines
+from coinspace.text import safe_json
 
 # levels per side, more than any real frame has; further levels are dropped and counted
 CAPACITY = 1 << 16
@@ -76,7 +77,7 @@ class Decoder:
             for message in decode(frame):
                 self.kinds[message["kind"]] += 1
                 out.append(dumps(message, option=append))
-        return b"".join(out)
+        return safe_json(b"".join(out))
 
     def summary(self) -> str:
         """Return one line of counts."""

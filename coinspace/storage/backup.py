@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,13 +40,23 @@ ZEROS = bytes(BLOCK_BYTES)
 
 
 class Copy:
-    """Copies files and counts them. Attributes: files, bytes (without zeros)."""
+    """Copies files and counts them.
 
-    def __init__(self) -> None:
+    Args: links: follow symbolic links, which a backup does not have.
+    Attributes: files, bytes (without zeros).
+    """
+
+    def __init__(self, *, links: bool = True) -> None:
         self.files = self.bytes = 0
+        self._links = links
 
     def tree(self, source: Path, target: Path) -> None:
-        """Copy a file or a folder; what disappears meanwhile is left out."""
+        """Copy a file or a folder; what disappears meanwhile is left out.
+
+        Raises: ConfigError for a symbolic link that is not to be followed.
+        """
+        if source.is_symlink() and not self._links:
+            raise ConfigError(f"{source}: expected files and folders of a backup, found a link")
         if source.is_dir():
             target.mkdir(parents=True, exist_ok=True)
             for one in sorted(os.listdir(source)):
@@ -168,7 +179,7 @@ def restore_backup(settings: Settings, source: Path) -> dict[str, Any]:
             f"data folder {data}: expected an empty one, found files; set `data` or COINSPACE_DATA"
             " to another, or move that one away"
         )
-    part, copy = data.with_name(f".{data.name}.restore"), Copy()
+    part, copy = data.with_name(f".{data.name}.restore"), Copy(links=False)
     try:
         if part.exists():
             shutil.rmtree(part)
@@ -188,6 +199,21 @@ def restore_backup(settings: Settings, source: Path) -> dict[str, Any]:
     return manifest
 
 
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal end the command as an error does: with its checkpoint, lock and part removed."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {one: signal.signal(one, end) for one in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
 @click.command()
 @config_option
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -198,7 +224,8 @@ def backup(config_path: str | None, folder: Path, recordings: bool) -> None:
     The platform may run meanwhile. The configuration file is not part of the data folder: keep it
     yourself.
     """
-    manifest = make_backup(load(config_path), folder, recordings=recordings)
+    with _ended_by_signals():
+        manifest = make_backup(load(config_path), folder, recordings=recordings)
     click.echo(f"{folder}: {manifest['files']:,} files, {manifest['bytes']:,} bytes")
 
 
@@ -211,5 +238,6 @@ def restore(config_path: str | None, folder: Path) -> None:
     The database completes the restore at its next start, such as by `coinspace up`.
     """
     settings = load(config_path)
-    manifest = restore_backup(settings, folder)
+    with _ended_by_signals():
+        manifest = restore_backup(settings, folder)
     click.echo(f"{settings.data}: {manifest['files']:,} files")

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import orjson
 
 from coinspace.clock import HOUR_NS, SECOND_NS, now_ns
 from coinspace.config import Settings, config_option, load
@@ -26,7 +25,7 @@ from coinspace.process import COMMAND, run
 from coinspace.storage.questdb import keeper
 from coinspace.storage.questdb.address import address, root
 from coinspace.storage.questdb.server import START_TIMEOUT_S, STOP_TIMEOUT_S, exec_status
-from coinspace.text import printable
+from coinspace.text import json_line, printable
 
 if TYPE_CHECKING:
     from coinspace.storage.reconcile import Line, Report
@@ -87,7 +86,7 @@ def _start_detached(settings: Settings, config_path: str | None) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         health = read_health(settings, keeper.PROCESS_NAME)
-        if health and health["pid"] == child.pid and health["state"] == "ready":
+        if health and health.get("pid") == child.pid and health.get("state") == "ready":
             return
         if child.poll() is not None:
             lines = log_path.read_bytes()[offset:].decode(errors="replace").strip().splitlines()
@@ -128,7 +127,7 @@ def status(config_path: str | None, as_json: bool) -> None:
     settings = load(config_path)
     facts, code = _facts(settings)
     if as_json:
-        click.echo(orjson.dumps(facts))
+        click.echo(json_line(facts))
     else:
         for name, value in facts.items():
             click.echo(f"{name:12} {printable(value)}")
@@ -143,7 +142,7 @@ def resume(config_path: str | None) -> None:
 
     done = schema.resume(address(load(config_path)))
     for statement in done:
-        click.echo(statement)
+        click.echo(printable(statement))
     if not done:
         click.echo("no table is suspended, no view is invalid", err=True)
 
@@ -189,12 +188,14 @@ def console(config_path: str | None, open_page: bool) -> None:
 def _pid(settings: Settings) -> int:
     # pid of the keeper, 0 when none runs: the health file of a killed process stays
     health = read_health(settings, keeper.PROCESS_NAME)
-    if not health or not alive(health["pid"]):
+    pid = health.get("pid") if health else None
+    # a damaged file must not name this process's group or every process
+    if not isinstance(pid, int) or pid <= 1 or not alive(pid):
         return 0
     with contextlib.suppress(OSError):
-        if b"questdb" not in Path(f"/proc/{health['pid']}/cmdline").read_bytes():
+        if b"questdb" not in Path(f"/proc/{pid}/cmdline").read_bytes():
             return 0
-    return int(health["pid"])
+    return pid
 
 
 @click.command()
@@ -220,7 +221,7 @@ def reconcile(config_path: str | None, start: str | None, end: str | None, as_js
     progress = partial(click.echo, err=True) if watched else None
     report = compare(settings, from_ns, to_ns, progress)
     if as_json:
-        click.echo(orjson.dumps(report.as_dict()))
+        click.echo(json_line(report.as_dict()))
     else:
         _print_report(report)
     if not report.lines:

@@ -18,7 +18,7 @@ def disk_folder(settings: Settings) -> Path:
     # `status` needs neither
     from coinspace.storage.questdb.address import root
 
-    return settings.data if settings.storage.ilp else root(settings)
+    return root(settings) if settings.private_server else settings.data
 
 
 def _existing(folder: Path) -> Path:
@@ -28,8 +28,8 @@ def _existing(folder: Path) -> Path:
 
 
 def no_room(settings: Settings) -> bool:
-    """Return whether the private server's disk is full; False for a configured server."""
-    if settings.storage.ilp:
+    """Return whether the private server's disk is full; False when it is not on this machine."""
+    if not settings.private_server:
         return False
     try:
         return shutil.disk_usage(_existing(disk_folder(settings))).free < ROOM_BYTES

@@ -29,6 +29,11 @@ cdef class ZmqSink(Sink):
         self._handle = <void *>handle
         self.refuse_when_full(1)
 
+    def take_over(self, epoch_ns, JournalWriter journal=None):
+        """Number messages from 1 under a new epoch. The sink has been quiet so far."""
+        self.epoch = epoch_ns
+        self._journal = journal
+
     def detach(self):
         """Stop using the socket; call before closing it. Sending afterwards raises BusError."""
         self._handle = NULL

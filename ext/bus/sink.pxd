@@ -24,6 +24,7 @@ cdef class Topic:
 cdef class Sink:
     cdef:
         readonly int64_t epoch       # ns, the publisher's start
+        public bint quiet            # messages are neither numbered nor delivered
         readonly int64_t published   # messages numbered and delivered
         readonly Latency transit     # from the exchange's time of a live message to its receipt
         readonly Latency publishing  # from receipt to publication

@@ -103,6 +103,8 @@ cdef class Sink:
         return topic.sequence
 
     cdef int send(self, Topic topic, Header *header, const void *payload, size_t size) except -1:
+        if self.quiet:
+            return 0
         topic.sequence += 1
         if header.kind == KIND_ORDERBOOK:
             if header.flags & FLAG_REPEAT:

@@ -12,6 +12,12 @@ from coinspace._ext.collector cimport Collector
 # largest message in bytes, in one frame or in several: market data is far smaller
 MAX_MESSAGE = 16 << 20
 cdef Py_ssize_t _max_message = MAX_MESSAGE
+# Frames with less content than any market data, and control frames: picows hands over a whole read of
+# 1 MiB at once, and half a million empty frames would hold the loop for a second.
+SMALL_BYTES = 32
+SMALL_PER_SECOND = 1000
+cdef Py_ssize_t _small_bytes = SMALL_BYTES
+cdef int _small_per_second = SMALL_PER_SECOND
 
 
 cdef inline int64_t read_clock(clockid_t clock) noexcept nogil:
@@ -42,6 +48,8 @@ cdef class FrameListener(WSListener):
         WSTransport _transport           # None = not connected
         bint _is_broken                  # the peer broke the protocol: its frames are not read any more
         bytearray _parts                 # parts of a message in several frames, None = no such message
+        int64_t _second_ns               # begin of the second whose small frames are counted
+        int _small
 
     def __init__(self, Collector collector not None, int connection, owner, recorder=None):
         self.collector = collector
@@ -64,6 +72,8 @@ cdef class FrameListener(WSListener):
         if self._is_broken:
             return
         transport.auto_ping_expect_pong = False
+        if frame.payload_size < _small_bytes or kind == WSMsgType.PING or kind == WSMsgType.PONG:
+            self.count_small()
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             self.refuse(WSCloseCode.PROTOCOL_ERROR, "reserved bits are set, expected no extension")
         if kind == WSMsgType.TEXT or kind == WSMsgType.BINARY:
@@ -87,6 +97,19 @@ cdef class FrameListener(WSListener):
         # picows sends the close code and disconnects
         self._is_broken = True
         raise WSProtocolError(code, reason)
+
+    cdef int count_small(self) except -1:
+        cdef int64_t now_ns = read_clock(CLOCK_MONOTONIC)
+        if now_ns - self._second_ns >= 1_000_000_000:
+            self._second_ns = now_ns
+            self._small = 0
+        self._small += 1
+        if self._small > _small_per_second:
+            self.refuse(
+                WSCloseCode.POLICY_VIOLATION,
+                f"more than {_small_per_second} small or control frames within a second",
+            )
+        return 0
 
     cdef int join(self, WSFrame frame) except -1:
         # a bytearray grows in steps, so many small parts cost no more than a few large ones

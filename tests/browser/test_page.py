@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
 import time
@@ -170,6 +171,20 @@ def test_no_value_is_not_live(feed: Feed, page: webdriver.Chrome) -> None:
     feed.reset()
     wait_for(lambda: state(page) == "live")
     wait_for(lambda: "tick not computed" not in text(page, "notice"))
+
+
+def test_a_reason_from_outside_changes_nothing_around_it(
+    feed: Feed, page: webdriver.Chrome
+) -> None:
+    given = ["a\u202eb", "\x9b2J\n", "x" * 1000, "거래 정지", "שלום", "constructor"]
+    shown = module(page, "i18n.js", f"done({json.dumps(given)}.map(m.reasonText))")
+    cut, isolated = "x" * 200 + "…", "\u2068שלום\u2069"
+    escaped = [r"a\u{202e}b", r"\u{9b}2J\u{a}"]
+    assert shown == [*escaped, cut, "거래 정지", isolated, "constructor"]
+    feed.value, feed.more = None, {"reason": "$& <b>\u202e"}
+    wait_for(lambda: r"$& <b>\u{202e}" in text(page, "notice"))
+    feed.reset()
+    wait_for(lambda: state(page) == "live")
 
 
 def test_an_old_book_is_dimmed(feed: Feed, page: webdriver.Chrome) -> None:

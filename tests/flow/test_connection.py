@@ -242,6 +242,15 @@ async def too_many_parts(caller: Caller) -> None:
     await caller.until_closed()
 
 
+def flood(frames: bytes) -> Script:
+    async def script(caller: Caller) -> None:
+        await caller.accept()
+        await caller.send(frames)
+        await caller.until_closed()
+
+    return script
+
+
 async def close_twice(caller: Caller) -> None:
     await caller.accept()
     await caller.send(b"\x88\x02\x03\xe8\x88\x02\x03\xe8")
@@ -277,6 +286,13 @@ AFTER_OPEN: dict[str, tuple[Script, str, str]] = {
     "masked": (masked, "protocol", "protocol error 1002: Received masked frame"),
     "too large": (too_large, "protocol", "protocol error 1009"),
     "too large in parts": (too_many_parts, "protocol", "protocol error 1009: a message in parts"),
+    "small frames": (
+        flood(b'\x81\x0f{"status":"UP"}' * 2000),
+        "protocol",
+        "error 1008: more than 1000 small",
+    ),
+    "empty parts": (flood(b"\x01\x00" + b"\x00\x00" * 2000), "protocol", "protocol error 1008"),
+    "pings": (flood((b"\x89\x7d" + bytes(125)) * 2000), "protocol", "protocol error 1008"),
     "reserved bits": (sends((TEXT, b"x", 0xC0)), "protocol", "error 1002: reserved bits"),
     "unknown opcode": (sends((3, b"x", 0x80)), "protocol", "protocol error 1002"),
     "a ping in parts": (sends((PING, b"x", 0)), "protocol", "protocol error 1002"),
@@ -338,7 +354,9 @@ async def test_any_frame_is_a_sign_of_life(opcode: int, monkeypatch: pytest.Monk
         await caller.accept()
         while True:
             heard.append((await caller.frame())[0])
-            await caller.send_frame(opcode, b'{"status":"UP"}')
+            if heard[-1] != PONG:
+                # an answer to each pong would be a flood
+                await caller.send_frame(opcode, b'{"status":"UP"}')
 
     async with peer(lively) as port, calling(port) as calls:
         monkeypatch.setattr(calls.connection.exchange, "PING_INTERVAL_S", 0.5)
@@ -348,12 +366,16 @@ async def test_any_frame_is_a_sign_of_life(opcode: int, monkeypatch: pytest.Monk
 
 
 async def test_a_peer_that_never_reads_does_not_fill_our_memory() -> None:
-    async def flood(caller: Caller) -> None:
+    async def silent(caller: Caller) -> None:
         await caller.accept()
-        while True:
-            await caller.send(b"\x89\x7d" + bytes(125) + b"\x89\x7d" + bytes(125))
+        await caller.until_closed()
 
-    async with peer(flood) as port, calling(port) as calls:
+    async with peer(silent) as port, calling(port) as calls:
+        await calls.until(lambda: calls.connection.links, "a link")
+        listener = calls.connection.links[0].listener
+        assert listener is not None
+        # as the transport does while its buffer is full
+        listener.pause_writing()
         await calls.until(lambda: calls.connection.failures["stuck"], "it is cut")
 
 

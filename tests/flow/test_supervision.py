@@ -18,11 +18,18 @@ from tests.waiting import free_port, wait_for
 COLLECTOR = "ticker-collector-upbit"
 KILLED = (COLLECTOR, "orderbook-collector-upbit", "index-calculator")
 HANGING = "orderbook-aggregator"
+# in the order of their replacement
+REPLACED = ["index-calculator", "orderbook-collector-upbit"]
 
 
 def index_value(running: Platform) -> Any:
     indices = (running.get("/v1/indices") or {}).get("indices", [])
     return all(one["value"] is not None for one in indices) and indices
+
+
+def open_outages(running: Platform) -> Any:
+    found = running.get("/v1/gaps?kind=venue&status=open")
+    return found is None or found["gaps"]
 
 
 def restarted(running: Platform, name: str, pid: int) -> Any:
@@ -78,7 +85,14 @@ def test_dead_and_hung_processes_come_back_and_a_stop_ends_all(
             wait_for(lambda: running.run("status").returncode == 0, "a healthy status", limit_s=90)
             before = index_value(running)
             wait_for(lambda: index_value(running) not in (False, before), "moving values")
+            before_restart = running.pids()
+            done = running.run("restart", *REPLACED)
+            assert (done.returncode, done.stdout.split()) == (0, REPLACED), done.stderr
             children = running.pids()
+            assert {one for one in children if children[one] != before_restart[one]} == {*REPLACED}
+            assert running.run("restart", "nobody").stderr.startswith("coinspace: role 'nobody'")
+            wait_for(lambda: not open_outages(running), "closed outages", limit_s=90)
+            wait_for(lambda: running.run("status").returncode == 0, "a healthy status", limit_s=90)
             # unread messages fill the socket
             heard(systemd, "")
             assert running.stop() == 0

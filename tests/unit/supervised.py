@@ -12,6 +12,8 @@ from coinspace import process
 from coinspace.config import Settings
 
 NAME, MODE, DATA = sys.argv[1:]
+if MODE == "crash at once":
+    sys.exit(3)
 
 
 def hold_pipes() -> None:

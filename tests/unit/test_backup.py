@@ -1,11 +1,15 @@
 """Backup and restore of a data folder whose database does not run: nothing is overwritten."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 import pytest
+from click.testing import CliRunner
 
+from coinspace.cli import coinspace
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.lock import lock_file
@@ -169,3 +173,29 @@ def test_another_server_is_not_backed_up(settings: Settings, tmp_path: Path) -> 
     settings.storage.ilp = "http::addr=a:9000;"
     with pytest.raises(ConfigError, match="with its own tools"):
         make_backup(settings, tmp_path / "backup", recordings=False)
+
+
+@pytest.mark.parametrize("place", ["journal/a", "keys.json", "questdb/db/loop"])
+def test_a_backup_with_a_link_is_refused(settings: Settings, tmp_path: Path, place: str) -> None:
+    """A link would copy another file of this machine, or a folder into itself without end."""
+    made = tmp_path / "backup"
+    make_backup(settings, made, recordings=False)
+    (made / place).unlink(missing_ok=True)
+    (made / place).symlink_to(".")
+    restored = Settings(data=tmp_path / "new" / "data")
+    with pytest.raises(ConfigError, match="found a link"):
+        restore_backup(restored, made)
+    assert not restored.data.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_backup_without_leaving_a_part(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setenv("COINSPACE_DATA", str(settings.data))
+    monkeypatch.setattr(Copy, "_file", lambda *_: os.kill(os.getpid(), number))
+    done = CliRunner().invoke(coinspace, ["backup", str(tmp_path / "backup")])
+    assert done.exit_code == 128 + number
+    assert not (tmp_path / "backup").exists()
+    assert signal.getsignal(number) == before

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
 import pytest
 
-from coinspace import supervisor
+from coinspace import restart, supervisor
 from coinspace.config import Settings
+from coinspace.errors import ConfigError
+from coinspace.observe.health import health_of
 from coinspace.supervisor import Child, LogFile, Supervisor, last_reason, start_exchanges
 from tests.waiting import until
 
@@ -28,7 +31,7 @@ async def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     monkeypatch.setenv("PYTHONPATH", root)
     monkeypatch.setattr(Child, "COMMAND", (sys.executable, SCRIPT))
     settings = Settings(data=tmp_path)
-    found = Supervisor(settings, {})
+    found = Supervisor(settings, {}, {})
     yield found
     await found.stop()
     assert not [child for child in found.children if child.running]
@@ -216,8 +219,20 @@ def test_a_log_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
     log.write(b"too\n")
     log.close()
     lines = path.read_bytes().splitlines()
-    assert lines == [b"(3 lines lost: the log could not be written)", b"written", b"too"]
+    assert lines == [b"(3 lines lost: not writable, or too long)", b"written", b"too"]
     assert log.lost == 3
+
+
+async def test_a_line_that_is_too_long_is_counted(watching: Supervisor, tmp_path: Path) -> None:
+    reader = asyncio.StreamReader(limit=100)
+    reader.feed_data(b"x" * 1000 + b"\nafter\n")
+    reader.feed_eof()
+    child = Child("one", [], watching.settings, watching.tasks)
+    await child._pump(reader)
+    child.log.close()
+    lines = (tmp_path / "logs" / "one.log").read_bytes().splitlines()
+    assert lines == [b"(1 lines lost: not writable, or too long)", b"after"]
+    assert child.log.lost == 1
 
 
 @pytest.mark.parametrize(
@@ -244,7 +259,7 @@ def test_the_reason_is_the_error_and_not_the_last_line(
 
 
 async def test_simulated_exchanges_that_died_come_back_at_their_addresses(tmp_path: Path) -> None:
-    found = Supervisor(Settings(data=tmp_path), {})
+    found = Supervisor(Settings(data=tmp_path), {}, {})
     try:
         arguments = ["simulate", "--exchange", "upbit", "--market", "BTC/KRW"]
         urls = await start_exchanges(found, arguments)
@@ -261,3 +276,60 @@ async def test_simulated_exchanges_that_died_come_back_at_their_addresses(tmp_pa
         await until(listens, "simulated exchanges at the same port")
     finally:
         await found.stop()
+
+
+async def test_a_replaced_process_ends_when_its_successor_waits(watching: Supervisor) -> None:
+    old = launch(watching, "serve")
+    await until(lambda: old.ready, "a ready process")
+    before = old.pid
+    await watching.replace("one")
+    [new] = watching.children
+    assert new.ready
+    assert new.pid != before
+    assert not old.running
+    assert health_of(watching.settings, "one").pid == new.pid
+
+
+async def test_a_process_goes_on_when_its_successor_fails(watching: Supervisor) -> None:
+    old = launch(watching, "serve")
+    await until(lambda: old.ready, "a ready process")
+    before = old.pid
+    old.arguments = ["one", "crash at once", str(watching.settings.data)]
+    with pytest.raises(ConfigError, match="the old process goes on"):
+        await watching.replace("one")
+    assert watching.children == [old]
+    assert old.pid == before
+
+
+async def test_restart_reports_each_process_and_refuses_what_cannot_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, stopping = Settings(data=tmp_path), asyncio.Event()
+    (tmp_path / "run").mkdir()
+    asked: list[list[str]] = []
+
+    async def replaced(roles: list[str]) -> AsyncIterator[str]:
+        asked.append(roles)
+        if roles == ["none"]:
+            raise ConfigError("role 'none': expected another")
+        yield "index-endpoint"
+
+    async def answers(*roles: str) -> list[dict[str, str]]:
+        return await asyncio.to_thread(lambda: list(restart._asked(settings, list(roles))))
+
+    serving = asyncio.ensure_future(restart.serve(settings, replaced, stopping))
+    await until((tmp_path / "run" / "supervisor.sock").exists, "the socket")
+    assert await answers("endpoint") == [{"replaced": "index-endpoint"}, {"done": ""}]
+    assert await answers("none") == [{"error": "role 'none': expected another"}]
+    assert asked == [["endpoint"], ["none"]]
+    with monkeypatch.context() as newer:
+        newer.setattr(restart, "MESSAGES", restart.MESSAGES + 1)
+        request = orjson.dumps({"restart": [], "messages": restart.MESSAGES})
+    [refused] = [one async for one in restart._answers(request, replaced)]
+    assert "expected messages of version 1" in refused["error"]
+    assert "the installed release has 2: stop `up` and start it again" in refused["error"]
+    assert len(asked) == 2
+    stopping.set()
+    await serving
+    with pytest.raises(ConfigError, match="expected a running `coinspace up`"):
+        await answers()

@@ -6,13 +6,18 @@ import asyncio
 import gc
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
+import orjson
 import pytest
+from click.testing import CliRunner
 
+from coinspace import query
+from coinspace.cli import coinspace
 from coinspace.client import (
     ApiError,
     AsyncClient,
@@ -23,7 +28,7 @@ from coinspace.client import (
     asynchronous,
 )
 from coinspace.client.events import EVENT_LIMIT, EventParser
-from coinspace.errors import CoinSpaceError
+from coinspace.errors import CoinSpaceError, EndpointError
 from tests.waiting import wait_for
 
 
@@ -242,6 +247,69 @@ def test_an_answer_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(b"".join(client.chunks("/v1/venues"))) == 1001
 
 
+HOSTILE = "\x1b[31m\u202e\x9b"
+
+
+@pytest.mark.parametrize("body", [HOSTILE * 1000, [HOSTILE], {HOSTILE: 1}])
+def test_an_answer_of_another_form_is_named_without_its_codes(body: Any) -> None:
+    with serving(orjson.dumps(body)) as server, Client(server.url) as client:
+        with pytest.raises(BadAnswer, match="expected indices") as refused:
+            client.indices()
+        assert str(refused.value).isprintable()
+        assert len(str(refused.value)) < 3000
+
+
+@pytest.mark.parametrize("ts", ["1" * 30, str(10**18), '"soon"', "[1]", "1e300"])
+def test_a_time_that_cannot_be_is_named(ts: str) -> None:
+    with serving(b'{"ts":%b}' % ts.encode()) as server, Client(server.url) as client:
+        with pytest.raises(BadAnswer, match="expected ts in ms"):
+            client.values("BTC", start=0)
+        index = client.index("BTC")
+        with pytest.raises(BadAnswer, match=r"IndexValue\.ts"):
+            repr(index)
+
+
+@pytest.mark.parametrize("body", [b'{"gaps":1}', b'{"gaps":["x"]}', b'{"gaps":[],"cursor":"a"}'])
+def test_a_page_of_another_form_is_named(body: bytes) -> None:
+    with (
+        serving(body) as server,
+        Client(server.url) as client,
+        pytest.raises(BadAnswer, match="expected gaps"),
+    ):
+        client.gaps()
+
+
+def test_pages_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asynchronous, "PAGES_LIMIT", 3)
+    with serving(b'{"gaps":[{}],"cursor":"a","next":"/v1/gaps?cursor=a"}') as server:
+        with Client(server.url) as client, pytest.raises(BadAnswer, match="at most 3 pages"):
+            client.gaps()
+        assert len(server.requests) == 3
+
+
+def test_a_name_that_is_not_text_is_refused() -> None:
+    with Client("http://127.0.0.1:1") as client, pytest.raises(InvalidArgument, match="UTF-8"):
+        client.index("\ud800")
+
+
+def test_interim_answers_have_an_end() -> None:
+    """A server that never sends the answer itself must neither hold nor fill the client."""
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    for answer in (interim * 20, interim * 100_000):
+        server = Server(answer + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        try:
+            with Client(server.url) as client, pytest.raises(ConnectionLost):
+                client.json("/")
+        finally:
+            server.close()
+    server = Server(interim + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    try:
+        with Client(server.url) as client:
+            assert client.json("/") == {}
+    finally:
+        server.close()
+
+
 # events
 
 
@@ -251,10 +319,10 @@ def test_a_hostile_stream_neither_grows_nor_waits_without_a_bound() -> None:
         assert list(parser.feed(b"x" * 65_536)) == []
     with pytest.raises(ValueError, match="expected at most"):
         list(parser.feed(b"x"))
-    for retry in (b"9" * 5000, b"999999999", "²".encode()):
+    for retry in (b"9" * 5000, b"999999999", "²".encode(), b"0"):
         parser = EventParser()
         list(parser.feed(b"retry: %b\n\n" % retry))
-        assert parser.retry_s <= 60
+        assert 0.1 <= parser.retry_s <= 60
 
 
 @pytest.mark.parametrize("identity", ["a" * 65, "a\rb", "é", "\x00", "a\tb"])
@@ -281,9 +349,73 @@ def test_a_large_event_in_small_pieces_is_searched_once() -> None:
     assert [one.data for one in parser.feed(b"\ndata: 7\n\n")] == [7]
 
 
+def test_an_event_of_many_lines_costs_no_more_than_its_size() -> None:
+    """Bytes that are joined line by line would be copied for each line."""
+
+    def parsing_s(lines: int, times: int) -> float:
+        started = time.thread_time()
+        for _ in range(times):
+            (event,) = EventParser().feed(b'data: "\n%bdata: "\n\n' % (b"data: 1\n" * lines))
+            assert event.data == "1" * lines
+        return time.thread_time() - started
+
+    assert parsing_s(200_000, 1) < 20 * parsing_s(2_000, 100)
+
+
 async def test_a_stream_of_rubbish_ends_without_reconnecting() -> None:
     with serving(b"data: {\n\n", kind="text/event-stream") as server:
         async with AsyncClient(server.url) as client:
             events = client.stream(indices=["BTC"], reconnect=False)
             with pytest.raises(ConnectionLost):
                 await asyncio.wait_for(anext(events), 60)
+
+
+# the command
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"x" * 2000, "expected at most 1000 bytes"),
+        (b"<html>", "expected JSON, was b'<html>'"),
+        (b"[1]", "expected a JSON object, was list"),
+    ],
+)
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_query_names_an_answer_of_another_form(
+    body: bytes, text: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "ANSWER_BYTES", 1000)
+    with serving(body) as server:
+        arguments = ["query", "venues", "--format", form, "--url", server.url]
+        done = CliRunner().invoke(coinspace, arguments)
+    assert isinstance(done.exception, EndpointError)
+    assert text in str(done.exception)
+
+
+def test_query_names_an_answer_that_is_nested_too_deep() -> None:
+    with serving(b'{"a":' * 1000 + b"1" + b"}" * 1000) as server:
+        done = CliRunner().invoke(
+            coinspace, ["query", "venues", "--format", "table", "--url", server.url]
+        )
+    assert isinstance(done.exception, EndpointError)
+
+
+@pytest.mark.parametrize("body", [b'{"gaps":1}', b'{"gaps":["x"]}', b"{}"])
+def test_query_names_a_list_of_another_form(body: bytes) -> None:
+    with serving(body) as server:
+        done = CliRunner().invoke(
+            coinspace, ["query", "gaps", "--format", "csv", "--url", server.url]
+        )
+    assert isinstance(done.exception, EndpointError)
+    assert "expected a list of gaps" in str(done.exception)
+
+
+def test_query_ends_when_the_pages_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "ROWS_LIMIT", 3)
+    with serving(b'{"gaps":[{},{}],"next":"/v1/gaps?cursor=a"}') as server:
+        done = CliRunner().invoke(
+            coinspace, ["query", "gaps", "--format", "csv", "--url", server.url]
+        )
+        assert len(server.requests) == 2
+    assert "at most 3 gaps" in str(done.exception)

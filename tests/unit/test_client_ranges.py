@@ -57,7 +57,7 @@ class Endpoint:
     async def answer(self, request: web.Request) -> Any:
         if request.path == "/v1/venues":
             return web.json_response({"ts": END, "venues": []})
-        start, end = int(request.query["start"]), int(request.query["end"])
+        start, end = (int(request.query.get(name, 0)) for name in ("start", "end"))
         self.asked.append((start, end))
         if (other := await self._fault(request, len(self.asked))) is not None:
             return other
@@ -271,7 +271,7 @@ def test_arguments_that_do_not_fit_are_named(call: Callable[[Client], Any], text
 
 async def test_an_older_endpoint_is_named_as_the_cause() -> None:
     async def fault(request: web.Request, number: int) -> Any:
-        if request.path.endswith("/history"):
+        if request.path.endswith(("/history", "/premiums", "/markets", "/assets")):
             problem = {"type": "urn:coinspace:problem:unknown-route", "detail": "no such route"}
             return web.json_response(problem, status=404)
         problem = {
@@ -284,6 +284,9 @@ async def test_an_older_endpoint_is_named_as_the_cause() -> None:
     async with serving(fault) as (client, _):
         with pytest.raises(ApiError, match=r"BTC/KRW/history: 404 .*endpoint may be older"):
             await client.orderbooks("upbit", "BTC/KRW", BEGIN, END)
+        for question in (client.premiums(), client.markets("upbit"), client.assets()):
+            with pytest.raises(ApiError, match=r"GET /v1/\w+: 404 .*endpoint may be older"):
+                await question
         with pytest.raises(ApiError, match=r"400 .*endpoint may be older"):
             await client.ohlc("BTC", "1m", BEGIN, END)
 

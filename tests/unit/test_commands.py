@@ -26,6 +26,7 @@ from tests import documents
 
 # command line, exit code, part of the line; {0} is the folder with the files of `folder`
 NOTHING_TO_DO = [
+    ("restart", "expected a running `coinspace up`"),
     ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 20 --to 10", "expected from before to"),
     ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 3 --to 3", "expected from before to"),
     ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 100", "found none"),
@@ -276,7 +277,7 @@ def test_names_on_the_command_line_are_taken_in_any_case_of_letters() -> None:
 def test_a_command_that_is_not_there_is_corrected(capfd: pytest.CaptureFixture[str]) -> None:
     code, err = run(["statsu"], capfd)
     assert code == 2
-    assert "No such command 'statsu'. Did you mean status?" in err
+    assert "No such command 'statsu'. Did you mean status or restart?" in err
     assert "Did you mean" not in run(["xyzzyx"], capfd)[1]
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import configparser
+import importlib
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import orjson
 import pytest
 from click.testing import CliRunner, Result
 
 from coinspace import deploy, process
 from coinspace.cli import coinspace
 from coinspace.config import Settings
-from coinspace.deploy import TARGET, chosen, unit_name, units
+from coinspace.deploy import TARGET, unit_name, units
 from coinspace.errors import ConfigError
+from coinspace.supervisor import chosen
+from tests.documents import ROOT, wrong_words
 
 MOST_EXPOSED = 3.0
 ODD = (*" \t\n\r\x0b\x1b\x7f\x85\u2028\xa0\u202e\"'\\%$;#&|<>*?(){}[]!`:", "\udcff", "%%")
@@ -71,7 +75,7 @@ def test_only_some_processes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--only", "index-endpiont"), "--only 'index-endpiont': expected one of"),
+        (("--only", "index-endpiont"), "role 'index-endpiont': expected one of"),
         (("--data", "relative"), "expected an absolute path"),
         *((("--data", f"/srv/coin{one}s"), "mean something else in a unit file") for one in ODD),
         (("--data", "/var/lib/coins:links"), "mean something else in a unit file"),
@@ -173,3 +177,45 @@ def test_units_name_the_configuration_that_was_read(
     environment = {"COINSPACE_CONFIG": "coinspace.toml"} if way == "variable" else {}
     assert run("--output", "units", "--user", "root", *arguments, **environment).exit_code == 0
     assert f"COINSPACE_CONFIG={path}\n" in (tmp_path / "units" / unit_name("questdb")).read_text()
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Return the instructions of the Containerfile, each with its text on one line."""
+    text = (ROOT / "deploy" / "Containerfile").read_text()
+    whole = re.sub(r"\\\n\s*", "", re.sub(r"(?m)^#.*\n", "", text))
+    return [tuple(line.split(" ", 1)) for line in whole.splitlines() if line]  # type: ignore[misc]
+
+
+def test_the_container_is_built_from_files_that_are_there() -> None:
+    [copied] = [rest for name, rest in instructions() if name == "COPY"]
+    *sources, target = copied.split()
+    assert target.endswith("/")
+    # the second is what `make dist` writes
+    assert sources == ["requirements/install.txt", "dist/coinspace-*.whl"]
+    assert (ROOT / sources[0]).is_file()
+
+
+def test_the_container_is_built_as_the_wheel_is_tested() -> None:
+    [steps] = [rest for name, rest in instructions() if name == "RUN"]
+    assert subprocess.run(["sh", "-n", "-c", steps], check=False).returncode == 0
+    tested = (ROOT / "tests" / "wheel.sh").read_text()
+    for option in ("--only-binary :all: --require-hashes -r", "install --no-index"):
+        assert option in tested
+    assert "--only-binary :all: --require-hashes -r /tmp/wheel/install.txt" in steps
+    assert "--no-index /tmp/wheel/coinspace-*.whl" in steps
+    [code] = re.findall(r'python -P -c "(.*?)"', steps)
+    module, name = re.fullmatch(r"from (\S+) import (\w+); print\(\2\(\)\)", code).groups()  # type: ignore[union-attr]
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_the_container_runs_as_a_user_of_its_own() -> None:
+    names = [name for name, _ in instructions()]
+    # of several of these, only the last one counts
+    assert all(names.count(one) == 1 for one in ("FROM", "USER", "ENTRYPOINT", "CMD", "VOLUME"))
+    assert names.index("USER") > names.index("RUN")
+    found = dict(instructions())
+    assert f"useradd --system --uid 10001 --home-dir {found['VOLUME']}" in found["RUN"]
+    assert f"COINSPACE_DATA={found['VOLUME']}" in found["ENV"]
+    command = orjson.loads(found["ENTRYPOINT"]) + orjson.loads(found["CMD"])
+    health = orjson.loads(found["HEALTHCHECK"].partition("CMD ")[2])
+    assert wrong_words(command) == wrong_words(health) == []

@@ -167,6 +167,8 @@ def test_configurations_are_valid(
 ) -> None:
     for name in [name for name in os.environ if name.startswith("COINSPACE_")]:
         monkeypatch.delenv(name)
+    # secrets of an example stand in the environment
+    monkeypatch.setenv("COINSPACE_STORAGE__PASSWORD", "of-a-test-only-0")
     # an example may pin processors that this machine does not have
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     for block in document.blocks:

@@ -205,6 +205,54 @@ def test_a_plain_answer_without_end_is_refused() -> None:
     assert world.fetcher.counts["rest_oversized"] == 3
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
+        b"1\r\n \r\n",
+    ],
+    ids=["100", "103", "chunks"],
+)
+def test_small_parts_without_end_do_not_hold_the_loop(part: bytes) -> None:
+    """Each of them costs as much as kilobytes of content."""
+    spent: list[float] = []
+
+    async def serve_parts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if part.startswith(b"1"):
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(part * 10_000)
+                await writer.drain()
+
+    async def main() -> list[Refusal]:
+        refusals: list[Refusal] = []
+        server = await asyncio.start_server(serve_parts, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        fetcher = Fetcher(
+            exchange("binance"),
+            f"http://127.0.0.1:{port}",
+            on_refused=lambda request, refusal, now_ns: refusals.append(refusal),
+            limits=FAST,
+        )
+        fetcher.submit(request())
+        last = time.thread_time()
+        while not refusals:
+            await asyncio.sleep(0.001)
+            now = time.thread_time()
+            spent.append(now - last)
+            last = now
+        await fetcher.close()
+        server.close()
+        return refusals
+
+    (refusal,) = asyncio.run(main())
+    assert "disconnected" in refusal.text or "not completed" in refusal.text
+    assert sum(spent) < 1
+
+
 def test_inflating_stops_at_its_bound_and_names_the_fault() -> None:
     with pytest.raises(ValueError, match="gzip or deflate"):
         inflate(b"x", "br", 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -234,6 +235,29 @@ def test_a_broken_file_of_keys_keeps_the_keys_in_force(tmp_path: Path, text: str
     keys._checked = time.monotonic() - 10
     assert keys.find(key) is not None
     assert keys.find("x") is None
+
+
+def test_a_digest_that_is_not_one_refuses_its_key(tmp_path: Path) -> None:
+    """A comparison of texts that are not ASCII would fail the request."""
+    keys = Keys(tmp_path / "keys.json")
+    key = keys.new("one", "reader")
+    (known,) = keys.all()
+    keys.file.write_text(keys.file.read_text().replace(known.digest, "é" * 64))
+    assert Keys(keys.file).find(key) is None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "large"])
+def test_keys_come_from_a_file_of_a_plausible_size(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "keys.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    with pytest.raises(EndpointError, match="expected a list of keys, was another kind of file"):
+        Keys(path)
 
 
 # hosts

@@ -294,7 +294,7 @@ def test_status_as_json_names_state_and_reason(settings: Settings) -> None:
     "damage", [{"counters": []}, {"updated_ns": "now"}, {"started_ns": None}, {"counters": 1}]
 )
 def test_the_endpoint_leaves_damaged_files_out(tmp_path: Path, damage: dict[str, Any]) -> None:
-    context = cast(Context, SimpleNamespace(settings=Settings(data=tmp_path)))
+    context = cast(Context, SimpleNamespace(settings=Settings(data=tmp_path), remote=None))
     (tmp_path / "run").mkdir()
     whole: dict[str, Any] = {"counters": {}, "updated_ns": 1, "started_ns": 1}
     (tmp_path / "run" / "good.json").write_bytes(orjson.dumps(whole))

@@ -111,3 +111,8 @@ def test_the_status_never_says_none(
     indices: list[dict[str, Any]], shown: list[tuple[str, str]]
 ) -> None:
     assert _values(indices) == shown
+
+
+@pytest.mark.parametrize("ts", [10**30, -(10**30), 10**18])
+def test_a_time_that_cannot_be_is_shown_as_it_is(ts: int) -> None:
+    assert text_of({"ts": ts}, 80) == f"ts  {ts}000000 ns\n"

@@ -19,6 +19,7 @@ from coinspace.config import PROCESSES, MetricsSettings, Settings
 from coinspace.exporter import CONNECTIONS_LIMIT, Exporter
 from coinspace.metrics import METRICS, SAMPLES_LIMIT, as_health, exposition
 from coinspace.process import Process, target_path
+from tests.waiting import until
 
 SECOND = 1_000_000_000
 PROCESS = "ticker-collector-upbit"
@@ -272,6 +273,17 @@ async def test_connections_and_requests_are_bounded(site: Site) -> None:
     assert site.exporter.refused == 2
     # the others are still served
     assert (await scrapers[1].ask())[1] == b"text\n"
+
+
+async def test_a_last_answer_that_is_not_read_does_not_keep_its_connection(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coinspace.exporter.IDLE_S", 0.05)
+    site.exporter.text = lambda: b"x" * (16 << 20)
+    scraper = await site.scraper()
+    scraper.writer.write(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    await until(lambda: site.exporter.scrapes, "a scrape")
+    await until(lambda: not site.exporter.open, "the end of the connection")
 
 
 async def test_many_scrapes_read_the_counters_once(site: Site, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_blocked_stderr_stops_no_work(tmp_path: Path, what: str) -> None:
 
 
 def test_an_unwritable_health_file_stops_no_work(tmp_path: Path) -> None:
-    part = tmp_path / "run" / f"{NAME}.part"
+    part = tmp_path / "run" / f".{NAME}.json.part"
     part.mkdir(parents=True)
     body = "running.ready()\nPath(running.settings.data / 'alive').write_text('')"
     with start(tmp_path, body=body, stderr=subprocess.PIPE) as process:

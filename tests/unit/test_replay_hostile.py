@@ -193,6 +193,28 @@ def test_a_journal_that_lies_is_named(facts: bytes) -> None:
     liar.close()
 
 
+@pytest.mark.parametrize(
+    "held",
+    [
+        b'{"%b":{}}' % (b"9" * 30),
+        b'{"-1":{}}',
+        b'{"5":{"a":[[1,1e30]]}}',
+        b'{"5":{"a":[["1","2"]]}}',
+        b'{"5":{"a":[[1,true]]}}',
+        b'{"x":{}}',
+    ],
+)
+def test_a_list_with_numbers_that_cannot_be_is_named(held: bytes) -> None:
+    """The next request of a list names an epoch: one beyond 64 bits cannot be sent."""
+    liar = Liar(b'{"more":true,"held":%b}' % held)
+    thread = threading.Thread(target=liar.answer)
+    thread.start()
+    with pytest.raises(JournalError, match="expected facts of a journal"):
+        liar.client.ranges()
+    thread.join()
+    liar.close()
+
+
 def damaged(path: Path, kind: str) -> None:
     """Change one record in the middle of a segment, and correct its checksum."""
     data = bytearray(path.read_bytes())

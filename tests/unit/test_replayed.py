@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import orjson
 import pytest
 from click.testing import CliRunner
+from structlog.testing import capture_logs
 
 from coinspace.cli import coinspace
 from coinspace.config import Settings
@@ -83,3 +86,37 @@ def test_options_that_do_not_fit(arguments: list[str], text: str) -> None:
     done = CliRunner().invoke(coinspace, ["up", *arguments])
     assert done.exit_code == 2
     assert text in done.output
+
+
+def write_books(path: Path, symbols: Iterable[str]) -> Path:
+    with FeedWriter(path, {"exchange": "binance"}) as writer:
+        for number, symbol in enumerate(symbols):
+            frame = {
+                "stream": f"{symbol.lower()}@depth@100ms",
+                "data": {"e": "depthUpdate", "E": 1, "s": symbol, "U": 1, "u": 2, "b": [], "a": []},
+            }
+            writer.write(number + 1, "<", "", orjson.dumps(frame))
+    return path
+
+
+def test_symbols_that_name_no_market_are_counted_and_left_out(tmp_path: Path) -> None:
+    path = write_books(tmp_path / "x.feed.zst", ["/USDT", "BTCUSDT", "한국USDT", "USDT", "X" * 30])
+    with capture_logs() as lines:
+        assert markets_of([path]) == {"binance": ["BTC/USDT"]}
+    (line,) = lines
+    assert (line["event"], line["symbols"]) == ("symbols left out", 4)
+
+
+def test_settings_of_any_recording_fit_into_the_environment(tmp_path: Path) -> None:
+    """Linux refuses to start a process with a variable of more than 128 KiB."""
+    symbols = [f"A{number}USDT" for number in range(20_000)]
+    path = write_books(tmp_path / "x.feed.zst", [*symbols, "BTCUSDT"])
+    settings = Settings(data=tmp_path)
+    with capture_logs() as lines:
+        environment = narrow(settings, [path])
+    (line,) = lines
+    markets = settings.exchanges["binance"].markets
+    assert len(markets) + line["symbols"] == 20_001
+    assert "BTC/USDT" in markets
+    assert environment["COINSPACE_EXCHANGES__BINANCE__MARKETS"] == orjson.dumps(markets).decode()
+    subprocess.run(["true"], env=environment, check=True)

@@ -96,7 +96,7 @@ async def test_a_status_line_has_its_time_and_few_assets(
 
     monkeypatch.setattr(screen, "within", within)
     monkeypatch.setattr(StatusScreen, "_indices", served)
-    await StatusScreen(Settings(data=tmp_path)).run(asyncio.Event())
+    await StatusScreen(Settings(data=tmp_path), ["index-endpoint"]).run(asyncio.Event())
     assert waits == [10, 60, 60, 60]
     lines = capsys.readouterr().out.splitlines()[3:]
     assert len(lines) == 3
@@ -113,7 +113,7 @@ def test_the_table_of_a_terminal_has_the_time_and_fits(tmp_path: Path) -> None:
     healths = [Health(name, "degraded", "no [bold]heartbeat " * 20) for name in names]
     indices = [{"asset": f"A{n}", "value": str(n)} for n in range(100)]
     console = Console(width=WIDTH, record=True, file=io.StringIO())
-    console.print(StatusScreen(settings)._table(healths, indices))
+    console.print(StatusScreen(settings, names)._table(healths, indices))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= WIDTH
     assert len(lines) <= len(names) + 6

@@ -164,3 +164,8 @@ def test_other_statements_are_refused_in_one_line(text: str) -> None:
 @pytest.mark.parametrize(("text", "sent"), HIDING, ids=lambda text: repr(text[:40]))
 def test_the_server_is_sent_no_comment(text: str, sent: str) -> None:
     assert check(text) == sent
+
+
+def test_a_statement_that_is_not_text_is_refused() -> None:
+    with pytest.raises(StorageError, match="expected text in UTF-8"):
+        check("select '\ud800'")

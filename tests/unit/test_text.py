@@ -1,10 +1,13 @@
 """Text from outside on a terminal and in logs: printable, visible and bounded."""
 
 import io
+import json
 import logging
 import re
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -27,7 +30,14 @@ from coinspace.query import render
 from coinspace.recording.format import FeedWriter
 from coinspace.storage import commands
 from coinspace.storage.reconcile import Line, Report
-from coinspace.text import LIMIT, PrintableFormatter, cell, printable, printable_lines
+from coinspace.text import (
+    LIMIT,
+    PrintableFormatter,
+    cell,
+    json_line,
+    printable,
+    printable_lines,
+)
 
 HOSTILE = "a\x1b[31m\n[red]b[/]\r\u202e\u2066\x00\x9b2J\ufeff\u2028"
 # forbidden output: C0 except the line feed that ends lines, C1, marks of direction
@@ -105,7 +115,26 @@ def test_a_reconciled_topic_is_shown_as_text(capfd: pytest.CaptureFixture[str]) 
     assert not set(shown.out + shown.err) & ACTIVE
 
 
-@pytest.mark.parametrize("command", [["status"], ["top", "--once", "--interval", "0.01", "--all"]])
+@pytest.mark.parametrize(
+    "value",
+    [{"a": HOSTILE, "한국": "🪙"}, "\ud800", 1 << 70, "\x7f\U000e0001"],
+    ids=["hostile", "lone surrogate", "large", "beyond 16 bits"],
+)
+@pytest.mark.parametrize("option", [0, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE])
+def test_json_on_a_terminal_is_the_same_json(value: Any, option: int) -> None:
+    shown = json_line(value, option).decode()
+    assert not set(shown) & (ACTIVE | {"\U000e0001"})
+    assert json.loads(shown) == value
+    assert shown.endswith("\n") == bool(option)
+    if isinstance(value, dict):
+        assert '"한국":"🪙"' in shown.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["top", "--once", "--interval", "0.01", "--all"], ["status", "--json"]],
+    ids=" ".join,
+)
 def test_the_state_of_a_process_is_shown_as_text(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,9 +154,22 @@ def test_the_names_in_a_recording_are_shown_as_text(tmp_path: Path) -> None:
     with FeedWriter(path, {"exchange": "upbit", "url": HOSTILE}) as writer:
         writer.write(1, "!", "", orjson.dumps({"mark": HOSTILE}))
         writer.write(2, "<", "", f'{{"ty":"{HOSTILE}","cd":"{HOSTILE}"}}'.encode())
-    for command in (["info"], ["verify"]):
+    for command in (["info"], ["verify"], ["info", "--json"], ["verify", "--json"]):
         result = CliRunner().invoke(coinspace, ["feed", *command, str(path)])
+        assert result.output
         assert not set(result.output) & ACTIVE
+
+
+def test_decoded_frames_are_shown_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "frames"
+    path.write_bytes(f'{{"error":{{"name":"{HOSTILE[-4:]}","message":"\u202e\x9b"}}}}\n'.encode())
+    found = subprocess.run(
+        [sys.executable, "-m", "coinspace", "decode", "upbit", str(path)],
+        capture_output=True,
+        check=True,
+    )
+    assert "u202e" in found.stdout.decode()
+    assert not set(found.stdout.decode()) & ACTIVE
 
 
 @pytest.mark.parametrize("terminal", [True, False])

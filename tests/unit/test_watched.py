@@ -99,6 +99,17 @@ def test_invalid_settings_are_reported_each_time(host: Host) -> None:
             watched(str(host.file))
 
 
+def test_a_configuration_without_end_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected a readable file"):
+        watched("/dev/zero")
+
+
+def test_a_folder_that_is_nobodys_is_reported(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COINSPACE_DATA", "~no-such-user/x")
+    with pytest.raises(ConfigError, match="without ~"):
+        watched(str(host.file))
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b'{"digest": 1}', b"\xff", b'{"digest": "DIGEST", "names": 7}'],
@@ -115,3 +126,28 @@ def test_nothing_is_kept_where_nothing_has_run(host: Host) -> None:
     assert [host.low_mb() for _ in range(2)] == [100, 100]
     assert host.read == 2
     assert not host.data.joinpath("run").exists()
+
+
+@pytest.mark.parametrize("kind", ["device", "nested", "not TOML", "not UTF-8"])
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.delenv("COINSPACE_DATA", raising=False)
+    path = tmp_path / "coinspace.toml"
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        text = {"nested": b"a = " + b"[" * 100_000, "not TOML": b"=", "not UTF-8": b"\xff"}
+        path.write_bytes(text[kind])
+    with pytest.raises(ConfigError, match=r"coinspace\.toml"):
+        watched(str(path))
+
+
+def test_what_is_kept_is_private_and_may_fail(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest covers passwords; a path may be no text."""
+    host.low_mb()
+    assert (host.data / "run" / KEPT).stat().st_mode & 0o777 == 0o600
+    monkeypatch.setenv("COINSPACE_DATA", str(tmp_path / "\udcff"))
+    assert watched(None).data == tmp_path / "\udcff"

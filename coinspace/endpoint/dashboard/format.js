@@ -97,3 +97,16 @@ export function cssColour(name) {
 export function venueCanvasColour(exchange) {
   return cssColour(`--venue-${exchange}`) || cssColour("--other");
 }
+
+// characters of a text from outside
+const LONGEST = 200;
+// what has no shape of its own: controls, marks of direction, halves of characters, ends of lines
+const HIDDEN = /[\p{C}\p{Zl}\p{Zp}]/gu;
+const LEFT_TO_RIGHT = /^[\p{ASCII}\p{sc=Hangul}…·–]*$/u;
+
+/** A text from outside, such as a reason: cut, without hidden characters, and apart from the direction of the text around it. */
+export function outside(given) {
+  const text = String(given ?? "");
+  const shown = text.slice(0, LONGEST).replace(HIDDEN, (one) => `\\u{${one.codePointAt(0).toString(16)}}`) + (text.length > LONGEST ? "…" : "");
+  return LEFT_TO_RIGHT.test(shown) ? shown : `\u2068${shown}\u2069`;
+}

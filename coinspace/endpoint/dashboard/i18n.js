@@ -1,5 +1,6 @@
 // Korean and English. The browser test finds a text that is missing in one language.
 
+import { outside } from "./format.js";
 import { browser } from "./storage.js";
 
 export const texts = {
@@ -92,15 +93,17 @@ let language = ["ko", "en"].find((one) => one === browser.get("language")) ?? (n
 /** The text of a key in the chosen language, with {name} filled in. */
 export function t(key, values = {}) {
   let text = texts[language][key] ?? key;
-  for (const [name, value] of Object.entries(values)) text = text.replace(`{${name}}`, value);
+  for (const [name, value] of Object.entries(values)) text = text.replace(`{${name}}`, () => value);
   return text;
 }
 
-/** The text of a state; an unknown state is shown as it is. */
-export const stateText = (state) => texts[language].states[state] ?? state;
+const known = (table, name) => (Object.hasOwn(table, name) ? table[name] : outside(name));
 
-/** The text of a reason; an unknown reason is shown as it is. */
-export const reasonText = (reason) => (reason ? texts[language].reasons[reason] ?? reason : "");
+/** The text of a state; an unknown state is shown by its name. */
+export const stateText = (state) => known(texts[language].states, state);
+
+/** The text of a reason; an unknown reason is shown as it was sent. */
+export const reasonText = (reason) => (reason ? known(texts[language].reasons, reason) : "");
 
 export const currentLanguage = () => language;
 

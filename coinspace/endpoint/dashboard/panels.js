@@ -1,6 +1,6 @@
 // Tables: venues, gaps, and the platform's processes with their rates.
 
-import { age, clock, percent, price, rate, venueColour } from "./format.js";
+import { age, clock, outside, percent, price, rate, venueColour } from "./format.js";
 import { reasonText, stateText, t } from "./i18n.js";
 import { element } from "./ladder.js";
 
@@ -137,7 +137,7 @@ export class PipelinePanel {
     if (latency !== null) shown.append(element("small", "latency", `${t("latency")} ${duration(latency)}`));
     node.append(shown, sparkline(value.points));
     const problems = PROBLEMS.map((name) => [name, sum(one.counters, name)]).filter(([, count]) => count > 0);
-    const text = one.reason ?? problems.map(([name, count]) => `${name} ${count}`).join(" · ");
+    const text = one.reason ? outside(one.reason) : problems.map(([name, count]) => `${name} ${count}`).join(" · ");
     if (text) { const line = element("p", one.reason && one.state !== "ready" ? "bad" : "", text); line.title = text; node.append(line); }
     return node;
   }

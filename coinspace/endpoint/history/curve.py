@@ -23,7 +23,7 @@ from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import CurveLevel, CurveSegment, PriceVolumeCurve
 from coinspace.endpoint.records import venue_parts
 from coinspace.endpoint.values import decimal, price, ratio
-from coinspace.method.aggregate import COMPOSITE, decode
+from coinspace.method.aggregate import COMPOSITE
 from coinspace.method.composite import evaluate, explain
 from coinspace.method.parameters import FX_CURRENCY, INDEX_CURRENCY, make_curve, parameter_hash
 from coinspace.storage.read import history
@@ -42,10 +42,10 @@ class Missing(Exception):
 async def of_live(context: Context, latest: Latest) -> PriceVolumeCurve:
     """Return the newest tick's curve. Raises: Missing."""
     asset = latest.value.asset
-    message = context.live.aggregates.get(asset)
-    if message is None:
+    found = context.live.aggregate(asset)
+    if found is None:
         raise Missing("no summed book has arrived")
-    aggregate = decode(message.payload)
+    _, aggregate = found
     if aggregate.ts_ns // MILLISECOND_NS != latest.ts_ms or COMPOSITE not in aggregate.ladders:
         raise Missing("the newest summed book belongs to another tick; try again")
     return _curve(

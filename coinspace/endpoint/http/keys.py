@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import stat
 import time
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,8 @@ from coinspace.files import replace_file
 Role = Literal["reader", "operator"]
 _KEY = re.compile(r"cs_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 RELOAD_S = 1.0
+# of a file of keys: more than 50,000 keys; a device has no end
+MOST_BYTES = 16 << 20
 # compared with when the id is unknown, so that the answer takes the same time
 _NOBODY = hashlib.sha256(b"").hexdigest()
 
@@ -61,6 +64,8 @@ class Keys:
             if stamp == self._stamp:
                 return
             self._stamp = stamp
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+                raise OSError(f"was another kind of file, or has more than {MOST_BYTES} bytes")
             keys = msgspec.json.decode(self.file.read_bytes(), type=list[Key])
         except FileNotFoundError:
             self._keys, self._stamp = {}, None
@@ -78,7 +83,9 @@ class Keys:
             return None
         key = self._keys.get(match[1])
         digest = hashlib.sha256(match[2].encode()).hexdigest()
-        same = hmac.compare_digest(digest, key.digest if key else _NOBODY)
+        # as bytes: a text that is not ASCII, from a damaged file, cannot be compared
+        known = key.digest if key else _NOBODY
+        same = hmac.compare_digest(digest.encode(), known.encode())
         return key if key is not None and same and not key.revoked else None
 
     def in_force(self, key: Key) -> bool:

@@ -21,7 +21,7 @@ from coinspace.endpoint.models import (
 from coinspace.endpoint.records import CURRENCY, constituent
 from coinspace.endpoint.values import decimal
 from coinspace.endpoint.values import price as price_text
-from coinspace.method.aggregate import COMPOSITE, Aggregate, decode
+from coinspace.method.aggregate import COMPOSITE, Aggregate
 from coinspace.method.record import VenueRecord
 
 DEPTH_PERCENTS = (0.1, 0.25, 0.5, 1.0, 2.0)
@@ -43,10 +43,10 @@ def consolidated(
 
     Args: within: a distance in percent, whose depth is added to `DEPTH_PERCENTS`.
     """
-    message = context.live.aggregates.get(asset)
-    if message is None:
+    found = context.live.aggregate(asset)
+    if found is None:
         return None
-    aggregate = decode(message.payload)
+    message, aggregate = found
     now_ms = context.now_ms()
     ts_ms = aggregate.ts_ns // MILLISECOND_NS
     names = [one.name for one in aggregate.venues]

@@ -7,7 +7,7 @@ from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import ExecutablePremium
 from coinspace.endpoint.shown import show
 from coinspace.method import siblings
-from coinspace.method.aggregate import COMPOSITE, decode
+from coinspace.method.aggregate import COMPOSITE
 from coinspace.method.composite import evaluate
 from coinspace.method.parameters import CURRENCIES, INDEX_CURRENCY, make_curve
 
@@ -18,10 +18,10 @@ def executable(context: Context, latest: Latest, size: float) -> ExecutablePremi
     A direction is null when the books are too thin for the size. The venues are those that the
     newest record used.
     """
-    message = context.live.aggregates.get(latest.value.asset)
-    if message is None:
+    summed = context.live.aggregate(latest.value.asset)
+    if summed is None:
         return None
-    aggregate = decode(message.payload)
+    _, aggregate = summed
     parameters = context.settings.index.parameters_of(aggregate.asset)
     names = [one.name for one in aggregate.venues]
     curves = {}

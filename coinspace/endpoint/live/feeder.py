@@ -18,8 +18,9 @@ from coinspace.endpoint.live.market import trade
 from coinspace.endpoint.models import Heartbeat
 from coinspace.tasks import Tasks
 
-# the page cannot show more books per second, and a book is by far the largest event
-BOOK_INTERVAL_NS = 200 * MILLISECOND_NS
+# The page cannot show more books per second, and a book is by far the largest event. The table of
+# venues is as expensive: a lost connection changes the states of hundreds of markets at once.
+INTERVAL_NS = 200 * MILLISECOND_NS
 TABLES_INTERVAL_S = 1.0
 # kind of message -> name of its event
 NAMES = {INDEX: "index", AGGREGATE: "book", TICKER: "ticker", TRADE: "trade"}
@@ -30,15 +31,16 @@ class Feeder:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self._book_ns: dict[str, int] = {}
+        self._made_ns: dict[str, int] = {}
         self._gaps_sent = 0
         context.live.listeners.append(self.on_message)
 
     def on_message(self, message: Message) -> None:
         """Publish the event of a message, which `Live` has applied."""
         if message.kind == STATE:
-            # a change of state is sent at once, ages once a second
-            self._publish("venues", "venues")
+            # a change of state is sent at once, ages and further changes once a second
+            if self.context.hub.wants("venues") and self._is_due("venues"):
+                self._publish("venues", "venues")
         elif (name := NAMES.get(message.kind)) in ("index", "book"):
             self._publish(name, f"{name}.{message.topic.split(b'.')[1].decode()}")
         elif name is not None:
@@ -47,7 +49,7 @@ class Feeder:
 
     def _publish(self, name: str, channel: str, message: Message | None = None) -> None:
         hub = self.context.hub
-        if not hub.wants(channel) or (name == "book" and not self._book_is_due(channel)):
+        if not hub.wants(channel) or (name == "book" and not self._is_due(channel)):
             return
         if name == "trade" and message is not None:
             data: bytes | None = encode(trade(self.context, message))
@@ -56,11 +58,11 @@ class Feeder:
         if data is not None:
             hub.publish(channel, name, data)
 
-    def _book_is_due(self, channel: str) -> bool:
+    def _is_due(self, channel: str) -> bool:
         now = monotonic_ns()
-        if now - self._book_ns.get(channel, -BOOK_INTERVAL_NS) < BOOK_INTERVAL_NS:
+        if now - self._made_ns.get(channel, -INTERVAL_NS) < INTERVAL_NS:
             return False
-        self._book_ns[channel] = now
+        self._made_ns[channel] = now
         return True
 
     def start(self, tasks: Tasks) -> None:

@@ -1,4 +1,4 @@
-"""Health files of all processes: as JSON for the page and as Prometheus text."""
+"""Health of all processes: as JSON for the page and as Prometheus text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEEDED = {"counters": dict, "updated_ns": int, "started_ns": int}
 
 
 def files(context: Context) -> list[dict[str, Any]]:
-    """Return every process's health, sorted by name; unreadable files are left out."""
+    """Return every process's health: this host's, without unreadable files, then other hosts'."""
     found = []
     for path in sorted((context.settings.data / "run").glob("*.json")):
         try:
@@ -31,6 +31,10 @@ def files(context: Context) -> list[dict[str, Any]]:
         if whole:
             # a damaged name could be another process's
             found.append({**health, "process": path.stem})
+    if context.remote is not None:
+        here = {health["process"] for health in found}
+        elsewhere = context.remote.read().items()
+        found += [health for name, health in elsewhere if name not in here]
     return found
 
 
@@ -59,7 +63,7 @@ def processes(context: Context) -> Pipeline:
 
 
 def platform_problems(context: Context) -> list[str]:
-    """Return the problems of this host's processes and its disk."""
+    """Return the problems of all processes and of this host's disk."""
     folder = context.settings.data / "run"
     if not folder.is_dir():
         return [f"{folder}: expected a folder of health files, found none"]
@@ -71,7 +75,7 @@ def platform_problems(context: Context) -> list[str]:
 
 
 def host_metrics(context: Context) -> bytes:
-    """Return the metrics of all processes of this host; made once a second at most."""
+    """Return the metrics of all processes; made once a second at most."""
     made_ns, text = context.metrics
     if not text or monotonic_ns() - made_ns >= SECOND_NS:
         text = exposition(files(context), context.clock())

@@ -29,8 +29,12 @@ from coinspace.config import Settings
 from coinspace.endpoint.live.age import StaleReason, stale_reason
 from coinspace.endpoint.models import IndexValue
 from coinspace.endpoint.records import index_value
-from coinspace.errors import MessageError
+from coinspace.errors import MarketError, MessageError
+from coinspace.market import Market
+from coinspace.method.aggregate import Aggregate
+from coinspace.method.aggregate import decode as decode_aggregate
 from coinspace.method.record import IndexRecord, decode
+from coinspace.text import LIMIT
 
 TRADES_KEPT = 1000
 GAPS_KEPT = 1000
@@ -178,7 +182,7 @@ class Live:
             kept = self._stages[topic] = self._stage(message)
         try:
             self._apply[message.kind](message)
-        except (MessageError, ValueError, KeyError, TypeError, AttributeError):
+        except (MessageError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             self.malformed += 1
             return
         self.heard[topic] = monotonic_ns()
@@ -202,6 +206,11 @@ class Live:
         return self._collected(message.exchange, message.market)
 
     def _collected(self, exchange: str, market: str) -> bool:
+        try:
+            # the routes read the names of markets
+            Market.parse(market)
+        except MarketError:
+            return False
         if self._settings is None:
             return True
         section = self._settings.exchanges.get(exchange)
@@ -272,10 +281,25 @@ class Live:
         state = message.json()
         if (state["exchange"], state["market"]) != self.key(message):
             raise ValueError(f"state: expected the market of {message.topic!r}, was another one")
-        self.states[state["exchange"], state["market"]] = state
+        self.states[state["exchange"], state["market"]] = _checked(state)
 
     def _aggregate(self, message: Message) -> None:
         self.aggregates[_asset(message)] = message
+
+    def aggregate(self, asset: str) -> tuple[Message, Aggregate] | None:
+        """Return the newest summed book of an asset with its message; None without one.
+
+        It is read only for a request: one that cannot be read is counted and dropped here.
+        """
+        message = self.aggregates.get(asset)
+        if message is None:
+            return None
+        try:
+            return message, decode_aggregate(message.payload)
+        except MessageError:
+            self.malformed += 1
+            del self.aggregates[asset]
+            return None
 
     def _index(self, message: Message) -> None:
         record = decode(message.payload)
@@ -294,7 +318,7 @@ class Live:
         exchange = process.removeprefix("orderbook-collector-")
         for market, state in (beat.get("states") or {}).items():
             known = self.states.get((exchange, market))
-            if known is None and not self._room(exchange, market):
+            if not isinstance(state, str) or (known is None and not self._room(exchange, market)):
                 self.refused += 1
                 continue
             if known is None or known.get("state") != state:
@@ -319,6 +343,15 @@ class Live:
             "indices": len(self.indices),
             "books": len(self.books),
         }
+
+
+def _checked(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state message's JSON. Raises: TypeError for fields of another type."""
+    name, reason, since_ns = state["state"], state.get("reason"), state.get("since_ns")
+    types = (name, str), (reason, str | None), (since_ns, int | None)
+    if not all(isinstance(value, kind) for value, kind in types):
+        raise TypeError("state: expected texts and a time")
+    return state | {"state": name[:LIMIT], "reason": reason and reason[:LIMIT]}
 
 
 def _asset(message: Message) -> str:

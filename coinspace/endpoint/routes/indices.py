@@ -164,21 +164,22 @@ def _premium(context: Context, found: Latest, now_ms: int) -> PremiumSummary:
     value, record = found.value, found.record
     fx_status: Any = record.fx_status
     stale = found.stale_reason(now_ms, context.stale_ms)
-    usable = found.coin_premium is not None
-    reason: Any = None if usable else record.reason or "no_regional_value"
+    coin = found.coin_premium
+    reason: Any = None if coin is not None else record.reason or "no_regional_value"
     return PremiumSummary(
         asset=value.asset,
         ts=value.ts,
         age_ms=found.age_ms(now_ms),
         stale=stale is not None,
         stale_reason=stale,
-        status="ok" if usable else NO_VALUE,
+        status=NO_VALUE if coin is None else "ok",
         reason=reason,
         kr=value.kr,
         gl=value.gl,
         fx=price(record.fx),
         fx_status=fx_status,
         premium=value.premium,
+        day=None if coin is None else context.premium_days.day(value.asset, now_ms, coin),
     )
 
 

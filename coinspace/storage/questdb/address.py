@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,12 @@ from urllib.parse import quote
 
 import orjson
 
-from coinspace.config import Settings
+from coinspace.config import SHARED_PORTS, Settings
 from coinspace.errors import ConfigError, StorageError
 from coinspace.files import replace_file
 from coinspace.text import shown_address
 
+LOOPBACK = "127.0.0.1"
 ILP_SCHEMES = ("http", "https", "tcp", "tcps")
 HOST_PORT = re.compile(r"(\[[\w.:%]+\]|[^\s:@/?#%\[\]]+)(:\d{1,5})?")
 
@@ -28,8 +30,8 @@ class Address:
         readonly_sql: postgresql:// address of a user that can only read.
         http: base URL of the HTTP server, "" when ILP uses TCP.
         user, password: login of the HTTP server.
-        health: base URL of the health server, "" for a configured server.
-        pid: process of the private server, 0 for a configured server.
+        health: base URL of the health server, "" for a server that this host does not run.
+        pid: process of the server, 0 where this host does not run it.
     """
 
     ilp: str
@@ -59,6 +61,8 @@ def address(settings: Settings) -> Address:
     storage = settings.storage
     if storage.ilp or storage.sql:
         return configured(storage.ilp, storage.sql, storage.readonly_sql)
+    if settings.shared_server and not settings.private_server:
+        return private(shared_ports(settings), shared_login(settings), 0, settings.shared_server)
     path = root(settings) / "address.json"
     try:
         return Address(**orjson.loads(path.read_bytes()))
@@ -118,13 +122,48 @@ def _is_postgresql(sql: str) -> bool:
     return all(one.isdecimal() for one in ports) and "@" not in names
 
 
-def private(ports: dict[str, int], credentials: dict[str, str], pid: int) -> Address:
-    """Return the private server's address. `ports`: http, pg, ilp and health, on loopback."""
+def shared_ports(settings: Settings) -> dict[str, int]:
+    """Return the ports of a private server that other hosts use: http and pg."""
+    storage = settings.storage
+    return {
+        "http": storage.http_port or SHARED_PORTS["http"],
+        "pg": storage.pg_port or SHARED_PORTS["pg"],
+    }
+
+
+def shared_login(settings: Settings) -> dict[str, str]:
+    """Return the logins of a private server that other hosts use."""
+    password = settings.storage.password.get_secret_value()
+    # who knows the reader's password must not learn the other one
+    reader = hashlib.blake2b(password.encode(), digest_size=24, person=b"reader").hexdigest()
+    return login(password, reader)
+
+
+def login(password: str, readonly_password: str) -> dict[str, str]:
+    """Return the users of the private server with their passwords."""
+    return {
+        "user": "coinspace",
+        "password": password,
+        "readonly_user": "reader",
+        "readonly_password": readonly_password,
+    }
+
+
+def private(
+    ports: dict[str, int], credentials: dict[str, str], pid: int, host: str = LOOPBACK
+) -> Address:
+    """Return the private server's address.
+
+    Args:
+        ports: http, pg and, on this machine, health.
+        host: where http and pg listen.
+    """
     user, password = credentials["user"], credentials["password"]
-    http = f"127.0.0.1:{ports['http']}"
+    shown = f"[{host}]" if ":" in host else host
+    http = f"{shown}:{ports['http']}"
 
     def sql(user: str, password: str) -> str:
-        return f"postgresql://{quote(user)}:{quote(password)}@127.0.0.1:{ports['pg']}/qdb"
+        return f"postgresql://{quote(user)}:{quote(password)}@{shown}:{ports['pg']}/qdb"
 
     return Address(
         ilp=f"http::addr={http};username={user};password={password};",
@@ -133,7 +172,7 @@ def private(ports: dict[str, int], credentials: dict[str, str], pid: int) -> Add
         http=f"http://{http}",
         user=user,
         password=password,
-        health=f"http://127.0.0.1:{ports['health']}",
+        health=f"http://{LOOPBACK}:{ports['health']}" if "health" in ports else "",
         pid=pid,
     )
 

@@ -1,4 +1,7 @@
-"""The private QuestDB server: loopback only, random credentials, ends with its parent process.
+"""The private QuestDB server: ends with its parent process.
+
+It listens on loopback with random credentials, unless processes of other hosts use it: then on this
+host's address with `storage.password`.
 
 The ports are chosen once and stored in the root folder, so that a restarted server keeps them. The
 password identifies the server: another server refuses it or requires none.
@@ -26,7 +29,16 @@ from coinspace.errors import ConfigError, StorageError
 from coinspace.files import replace_file
 from coinspace.lock import lock_file
 from coinspace.storage.questdb import runtime
-from coinspace.storage.questdb.address import Address, private, root, write_private
+from coinspace.storage.questdb.address import (
+    LOOPBACK,
+    Address,
+    login,
+    private,
+    root,
+    shared_login,
+    shared_ports,
+    write_private,
+)
 
 PORTS = ("http", "pg", "ilp", "health")
 # Java answers SIGTERM with 128 + 15: a clean end
@@ -96,6 +108,8 @@ class ManagedServer:
         self.settings = settings
         self.root = root(settings).absolute()
         self.address: Address | None = None
+        # where other hosts reach the server, "" = only this machine does
+        self._shared = settings.shared_server
         self._announced: Address | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
@@ -145,7 +159,8 @@ class ManagedServer:
         process = self.process
         if process is None:
             raise StorageError(f"QuestDB in {self.root}: expected a started server, was none")
-        found = private(self._ports, self._credentials, process.pid)
+        host = self._shared or LOOPBACK
+        found = private(self._ports, self._credentials, process.pid, host)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not is_private_server(found):
             if process.poll() is not None:
@@ -236,18 +251,15 @@ class ManagedServer:
             self._lock = None
 
     def _load_credentials(self) -> dict[str, str]:
+        if self._shared:
+            return shared_login(self.settings)
         path = self.root / "credentials.json"
         if path.exists():
             path.chmod(0o600)
             with contextlib.suppress(orjson.JSONDecodeError):
                 found: dict[str, str] = orjson.loads(path.read_bytes())
                 return found
-        made = {
-            "user": "coinspace",
-            "password": secrets.token_urlsafe(24),
-            "readonly_user": "reader",
-            "readonly_password": secrets.token_urlsafe(24),
-        }
+        made = login(secrets.token_urlsafe(24), secrets.token_urlsafe(24))
         write_private(path, made)
         return made
 
@@ -259,6 +271,10 @@ class ManagedServer:
             "ilp": storage.ilp_port,
             "health": storage.health_port,
         }
+        hosts = dict.fromkeys(PORTS, LOOPBACK)
+        if self._shared:
+            asked |= shared_ports(self.settings)
+            hosts |= {"http": self._shared, "pg": self._shared}
         path = self.root / "ports.json"
         before: dict[str, int] = {}
         if path.exists():
@@ -267,7 +283,8 @@ class ManagedServer:
         chosen: dict[str, int] = {}
         with contextlib.ExitStack() as taken:
             for name in PORTS:
-                chosen[name] = _free_port(name, asked[name], before.get(name, 0), taken)
+                known = asked[name], before.get(name, 0)
+                chosen[name] = _free_port(name, hosts[name], *known, taken)
         _write_if_other(path, orjson.dumps(chosen))
         return chosen
 
@@ -281,7 +298,11 @@ class ManagedServer:
         }
         # Java encodes file names by its locale: with C it finds no folder with non-ASCII letters
         kept["LC_CTYPE"] = "C.UTF-8"
-        bind = {name: f"127.0.0.1:{self._ports[name]}" for name in PORTS}
+        bind = {name: f"{LOOPBACK}:{self._ports[name]}" for name in PORTS}
+        if self._shared:
+            # the server takes no names and no IPv6 addresses here
+            host = socket.gethostbyname(self._shared)
+            bind |= {name: f"{host}:{self._ports[name]}" for name in ("http", "pg")}
         workers = str(self.settings.storage.server_workers)
         known = self._credentials
         return (
@@ -341,16 +362,16 @@ def _write_if_other(path: Path, content: bytes) -> None:
         replace_file(path, content)
 
 
-def _free_port(name: str, asked: int, before: int, taken: contextlib.ExitStack) -> int:
+def _free_port(name: str, host: str, asked: int, before: int, taken: contextlib.ExitStack) -> int:
     # the sockets stay bound until all four ports are chosen, so that no port is chosen twice
     for port in (asked,) if asked else (before, 0) if before else (0,):
         probe = taken.enter_context(socket.socket())
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
             return int(probe.getsockname()[1])
     raise ConfigError(
-        f"storage.{name}_port: expected a free port, {asked} is in use;"
+        f"storage.{name}_port: expected a free port of {host}, {asked} is in use;"
         " choose another, or 0 for any"
     )
 

@@ -82,6 +82,8 @@ def check(text: str) -> str:
     """
     if len(text) > SIZE_LIMIT:
         raise StorageError(f"sql: expected at most {SIZE_LIMIT} characters, was {len(text)}")
+    if not _is_utf8(text):
+        raise StorageError("sql: expected text in UTF-8, was other bytes")
     if "\0" in text:
         raise StorageError("sql: expected text without NUL, since the server ignores the rest")
     words, texts, without = _read(text)
@@ -101,6 +103,15 @@ def check(text: str) -> str:
         if INSIDE.fullmatch(one.rpartition(".")[2]):
             raise StorageError(f"sql: expected a text that names no function, was {one[:40]!r}")
     return without
+
+
+def _is_utf8(text: str) -> bool:
+    # Python keeps bytes of the command line that are not UTF-8 as lone surrogates
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_kinds(words: list[str]) -> None:

@@ -1,0 +1,114 @@
+"""`coinspace restart`: asks the running `coinspace up` to replace processes without a loss.
+
+The request and the answers are lines of JSON on a socket in the data folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import orjson
+
+from coinspace._ext.message import HEARTBEAT, encode_header
+from coinspace.config import Settings, config_option, load
+from coinspace.errors import CoinSpaceError, ConfigError
+from coinspace.text import printable
+
+NAME = "supervisor.sock"
+REQUEST_BYTES = 65_536
+# of this release's messages: the first byte of each
+MESSAGES = encode_header(HEARTBEAT)[0]
+
+Replaced = Callable[[list[str]], AsyncIterator[str]]
+
+
+@contextmanager
+def _place(settings: Settings) -> Iterator[str]:
+    # the path of a socket is limited to 107 bytes: this one is short, however deep the folder is
+    folder = os.open(settings.data / "run", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{NAME}"
+    finally:
+        os.close(folder)
+
+
+async def serve(settings: Settings, replaced: Replaced, stopping: asyncio.Event) -> None:
+    """Answer requests until everything stops.
+
+    Args: replaced: replaces the processes of some roles and yields their names.
+    """
+
+    async def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
+            async for answer in _answers(await reader.readline(), replaced):
+                writer.write(orjson.dumps(answer) + b"\n")
+                await writer.drain()
+        writer.close()
+
+    path = settings.data / "run" / NAME
+    path.unlink(missing_ok=True)
+    with _place(settings) as place, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(place)
+        path.chmod(0o600)
+        async with await asyncio.start_unix_server(on_client, sock=listener, limit=REQUEST_BYTES):
+            await stopping.wait()
+    path.unlink(missing_ok=True)
+
+
+async def _answers(request: bytes, replaced: Replaced) -> AsyncIterator[dict[str, str]]:
+    try:
+        asked = orjson.loads(request)
+        if asked["messages"] != MESSAGES:
+            # new readers would refuse the messages and journals of old writers
+            raise ConfigError(
+                f"restart: expected messages of version {MESSAGES}, which `coinspace up` runs with,"
+                f" the installed release has {asked['messages']}: stop `up` and start it again"
+            )
+        async for name in replaced([str(role) for role in asked["restart"]]):
+            yield {"replaced": name}
+    except (CoinSpaceError, ValueError, KeyError, TypeError) as error:
+        yield {"error": str(error)}
+    else:
+        yield {"done": ""}
+
+
+@click.command()
+@click.argument("roles", nargs=-1, metavar="[ROLE]...")
+@config_option
+def restart(roles: tuple[str, ...], config_path: str | None) -> None:
+    """Replace running processes by new ones, one after another, without losing data.
+
+    ROLE: collectors, storage, index, endpoint, or processes by name; without one all but QuestDB. A
+    new process starts while the old one works. It takes over when it is ready: a collector when its
+    books are synced.
+    """
+    settings = load(config_path)
+    last: dict[str, str] = {}
+    for answer in _asked(settings, list(roles)):
+        last = answer
+        if name := answer.get("replaced"):
+            click.echo(printable(name))
+    if "done" not in last:
+        raise ConfigError(last.get("error") or "restart: `coinspace up` has ended meanwhile")
+
+
+def _asked(settings: Settings, roles: list[str]) -> Iterator[dict[str, str]]:
+    try:
+        with _place(settings) as place, socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(place)
+            connection.sendall(orjson.dumps({"restart": roles, "messages": MESSAGES}) + b"\n")
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    yield orjson.loads(line)
+    except OSError as error:
+        raise ConfigError(
+            f"{Path(settings.data) / 'run'}: expected a running `coinspace up`, {error.strerror};"
+            " restart the units of systemd with systemctl"
+        ) from None

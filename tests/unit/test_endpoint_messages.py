@@ -1,0 +1,103 @@
+"""The endpoint refuses messages of the bus that are not as its processes write them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import orjson
+import pytest
+
+from coinspace._ext.message import AGGREGATE, HEARTBEAT, INDEX, STATE
+from coinspace.endpoint.http.api import encode
+from coinspace.endpoint.live.books import consolidated
+from coinspace.endpoint.live.channel_state import state
+from coinspace.endpoint.live.feeder import Feeder
+from coinspace.endpoint.live.hub import Channel
+from coinspace.endpoint.live.venues import venues
+from coinspace.endpoint.routes.catalog import MarketsQuery, assets, markets
+from coinspace.text import LIMIT
+from tests.unit.test_endpoint_age import RECORD, Desk
+
+VENUE = {"exchange": "upbit", "market": "BTC/KRW"}
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    found = Desk(monkeypatch)
+    found.all_kinds()
+    return found
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"state": 1},
+        {"state": ["synced"]},
+        {"state": "synced", "since_ns": "soon"},
+        {"state": "synced", "since_ns": 1.5},
+        {"state": "synced", "reason": {"a": 1}},
+        {},
+    ],
+    ids=str,
+)
+def test_a_state_with_fields_of_another_type_is_counted(desk: Desk, fields: Any) -> None:
+    desk.send("state.upbit.BTC/KRW.", STATE, orjson.dumps({**VENUE, **fields}))
+    assert desk.live.malformed == 1
+    assert encode(venues(desk.context))
+
+
+def test_a_heartbeat_with_states_of_another_type_is_counted(desk: Desk) -> None:
+    name = "orderbook-collector-upbit"
+    beat = {"process": name, "states": {"BTC/KRW": ["x"], "ETH/KRW": "synced"}}
+    desk.send(f"heartbeat.{name}.", HEARTBEAT, orjson.dumps(beat))
+    assert desk.live.refused == 1
+    assert desk.live.states["upbit", "ETH/KRW"]["state"] == "synced"
+
+
+@pytest.mark.parametrize("market", ["a/b/KRW", "btc/KRW", "/KRW", "\x1b/KRW", "A" * 1000 + "/KRW"])
+async def test_a_market_with_an_impossible_name_is_counted(desk: Desk, market: str) -> None:
+    """A pattern of the settings would match it, and each list of markets would fail."""
+    desk.settings.exchanges["upbit"].markets.append("*/KRW")
+    name = "orderbook-collector-upbit"
+    beat = {"process": name, "states": {market: "synced"}}
+    desk.send(f"heartbeat.{name}.", HEARTBEAT, orjson.dumps(beat))
+    assert desk.live.refused == 1
+    request = cast(Any, None)
+    assert (await assets(desk.context, request, None)).status == 200
+    assert (await markets(desk.context, request, MarketsQuery())).status == 200
+
+
+def test_many_changes_of_state_make_one_table_of_venues(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost connection changes the states of hundreds of markets, of which each made a table."""
+    monkeypatch.setattr("coinspace.endpoint.live.feeder.monotonic_ns", lambda: 0)
+    Feeder(desk.context)
+    desk.context.hub.channels["venues"] = Channel(1)
+    for since in range(100):
+        known = {**VENUE, "state": "stale", "since_ns": since}
+        desk.send("state.upbit.BTC/KRW.", STATE, orjson.dumps(known))
+    assert desk.context.hub.events == 1
+
+
+def test_a_reason_is_cut(desk: Desk) -> None:
+    long = {**VENUE, "state": "stale", "reason": "x" * (1 << 20), "since_ns": None}
+    desk.send("state.upbit.BTC/KRW.", STATE, orjson.dumps(long))
+    assert len(desk.live.states["upbit", "BTC/KRW"]["reason"]) == LIMIT
+
+
+def test_a_summed_book_that_cannot_be_read_is_counted_and_dropped(desk: Desk) -> None:
+    Feeder(desk.context)
+    desk.context.hub.channels["book.BTC"] = Channel(1)
+    desk.send("aggregate.BTC.", AGGREGATE, b"\xff" * 8)
+    assert desk.live.malformed == 1
+    assert consolidated(desk.context, "BTC", 50) is None
+    assert state(desk.context, "book.BTC") is None
+    assert desk.live.malformed == 1
+
+
+@pytest.mark.parametrize("ts", ["1e308", "1e999", '"x"', "null", "[]"])
+def test_a_record_of_an_impossible_time_is_counted_or_served(desk: Desk, ts: str) -> None:
+    record = orjson.dumps({**RECORD, "ts_ms": 0}).replace(b'"ts_ms":0', b'"ts_ms":%b' % ts.encode())
+    desk.send("index.BTC.", INDEX, record)
+    assert state(desk.context, "index.BTC")
