@@ -29,7 +29,7 @@ from typing import Any
 import click
 import msgspec
 
-from coinspace.clock import DAY_NS, HOUR_NS, now_ns
+from coinspace.clock import DAY_NS, HOUR_NS, MINUTE_NS, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
 from coinspace.files import replace_file
@@ -51,8 +51,10 @@ from coinspace.storage.tables import (
 
 ARCHIVED = (ORDERBOOK, TICKER, TRADE, INDEX_TICK, INDEX_VENUE)
 MANIFEST = "manifest.json"
-# time range of one export; its rows are in memory as Parquet
+# time range of one export
 PIECE_NS = HOUR_NS
+# of tables without exchanges, whose rows the server sorts: the hash chain needs the order of keys
+SORTED_PIECE_NS = 15 * MINUTE_NS
 TIMEOUT_S = 120.0
 # a day that gets rows each time it is written
 TRIES = 3
@@ -261,15 +263,16 @@ class Archiver:
         arrow = _arrow()
         target, piece = path.with_suffix(".part"), path.with_suffix(".piece")
         names = ", ".join(f'"{name}"' for name, _ in part.table.columns)
+        keys = ", ".join(part.table.keys)
+        order, step_ns = ("ts", PIECE_NS) if part.exchange else (keys, SORTED_PIECE_NS)
         writer = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            for start_ns in range(part.start_ns, part.start_ns + DAY_NS, PIECE_NS):
+            for start_ns in range(part.start_ns, part.start_ns + DAY_NS, step_ns):
                 fetch(
                     self._found,
                     f"SELECT {names} FROM {part.table.name}"
-                    f" WHERE {part.where(start_ns, start_ns + PIECE_NS)}"
-                    f" ORDER BY {', '.join(part.table.keys)}",
+                    f" WHERE {part.where(start_ns, start_ns + step_ns)} ORDER BY {order}",
                     piece,
                 )
                 found = arrow.parquet.ParquetFile(piece)
@@ -453,6 +456,10 @@ def archive(
     except OSError as error:
         raise ConfigError(f"{folder}: expected a writable folder, {error.strerror}") from None
     try:
+        for name in ("*.part", "*.piece"):
+            # of a run that was killed: the lock shows that none runs
+            for left in folder.rglob(name):
+                left.unlink(missing_ok=True)
         work = Archiver(settings, Archive(folder), click.echo)
         work.run(older_ns, drop_ns, tuple(known[name] for name in names or known))
     finally:

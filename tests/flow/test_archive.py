@@ -91,10 +91,12 @@ def test_days_are_written_once_and_dropped_only_when_their_files_are_whole(
     assert found.height == 4 * HOURS
     assert found.filter(exchange="binance")["price"].to_list() == [1.5 * n for n in range(1, 25)]
     assert found["ts"].dt.epoch("ns").min() == day(4)[1] + 1800 * SECOND_NS
-    # nothing is left to do, and nothing was dropped
+    # nothing is left to do, and nothing was dropped; a run that was killed left a part
+    (folder / "trade" / "upbit" / "2026-01-01.part").write_text("half a file")
     again = run(str(folder), "--table", "trade")
     assert (again.exit_code, again.stderr) == (0, "0 files written, 0 days dropped\n")
     assert query(settings, TRADES) == [(5 * HOURS,)]
+    assert list(folder.rglob("*.part")) == []
 
     # rows that came late: the file is written again
     trades(settings, 3, "upbit", first_id=1000)
