@@ -81,11 +81,9 @@ def create(found: Address, storage: StorageSettings) -> list[str]:
             if table.name not in existing
         ]
         views = _views(connection)
-        done += [
-            _run(connection, difference.repair, difference.table)
-            for difference in _differences(connection, existing, storage)
-            if not difference.damaging
-        ]
+        for difference in _differences(connection, existing, storage):
+            if not difference.damaging:
+                done += _repair(connection, difference)
         done += [
             _run(connection, _create(view, storage), view.name)
             for view in VIEWS
@@ -200,13 +198,15 @@ def _keep_older(connection: Connection, view: View) -> list[str]:
     ]
 
 
-def _repair(connection: Connection, difference: Difference) -> None:
+def _repair(connection: Connection, difference: Difference) -> list[str]:
+    """Repair a difference. Returns: the statement, nothing when another worker was faster."""
     try:
-        _run(connection, difference.repair, difference.table)
+        return [_run(connection, difference.repair, difference.table)]
     except StorageError as error:
         # another worker made the same change, and the server has not applied it yet
         if not any(word in str(error) for word in ("already", "statement is either no-op")):
             raise
+        return []
 
 
 def _report_damage(connection: Connection, difference: Difference) -> None:

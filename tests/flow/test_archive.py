@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -68,7 +69,7 @@ def run(*arguments: str) -> Result:
 
 
 def test_days_are_written_once_and_dropped_only_when_their_files_are_whole(
-    settings: Settings, tmp_path: Path
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "archive"
     for before in (4, 3, 2, 0):
@@ -97,6 +98,13 @@ def test_days_are_written_once_and_dropped_only_when_their_files_are_whole(
     assert (again.exit_code, again.stderr) == (0, "0 files written, 0 days dropped\n")
     assert query(settings, TRADES) == [(5 * HOURS,)]
     assert list(folder.rglob("*.part")) == []
+
+    # markets that the policy leaves out
+    with monkeypatch.context() as patched:
+        policy = [{"markets": "binance:*/*", "archive": False}, {"markets": "*"}]
+        patched.setenv("COINSPACE_STORAGE__POLICY", json.dumps(policy))
+        assert "3 files written" in run(str(tmp_path / "b"), "--table", "trade").stderr
+    assert not (tmp_path / "b" / "trade" / "binance").exists()
 
     # rows that came late: the file is written again
     trades(settings, 3, "upbit", first_id=1000)
