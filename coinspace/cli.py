@@ -107,6 +107,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "coinspace config init",
             {"init": "init --output coinspace.toml", "show": "show", "check": "check"},
         ),
+        "assets": Command(
+            "shared_assets", "List the assets that have an index.", "coinspace assets --update"
+        ),
         "deploy": Command(
             "deploy",
             "Write systemd units for a host.",
@@ -129,6 +132,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "storage.backup",
             "Copy a data folder while the platform runs.",
             "coinspace backup /backup/today",
+        ),
+        "archive": Command(
+            "storage.archive",
+            "Write closed days of the database as Parquet files.",
+            "coinspace archive /archive --drop 7d",
         ),
         "restore": Command(
             "storage.backup",

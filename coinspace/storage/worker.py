@@ -18,6 +18,7 @@ from coinspace.process import Process, run
 from coinspace.storage import deadletter, gaps, position, retention, schema
 from coinspace.storage.catchup import CatchUp
 from coinspace.storage.gaps import Damage
+from coinspace.storage.policy import Policies
 from coinspace.storage.questdb.address import address
 from coinspace.storage.rows import Key
 from coinspace.storage.schema import Difference
@@ -35,6 +36,8 @@ TROUBLE_S = 2.0
 STALLED_S = 30.0
 # a publisher without a heartbeat this long after the start has another key or address, or is down
 UNHEARD_S = 60.0
+# a batch of rows is sent after a second: waiting messages are read together
+PAUSE_S = 0.02
 CLOSE_S = 15.0
 DRAIN_S = 30.0
 OLD_REQUESTS = 2
@@ -69,7 +72,7 @@ class Worker:
         self.stage = Stage(
             self.sender,
             topics,
-            settings.storage.depth,
+            Policies(settings.storage),
             on_hole=lambda: self.catchup.wake(),
             on_restart=lambda publisher: self.catchup.restarted(publisher),
         )
@@ -117,6 +120,7 @@ class Worker:
                 [self.settings.bus.endpoint(publisher)],
                 self._topics,
                 partial(self.stage.on_message, publisher),
+                pause_s=PAUSE_S,
                 bus=self.settings.bus,
             )
             subscriber.start(loop)

@@ -49,6 +49,9 @@ NOTHING_TO_DO = [
     ("books {0}/sim-binance.feed.zst --quiet --markets DOGE/USDT", "no Binance frame of DOGE/USDT"),
     ("decode upbit {0}/empty.feed.zst", "found no frame"),
     ("decode upbit {0}/sim-binance.feed.zst", "expected a feed of upbit"),
+    ("archive {0}/a", "no private QuestDB runs"),
+    ("archive {0}/a --older 36h", "expected whole days such as 2d"),
+    ("archive {0}/a --table candles", "expected one of orderbook, ticker"),
     ("compute-index {0}/empty.feed.zst", "no tick"),
     ("compute-index {0}/refused.feed.zst --hash", "no tick"),
     ("compute-index --snapshots /dev/null", "no tick"),
@@ -205,7 +208,7 @@ def test_every_command_is_tried() -> None:
     # processes, which run until stopped, and settings have tests of their own
     processes = {name for name in COMMANDS if name.endswith(("-worker", "-collector"))}
     others = {"orderbook-aggregator", "index-calculator", "index-endpoint"}
-    others |= {"config", "deploy", "questdb", "keys", "doctor", "markets"}
+    others |= {"assets", "config", "deploy", "questdb", "keys", "doctor", "markets"}
     assert set(COMMANDS) - tried == processes | others
 
 
