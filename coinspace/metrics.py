@@ -34,6 +34,7 @@ DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 # name in the health file -> help; exported as coinspace_NAME_total
 COUNTERS = {
     # every process
+    "takeovers": "Times that the process took over from the one before it.",
     "health_failures": "Health files that could not be written.",
     "counter_failures": "Failed readings of the process's counters.",
     "loop_errors": "Callbacks of the event loop that failed.",
@@ -158,6 +159,7 @@ COUNTERS = {
     "record_segments_removed": "Recording files removed.",
     # storage
     "stored": "Messages given to the database, by kind.",
+    "thinned": "Messages that the storage policy leaves out, by kind.",
     "shed": "Messages left to the journals because memory was full.",
     "already_stored": "Messages that were stored already.",
     "malformed_rows": "Messages with values that cannot be stored.",

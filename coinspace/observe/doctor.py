@@ -17,6 +17,7 @@ from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.exchanges import UNUSABLE
 from coinspace.observe.health import all_health, heard
+from coinspace.storage.forecast import YEAR_DAYS, forecast
 from coinspace.storage.questdb import runtime
 from coinspace.storage.questdb.address import root
 from coinspace.storage.watch import look
@@ -45,6 +46,7 @@ def check_host(settings: Settings) -> list[Finding]:
         _governor(),
         _mapped_areas(),
         _sockets(settings),
+        *_hosts(settings),
         *_tuning(settings),
         *(Finding("exchange", "problem", problem) for problem in UNUSABLE.values()),
         *_jar(settings),
@@ -52,7 +54,13 @@ def check_host(settings: Settings) -> list[Finding]:
     if any(finding.subject == DATA_FOLDER for finding in findings):
         # the other checks need the folder
         return findings
-    return [*findings, *_database(settings), *_journals(settings), *_processes(settings)]
+    return [
+        *findings,
+        *_storage(settings),
+        *_database(settings),
+        *_journals(settings),
+        *_processes(settings),
+    ]
 
 
 def check_limits(settings: Settings) -> list[Finding]:
@@ -151,6 +159,20 @@ def _sockets(settings: Settings) -> Finding:
     return Finding("bus", "ok", "endpoints are usable")
 
 
+def _hosts(settings: Settings) -> Iterator[Finding]:
+    """Check what several hosts lack; a single host gives no findings."""
+    if not settings.hosts:
+        return
+    if not any(host.public_key for host in settings.hosts.values()):
+        yield Finding(
+            "bus", "advice", "not encrypted: `coinspace keys curve` on each host gives it a key"
+        )
+    run = {name for name, _ in settings.processes()}
+    everything = {name for name, _ in settings.model_copy(update={"hosts": {}}).processes()}
+    if missing := sorted(everything - run):
+        yield Finding("hosts", "advice", f"no host runs {', '.join(missing)}")
+
+
 def _database(settings: Settings) -> Iterator[Finding]:
     """Yield what the storage workers would report, read from the database itself."""
     if settings.private_server and not (root(settings) / "address.json").exists():
@@ -161,6 +183,23 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", "problem", problem)
     if not findings.problems:
         yield Finding("database", "ok", "answers; no table is suspended, the schema is as declared")
+
+
+def _storage(settings: Settings) -> Iterator[Finding]:
+    """Yield how much the settings store a day, and how long the disk lasts."""
+    if settings.storage.ilp:
+        # the disk of another server is unknown
+        return
+    found = forecast(settings)
+    text = f"expected {found.text()}"
+    if found.days is None or found.days >= YEAR_DAYS:
+        yield Finding("storage", "ok", text)
+    else:
+        yield Finding(
+            "storage",
+            "advice",
+            f"{text}: store less with storage.policy, shorten storage.retention or move `data`",
+        )
 
 
 def _jar(settings: Settings) -> Iterator[Finding]:
