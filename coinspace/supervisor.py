@@ -26,7 +26,7 @@ import uvloop
 
 from coinspace import preflight
 from coinspace.backoff import Backoff
-from coinspace.config import COLLECTORS, Settings, config_option, load
+from coinspace.config import COLLECTORS, Settings, config_option, load, read_venues
 from coinspace.errors import ConfigError
 from coinspace.hosts import GROUPS, is_here, matching
 from coinspace.lock import lock_name
@@ -37,7 +37,7 @@ from coinspace.observe.health import health_of
 from coinspace.observe.screen import StatusScreen
 from coinspace.process import COMMAND, STANDBY
 from coinspace.restart import serve
-from coinspace.simulator.markets.offer import offer
+from coinspace.simulator.markets.offer import offer, whole_markets
 from coinspace.tasks import WORK, Tasks, within
 
 READY_TIMEOUT_S = 90.0  # QuestDB on a busy machine needs 10 s, its first download more
@@ -380,6 +380,8 @@ class Supervisor:
         if exchanges is not None:
             report(f"starting the exchanges of `coinspace {exchanges[0]}` …")
             self.environment |= await start_exchanges(self, exchanges)
+        if self.settings.index.patterns:
+            await find_assets(self.settings, self.environment)
         for group in filter(None, start_groups(list(self.processes))):
             report(f"starting {', '.join(group)} …")
             children = [self._launch(name) for name in group]
@@ -621,6 +623,33 @@ async def start_exchanges(supervisor: Supervisor, arguments: list[str]) -> dict[
     }
 
 
+async def find_assets(settings: Settings, environment: dict[str, str]) -> None:
+    """Ask the exchanges which assets the patterns of `index.assets` mean, and use the answer.
+
+    Raises: ConfigError when an exchange does not answer and no earlier answer is kept.
+    """
+    report("asking the exchanges for their assets …")
+    child = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *("assets", "--update"),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    try:
+        _, errors = await child.communicate()
+    except asyncio.CancelledError:
+        child.kill()
+        raise
+    venues = read_venues(settings.data)
+    if child.returncode:
+        reason = errors.decode(errors="replace").strip()
+        if not venues:
+            raise ConfigError(f"index.assets: expected an answer of the exchanges: {reason}")
+        log.warning("assets as kept: the exchanges do not answer", reason=reason)
+    settings.index.share(venues)
+
+
 def report(text: str) -> None:
     """Tell the person who started everything what happens."""
     with contextlib.suppress(OSError, ValueError):
@@ -782,6 +811,12 @@ only_option = click.option(
 @click.option("--replay", is_flag=True, help="use the recordings FEED… instead of real exchanges")
 @click.option("--seed", default=7, show_default=True, help="seed of the simulated exchanges")
 @click.option("--scenario", default=None, help="scenario of the simulated exchanges")
+@click.option(
+    "--markets",
+    "offered",
+    type=click.Choice(["all"]),
+    help="with --simulate: whole exchanges, collected whole, and an index of each shared asset",
+)
 @click.option("--seconds", default=0.0, help="stop after this time; 0 = run until Ctrl-C")
 @only_option
 @click.option("--host", default=None, help="this machine's name in [hosts] of the configuration")
@@ -792,6 +827,7 @@ def up(
     replay: bool,
     seed: int,
     scenario: str | None,
+    offered: str | None,
     seconds: float,
     only: tuple[str, ...],
     host: str | None,
@@ -813,6 +849,11 @@ def up(
     if host is not None:
         os.environ["COINSPACE_HOST"] = host
     settings = load(config_path)
+    if offered:
+        if not simulate:
+            raise click.UsageError("expected --simulate with --markets all")
+        os.environ |= whole_markets(settings)
+        settings = load(config_path)
     processes = chosen(settings, only)
     check_start(settings, processes)
     raise_open_files()
@@ -832,6 +873,7 @@ def up(
             "--seed",
             str(seed),
             *(["--scenario", scenario] if scenario else []),
+            *(["--markets", offered] if offered else []),
         ]
         for exchange, markets in offer(settings).items():
             exchanges += [f"--market={exchange}:{market}" for market in markets]

@@ -18,7 +18,9 @@ from coinspace.files import replace_file
 from coinspace.process import Process, run
 
 NAME = "orderbook-aggregator"
-TOPICS = [b"orderbook.", b"state.", b"heartbeat."]
+TOPICS = [b"state.", b"heartbeat."]
+# waiting messages are read together: a tick needs them only some ms later
+PAUSE_S = 0.005
 STATE_INTERVAL_NS = SECOND_NS
 
 
@@ -38,9 +40,11 @@ class Worker:
         ]
         self.subscriber = Subscriber(
             endpoints,
-            TOPICS,
+            # exchanges have many more markets than the index
+            [*self.stage.topics, *TOPICS],
             self._on_message,
             on_drained=self.stage.flush,
+            pause_s=PAUSE_S if self.stage.interval_ns else 0.0,
             bus=settings.bus,
         )
         arrival = self._arrival = Latency()
