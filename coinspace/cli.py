@@ -107,6 +107,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "coinspace config init",
             {"init": "init --output coinspace.toml", "show": "show", "check": "check"},
         ),
+        "assets": Command(
+            "shared_assets", "List the assets that have an index.", "coinspace assets --update"
+        ),
         "deploy": Command(
             "deploy",
             "Write systemd units for a host.",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -253,7 +254,7 @@ class JournalSettings(Section):
     max_age_s: Annotated[int, Field(ge=1)] = 86_400
     """seconds kept"""
     segment_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 1 << 24
-    """size of a segment; two are reserved per publisher"""
+    """largest size of a segment; two are reserved per publisher, sized to its rate"""
     min_free_bytes: Annotated[int, Field(ge=0)] = 1 << 29
     """journalling stops when the disk has less free space"""
 
@@ -465,6 +466,15 @@ def _asset(text: str) -> str:
     return name
 
 
+def _asset_or_pattern(text: str) -> str:
+    name = text.strip().upper()
+    if "*" in name:
+        # a name results when each * stands for a letter
+        _asset(name.replace("*", "X"))
+        return name
+    return _asset(name)
+
+
 def _changes(changes: dict[str, Any]) -> dict[str, Any]:
     # converted to the parameters' types: an environment variable has only text
     try:
@@ -482,10 +492,15 @@ class IndexSettings(Section):
     """The index; see the methodology for the meaning of each parameter."""
 
     assets: list[str] = list(ASSETS)
+    """names, and patterns such as '*' for assets that exchanges share"""
+    minimum_venues: Annotated[int, Field(ge=1)] = 2
+    """venues that an asset of a pattern needs"""
     constituents: list[str] = list(CONSTITUENTS)
     """which collected markets count: exchange:BASE/QUOTE, * for any"""
     interval_ms: Annotated[int, Field(ge=0, le=60_000)] = 200
     """0 = a tick at each update; waiting updates share one"""
+    pattern_interval_ms: Annotated[int, Field(ge=1, le=60_000)] = 1000
+    """of assets that a pattern brings in; a multiple of interval_ms"""
     grace_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
     parameters: IndexParameters = IndexParameters()
     overrides: Annotated[
@@ -496,11 +511,14 @@ class IndexSettings(Section):
     """parameters of a candidate that runs beside the live one, {} = none"""
     excluded: Annotated[dict[str, str], Names(_venue)] = {}
     """excluded venue -> the operator's name and reason"""
+    _patterns: tuple[str, ...] = PrivateAttr(default=())
+    # assets that a pattern brought in
+    _shared: frozenset[str] = PrivateAttr(default=frozenset())
 
     @field_validator("assets")
     @classmethod
     def _assets(cls, assets: list[str]) -> list[str]:
-        return list(dict.fromkeys(_asset(one) for one in assets))
+        return list(dict.fromkeys(_asset_or_pattern(one) for one in assets))
 
     @field_validator("constituents")
     @classmethod
@@ -516,6 +534,41 @@ class IndexSettings(Section):
             self.next, ("fx_", "lag_ms"), "next", "the live index and the candidate share books"
         )
         return self
+
+    def model_post_init(self, context: Any, /) -> None:
+        self._patterns = tuple(one for one in self.assets if "*" in one)
+
+    def share(self, venues: Mapping[str, int]) -> None:
+        """Replace the patterns in `assets` by the assets that they mean.
+
+        Args: venues: asset -> number of its venues, the most important assets first.
+        """
+        named = self.named
+        found = [
+            asset
+            for asset, n_venues in venues.items()
+            if n_venues >= self.minimum_venues
+            and asset not in named
+            and any(fnmatchcase(asset, pattern) for pattern in self._patterns)
+        ]
+        self.assets = named + found
+        self._shared = frozenset(found)
+
+    @property
+    def named(self) -> list[str]:
+        """The assets that no pattern has brought in."""
+        return [one for one in self.assets if "*" not in one and one not in self._shared]
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns that `assets` was given with."""
+        return self._patterns
+
+    def interval_ms_of(self, asset: str) -> int:
+        """Return the interval of an asset's ticks in ms, 0 = a tick at each update."""
+        if self.interval_ms and asset in self._shared:
+            return self.pattern_interval_ms
+        return self.interval_ms
 
     def parameters_of(self, asset: str, *, candidate: bool = False) -> IndexParameters:
         """Return the parameters of an asset's index.
@@ -663,6 +716,8 @@ class MetricsSettings(Section):
 class SupervisorSettings(Section):
     hang_s: Annotated[float, Field(ge=5, le=3600)] = 20.0
     """a process that is silent for this long is restarted"""
+    standby: bool = False
+    """run a standby of the aggregator and of the calculator"""
 
 
 class Settings(Section):
@@ -773,7 +828,30 @@ def load(path: Path | str | None = None) -> Settings:
     where = "settings" if values is None else str(chosen)
     environment = read_environment(Settings, _variables())
     given = merged(spelled(Settings, values or {}), environment.values)
-    return _settings(merged(_defaults(), given), where, environment)
+    settings = _settings(merged(_defaults(), given), where, environment)
+    if settings.index.patterns:
+        settings.index.share(read_venues(settings.data))
+    return settings
+
+
+def venues_path(data: Path) -> Path:
+    """Return the file that has the number of venues of each asset."""
+    return data / "assets.json"
+
+
+def read_venues(data: Path) -> dict[str, int]:
+    """Return asset -> number of its venues, {} = not known yet. Raises: ConfigError."""
+    path = venues_path(data)
+    try:
+        found = json.loads(path.read_bytes())
+        return {str(asset): int(number) for asset, number in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: expected the numbers of venues of assets: {error};"
+            " `coinspace assets --update` writes the file"
+        ) from None
 
 
 def _variables() -> dict[str, str]:
@@ -841,6 +919,12 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
             if process not in PROCESSES:
                 yield f"bus.{key}", _unknown("process", process, list(PROCESSES))
     index = settings.index
+    if index.patterns and index.interval_ms and index.pattern_interval_ms % index.interval_ms:
+        yield (
+            "index.pattern_interval_ms",
+            f"expected a multiple of index.interval_ms, {index.interval_ms},"
+            f" was {index.pattern_interval_ms}",
+        )
     fees = {"parameters": index.parameters.taker_fees, "next": index.next.get("taker_fees", {})}
     fees |= {f"overrides.{one}": own.get("taker_fees", {}) for one, own in index.overrides.items()}
     for where, table in fees.items():

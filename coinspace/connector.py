@@ -13,8 +13,12 @@ from typing import Any
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-# ends of lines in one read of at most 256 KiB: chunks of 512 bytes
-LINES_AT_ONCE = 1000
+# a read with more ends of lines is looked at: content hardly has any
+LINES_AT_ONCE = 200
+# bytes parsed at a time then, so that a flood is noticed before all of it is parsed
+SLICE_BYTES = 8192
+# average length of a flood's lines; a short event of a stream has 30 bytes for each of its two
+SHORT = 16
 # interim answers before one answer
 INTERIM_LIMIT = 8
 
@@ -31,22 +35,29 @@ class _Handler(ResponseHandler):
     _interim = 0
 
     def data_received(self, data: bytes) -> None:
-        if data.count(b"\r\n") > LINES_AT_ONCE:
-            self._abort()
-        else:
+        if data.count(b"\r\n") <= LINES_AT_ONCE:
             super().data_received(data)
+            return
+        for start in range(0, len(data), SLICE_BYTES):
+            part = data[start : start + SLICE_BYTES]
+            if self._flooded or part.count(b"\r\n") * SHORT > len(part) >= SLICE_BYTES // 2:
+                # the request fails as with any lost connection
+                self._abort()
+                return
+            super().data_received(part)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        if self._interim > INTERIM_LIMIT:
-            # what came in the same read as the limit
-            return
-        self._interim = self._interim + 1 if 100 <= data[0].code < 200 else 0
-        if self._interim > INTERIM_LIMIT:
+        if not self._flooded:
+            self._interim = self._interim + 1 if 100 <= data[0].code < 200 else 0
+        if self._flooded:
             self._abort()
         else:
             super().feed_data(data, size)
 
+    @property
+    def _flooded(self) -> bool:
+        return self._interim > INTERIM_LIMIT
+
     def _abort(self) -> None:
-        # the request fails as with any lost connection
         if self.transport is not None:
             self.transport.abort()

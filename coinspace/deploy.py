@@ -20,7 +20,7 @@ import click
 from coinspace.config import config_option, load
 from coinspace.errors import ConfigError
 from coinspace.process import COMMAND
-from coinspace.supervisor import chosen, start_groups
+from coinspace.supervisor import chosen, only_option, start_groups
 
 TARGET = "coinspace.target"
 SECRETS = "/etc/coinspace/secrets.env"
@@ -200,12 +200,7 @@ def deploy() -> None:
     show_default=True,
     help="data folder of the service",
 )
-@click.option(
-    "--only",
-    multiple=True,
-    metavar="ROLE",
-    help="only collectors, storage, index, endpoint, or processes by name; repeatable",
-)
+@only_option
 @click.option("--host", default=None, help="name in [hosts] of the machine that gets the units")
 def systemd(
     config_path: str | None,

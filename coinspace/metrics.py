@@ -34,6 +34,7 @@ DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 # name in the health file -> help; exported as coinspace_NAME_total
 COUNTERS = {
     # every process
+    "takeovers": "Times that the process took over from the one before it.",
     "health_failures": "Health files that could not be written.",
     "counter_failures": "Failed readings of the process's counters.",
     "loop_errors": "Callbacks of the event loop that failed.",

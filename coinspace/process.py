@@ -121,7 +121,13 @@ class Process:
         # repeated work -> (seconds without a sign of life, limit)
         self._rounds: dict[str, tuple[float, int]] = {}
         self._logged: list[int] = []
-        counted = ("health_failures", "counter_failures", "loop_errors", "task_restarts")
+        counted = (
+            "health_failures",
+            "counter_failures",
+            "loop_errors",
+            "task_restarts",
+            "takeovers",
+        )
         self._counts = dict.fromkeys(counted, 0)
 
     def failed(self, name: str, error: BaseException) -> None:
@@ -185,7 +191,7 @@ class Process:
         """
         if self._lease is None or self._began:
             return True
-        reported = False
+        reported = waited = False
         while not self._lease.try_take():
             if not reported and warm():
                 reported = True
@@ -193,8 +199,12 @@ class Process:
                 self.notifier.send("STANDBY=1")
             if await within(STANDBY_POLL_S, self.stopping):
                 return False
+            waited = True
         self._began = True
         self.started_ns = now_ns()
+        if waited:
+            self._counts["takeovers"] += 1
+            self.log.warning("took over from the process before")
         if self.state in ("ready", "degraded"):
             self.notifier.send("READY=1")
         if self.settings.bus.beat_endpoint(self.name):

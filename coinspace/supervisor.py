@@ -26,7 +26,7 @@ import uvloop
 
 from coinspace import preflight
 from coinspace.backoff import Backoff
-from coinspace.config import COLLECTORS, Settings, config_option, load
+from coinspace.config import COLLECTORS, Settings, config_option, load, read_venues
 from coinspace.errors import ConfigError
 from coinspace.hosts import GROUPS, is_here, matching
 from coinspace.lock import lock_name
@@ -37,7 +37,7 @@ from coinspace.observe.health import health_of
 from coinspace.observe.screen import StatusScreen
 from coinspace.process import COMMAND, STANDBY
 from coinspace.restart import serve
-from coinspace.simulator.markets.offer import offer
+from coinspace.simulator.markets.offer import offer, whole_markets
 from coinspace.storage.forecast import forecast
 from coinspace.storage.questdb.address import root
 from coinspace.tasks import WORK, Tasks, within
@@ -53,6 +53,8 @@ FIRST_SIGN_S = 90.0  # of life, after the start: imports take 1 s, much longer o
 HANG_TERM_S = 3.0  # a process that hangs gets SIGKILL this long after SIGTERM
 PUMP_S = 1.0  # a grandchild can keep the pipes of a dead child open
 FEWEST_FILES = 512  # the database starts with fewer, and then stores nothing
+DOUBLED = ("orderbook-aggregator", "index-calculator")
+STANDBY_SUFFIX = "-standby"
 HAND_OVER_S = 120.0  # a new collector may wait for the request limit of its exchange
 STARTS = 3  # `up` gives up when a process has ended this often during the start
 ENDPOINT = "index-endpoint"
@@ -288,6 +290,11 @@ class Child:
             log.error("process killed", process=self.name, after_s=timeout_s)
         await self._settle()
 
+    async def restart(self) -> None:
+        """End the process so that its standby takes over; it is started again."""
+        if self._process is not None:
+            await _terminate(self._process, STOP_TIMEOUT_S, signal.SIGUSR1)
+
     async def _settle(self) -> None:
         if self._keeping is not None:
             # the last lines of the log are still being written
@@ -344,6 +351,10 @@ class Supervisor:
         self.failure: BaseException | None = None
         self.tasks = Tasks(self.failed, self.restarting)
         self._replacing = asyncio.Lock()
+        # the processes that run twice, of which one is the standby
+        self.doubled = (
+            set(DOUBLED).intersection(processes) if settings.supervisor.standby else set()
+        )
 
     def failed(self, name: str, error: BaseException) -> None:
         """Record that a task of the supervisor failed, and stop everything."""
@@ -371,11 +382,20 @@ class Supervisor:
         if exchanges is not None:
             report(f"starting the exchanges of `coinspace {exchanges[0]}` …")
             self.environment |= await start_exchanges(self, exchanges)
+        if self.settings.index.patterns:
+            await find_assets(self.settings, self.environment)
         for group in filter(None, start_groups(list(self.processes))):
             report(f"starting {', '.join(group)} …")
-            children = [self.launch(name, self.processes[name]) for name in group]
+            children = [self._launch(name) for name in group]
             for child in children:
                 await self._ready(child)
+                if child.name in self.doubled:
+                    self._launch(child.name, STANDBY_SUFFIX)
+
+    def _launch(self, name: str, suffix: str = "") -> Child:
+        # of two processes of one name, the one that ends comes back as the standby
+        environment = {STANDBY: "1"} if name in self.doubled else {}
+        return self.launch(name + suffix, self.processes[name], **environment)
 
     def launch(self, name: str, arguments: list[str], **environment: str) -> Child:
         """Start one process and keep it running. Args: environment: of this process only."""
@@ -391,6 +411,9 @@ class Supervisor:
         Raises: ConfigError when the new process cannot take over; the old one then goes on.
         """
         async with self._replacing:
+            if name in self.doubled:
+                await self._swap(name)
+                return
             old = next(child for child in self.children if child.name == name)
             new = self.launch(name, old.arguments, **{STANDBY: "1"})
             try:
@@ -402,6 +425,17 @@ class Supervisor:
             await old.stop(number=signal.SIGUSR1)
             self.children.remove(old)
             await self._ready(new)
+
+    async def _swap(self, name: str) -> None:
+        """Restart the standby, let it take over, then restart the other process as standby."""
+        pair = [one for one in self.children if one.name in (name, name + STANDBY_SUFFIX)]
+        leader = health_of(self.settings, name).pid
+        for child in sorted(pair, key=lambda one: one.pid == leader):
+            before = child.restarts
+            await child.restart()
+            while child.restarts == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            await self._could_take_over(child)
 
     async def replaced(self, roles: list[str]) -> AsyncIterator[str]:
         """Replace the processes of some roles, all but the database without one, in order.
@@ -418,13 +452,13 @@ class Supervisor:
                 yield name
 
     async def _could_take_over(self, child: Child) -> None:
-        started = time.monotonic()
+        started, restarts = time.monotonic(), child.restarts
         while not (child.standby or self._works(child)):
             waited_s = time.monotonic() - started
-            if child.restarts:
+            if child.restarts > restarts:
                 raise ConfigError(f"{self._not_ready(child, waited_s)}; the old process goes on")
             if waited_s > HAND_OVER_S:
-                if not health_of(self.settings, child.name).ok:
+                if not health_of(self.settings, child.name.removesuffix(STANDBY_SUFFIX)).ok:
                     # there is nothing to lose
                     return
                 raise ConfigError(
@@ -591,6 +625,33 @@ async def start_exchanges(supervisor: Supervisor, arguments: list[str]) -> dict[
     }
 
 
+async def find_assets(settings: Settings, environment: dict[str, str]) -> None:
+    """Ask the exchanges which assets the patterns of `index.assets` mean, and use the answer.
+
+    Raises: ConfigError when an exchange does not answer and no earlier answer is kept.
+    """
+    report("asking the exchanges for their assets …")
+    child = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *("assets", "--update"),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    try:
+        _, errors = await child.communicate()
+    except asyncio.CancelledError:
+        child.kill()
+        raise
+    venues = read_venues(settings.data)
+    if child.returncode:
+        reason = errors.decode(errors="replace").strip()
+        if not venues:
+            raise ConfigError(f"index.assets: expected an answer of the exchanges: {reason}")
+        log.warning("assets as kept: the exchanges do not answer", reason=reason)
+    settings.index.share(venues)
+
+
 def report(text: str) -> None:
     """Tell the person who started everything what happens."""
     with contextlib.suppress(OSError, ValueError):
@@ -737,6 +798,14 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> N
         await tasks.cancel()
 
 
+only_option = click.option(
+    "--only",
+    multiple=True,
+    metavar="ROLE",
+    help="only collectors, storage, index, endpoint, or processes by name; repeatable",
+)
+
+
 @click.command()
 @config_option
 @click.argument("feeds", nargs=-1, type=click.Path(path_type=Path), metavar="[FEED]...")
@@ -744,13 +813,14 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> N
 @click.option("--replay", is_flag=True, help="use the recordings FEED… instead of real exchanges")
 @click.option("--seed", default=7, show_default=True, help="seed of the simulated exchanges")
 @click.option("--scenario", default=None, help="scenario of the simulated exchanges")
-@click.option("--seconds", default=0.0, help="stop after this time; 0 = run until Ctrl-C")
 @click.option(
-    "--only",
-    multiple=True,
-    metavar="ROLE",
-    help="only collectors, storage, index, endpoint, or processes by name; repeatable",
+    "--markets",
+    "offered",
+    type=click.Choice(["all"]),
+    help="with --simulate: whole exchanges, collected whole, and an index of each shared asset",
 )
+@click.option("--seconds", default=0.0, help="stop after this time; 0 = run until Ctrl-C")
+@only_option
 @click.option("--host", default=None, help="this machine's name in [hosts] of the configuration")
 def up(
     feeds: tuple[Path, ...],
@@ -759,6 +829,7 @@ def up(
     replay: bool,
     seed: int,
     scenario: str | None,
+    offered: str | None,
     seconds: float,
     only: tuple[str, ...],
     host: str | None,
@@ -780,6 +851,11 @@ def up(
     if host is not None:
         os.environ["COINSPACE_HOST"] = host
     settings = load(config_path)
+    if offered:
+        if not simulate:
+            raise click.UsageError("expected --simulate with --markets all")
+        os.environ |= whole_markets(settings)
+        settings = load(config_path)
     processes = chosen(settings, only)
     check_start(settings, processes)
     raise_open_files()
@@ -799,6 +875,7 @@ def up(
             "--seed",
             str(seed),
             *(["--scenario", scenario] if scenario else []),
+            *(["--markets", offered] if offered else []),
         ]
         for exchange, markets in offer(settings).items():
             exchanges += [f"--market={exchange}:{market}" for market in markets]

@@ -86,3 +86,14 @@ def fresh_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Leave no setting to the next test: `up` hands its choices to children by the environment."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("COINSPACE_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("COINSPACE_")]:
+        if name not in before:
+            del os.environ[name]
+    os.environ.update(before)

@@ -76,6 +76,9 @@ class OrderbookAggregator:
         # topic of its books -> venue
         self._routes: dict[bytes, Venue] = {}
         self.assets: dict[str, list[Venue]] = {asset: [] for asset in settings.index.assets}
+        self._interval_of_ns = {
+            asset: settings.index.interval_ms_of(asset) * MILLISECOND_NS for asset in self.assets
+        }
         # venues whose base name, at least at times, means another asset or a multiple
         self._renamed: set[Venue] = set()
         # venues that a pattern of the configuration includes; venues that an exchange has not
@@ -192,7 +195,20 @@ class OrderbookAggregator:
         self._take(ts_ns, inputs or {})
         self.last_ts_ns = ts_ns
         self.counts["ticks"] += 1
-        self._emit(ts_ns, self.assets)
+        self._emit(ts_ns, self.due(ts_ns))
+
+    def due(self, ts_ns: int) -> list[str]:
+        """Return the assets that have a tick at an instant of the grid."""
+        return [
+            one
+            for one, step_ns in self._interval_of_ns.items()
+            if not step_ns or not ts_ns % step_ns
+        ]
+
+    @property
+    def topics(self) -> list[bytes]:
+        """The topics of the books that it reads, one per market."""
+        return list(self._routes)
 
     def clock_stepped(self) -> None:
         """Reset all state after the clock was set: its times come from the old clock."""

@@ -18,7 +18,9 @@ from coinspace.files import replace_file
 from coinspace.process import Process, run
 
 NAME = "orderbook-aggregator"
-TOPICS = [b"orderbook.", b"state.", b"heartbeat."]
+TOPICS = [b"state.", b"heartbeat."]
+# waiting messages are read together: a tick needs them only some ms later
+PAUSE_S = 0.005
 STATE_INTERVAL_NS = SECOND_NS
 
 
@@ -28,7 +30,7 @@ class Worker:
     def __init__(self, process: Process) -> None:
         self._process = process
         settings = self._settings = process.settings
-        self.publisher = Publisher(NAME, settings.bus, process.started_ns)
+        self.publisher = Publisher(NAME, settings.bus, process.started_ns, quiet=not process.leads)
         self.stage = OrderbookAggregator(settings, self.publisher, coalesce=True, clock=now_ns)
         # a collector without markets never runs; to retry its socket 50 times a second costs time
         endpoints = [
@@ -38,9 +40,11 @@ class Worker:
         ]
         self.subscriber = Subscriber(
             endpoints,
-            TOPICS,
+            # exchanges have many more markets than the index
+            [*self.stage.topics, *TOPICS],
             self._on_message,
             on_drained=self.stage.flush,
+            pause_s=PAUSE_S if self.stage.interval_ns else 0.0,
             bus=settings.bus,
         )
         arrival = self._arrival = Latency()
@@ -69,19 +73,28 @@ class Worker:
         }
 
     async def run(self) -> None:
-        """Make ticks until the process stops."""
-        loop = asyncio.get_running_loop()
+        """Make ticks until the process stops; a standby makes them without publishing them."""
         self._restore()
-        self.subscriber.start(loop)
-        self.publisher.start_heartbeats(loop)
+        self.subscriber.start(asyncio.get_running_loop())
         ticks = self._process.tasks.spawn("ticks", self._ticks())
         try:
-            await self._process.stopping.wait()
+            if await self._lead():
+                await self._process.stopping.wait()
         finally:
             await self._process.tasks.end(ticks)
             self._save()
             self.subscriber.close()
             self.publisher.close()
+
+    async def _lead(self) -> bool:
+        process = self._process
+        if not process.leads:
+            if not await process.lead(lambda: bool(self.stage.counters()["venues_usable"])):
+                return False
+            self.publisher.succeed(process.started_ns, None)
+            self.publisher.quiet = False
+        self.publisher.start_heartbeats(asyncio.get_running_loop())
+        return True
 
     async def _ticks(self) -> None:
         interval_ns = self.stage.interval_ns
@@ -127,6 +140,8 @@ class Worker:
             self._process.log.error("started without FX memory", error=str(error))
 
     def _save(self) -> None:
+        if not self._process.leads:
+            return
         try:
             replace_file(self._path, orjson.dumps(self.stage.state()))
         except OSError as error:
@@ -149,4 +164,4 @@ async def main(process: Process) -> None:
 @config_option
 def orderbook_aggregator(config_path: str | None) -> None:
     """Merge the books of all exchanges into one book per asset and tick."""
-    run(NAME, load(config_path), main)
+    run(NAME, load(config_path), main, warm=True)

@@ -22,6 +22,11 @@ from coinspace.errors import JournalError
 from coinspace.lock import lock_file
 
 KEEPER_INTERVAL_S = 0.5
+# reserved segments take memory: their size follows the rate. A segment starts with SMALLEST bytes;
+# the next one doubles when it was full within FAST_NS, and halves when it lasted for SLOW_NS
+SMALLEST = 4 << 20
+FAST_NS = 10 * SECOND_NS
+SLOW_NS = 60 * SECOND_NS
 LOG_INTERVAL_NS = MINUTE_NS
 SHORT_INTERVAL_NS = HOUR_NS
 
@@ -67,6 +72,8 @@ class Journal:
         self._kept_bytes = 0
         self._settings = settings
         self._number = 0
+        self._size = min(SMALLEST, settings.segment_bytes)
+        self._made_ns = 0
         self._logged_ns: int | None = None
         self._short_ns: int | None = None
         # ages are measured on the monotonic clock: a wall clock set forward by days would remove
@@ -128,7 +135,8 @@ class Journal:
         # the next segment first: the writer may be waiting for it
         try:
             while not self.writer.has_next or self.writer.current is None:
-                self._prune(self._settings.segment_bytes)
+                self._resize()
+                self._prune(self._size)
                 self.writer.provide(self._make())
             self._set_problem(None)
         except (OSError, JournalError) as error:
@@ -137,8 +145,17 @@ class Journal:
             self._close_segment(self.writer.full.pop(0))
         self._prune(0)
 
+    def _resize(self) -> None:
+        # a segment is made when one is full; the first two are made at once
+        now, most = monotonic_ns(), self._settings.segment_bytes
+        lasted_ns, self._made_ns = now - self._made_ns, now
+        if self._number >= 2 and lasted_ns < FAST_NS:
+            self._size = min(2 * self._size, most)
+        elif lasted_ns > SLOW_NS:
+            self._size = max(self._size // 2, min(SMALLEST, most))
+
     def _make(self) -> Segment:
-        size = self._settings.segment_bytes
+        size = self._size
         disk = os.statvfs(self.folder)
         free = disk.f_bavail * disk.f_frsize
         if free < self._settings.min_free_bytes + size:

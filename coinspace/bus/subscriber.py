@@ -37,6 +37,8 @@ class Subscriber:
         conflate: deliver only the newest order book or aggregate per topic of one drain. Displays
             and an index at each update need no older ones.
         on_drained: called after each drain that took messages.
+        pause_s: shortest time between two drains, so that the messages of a busy bus are read
+            together; 0 = each message is read at once.
         bus: the settings with high-water mark and CURVE keys.
     """
 
@@ -49,6 +51,7 @@ class Subscriber:
         on_gap: Callable[[bytes, int, int, int], object] | None = None,
         conflate: bool = False,
         on_drained: Callable[[], object] | None = None,
+        pause_s: float = 0.0,
         bus: BusSettings | None = None,
     ) -> None:
         self._endpoints = list(endpoints)
@@ -74,6 +77,9 @@ class Subscriber:
         self._fd = -1
         self._poll: Repeat | None = None
         self._again: asyncio.Handle | None = None
+        self._pause_s = pause_s
+        # whether messages wait for the end of a pause, and none calls
+        self._paused = False
         self._logged: dict[str, int] = {}
 
     def connect(self) -> None:
@@ -91,6 +97,11 @@ class Subscriber:
         self._fd = self._socket.FD
         self._loop.add_reader(self._fd, self._drain)
         self._poll = Repeat(self._loop, "bus poll", SAFETY_POLL_S, self._safety_poll)
+
+    def add(self, topic: bytes) -> None:
+        """Receive one more topic of a market from now on."""
+        self._receiver.want(topic)
+        self._socket.subscribe(topic)
 
     def drain(self) -> int:
         """Read all waiting messages without an event loop. Returns: their number."""
@@ -117,7 +128,8 @@ class Subscriber:
     def close(self) -> None:
         """Stop reading and close the socket; delivered messages stay valid."""
         if self._loop is not None:
-            self._loop.remove_reader(self._fd)
+            if not self._paused:
+                self._loop.remove_reader(self._fd)
             if self._poll is not None:
                 self._poll.stop()
             if self._again is not None:
@@ -130,12 +142,26 @@ class Subscriber:
         if self._loop is None:
             return
         self._again = None
+        before = self._receiver.received
         try:
             # the edge is consumed: the remaining messages cause no further event
             if self._receiver.drain(DRAIN_LIMIT):
                 self._again = self._loop.call_soon(self._drain)
+                return
         except Exception as error:
             report(self._loop, "bus reader", error)
+        if self._pause_s and self._loop is not None:
+            self._pause(self._loop, busy=self._receiver.received > before)
+
+    def _pause(self, loop: asyncio.AbstractEventLoop, *, busy: bool) -> None:
+        """Read on after a pause while messages come, otherwise with the next message."""
+        if busy:
+            self._again = loop.call_later(self._pause_s, self._drain)
+        if busy and not self._paused:
+            loop.remove_reader(self._fd)
+        elif self._paused and not busy:
+            loop.add_reader(self._fd, self._drain)
+        self._paused = busy
 
     def _safety_poll(self) -> None:
         if self._again is None:

@@ -93,7 +93,8 @@ class Collection:
 
     Args:
         channels: what to subscribe to, the stream's own channels by default.
-        assets: assets of the index. Their markets are requested first.
+        assets: assets of the index. Their markets are requested before others.
+        named: the assets whose markets are requested first.
         recorders: make a recorder for each connection: a feed has the frames of one connection.
     """
 
@@ -109,6 +110,7 @@ class Collection:
         tuning: TuningSettings | None = None,
         recorders: Recorders = lambda number: None,
         assets: Sequence[str] = (),
+        named: Sequence[str] = (),
     ) -> None:
         self.settings = settings
         self.exchange = exchange_named(exchange)
@@ -124,6 +126,7 @@ class Collection:
         self.log = structlog.get_logger(f"{stream}-{exchange}")
         self._open_recorder = recorders
         self._assets = assets
+        self._named = named
         self._tuning = tuning
         self._tls = tls_context(settings)
         self.fetcher = Fetcher(
@@ -156,7 +159,13 @@ class Collection:
                 return
         entries = resolve(self.exchange, self.settings.markets, listings)
         self.stage = make_stage(
-            self.exchange, self.stream, self.settings, entries, self.sink, self._assets
+            self.exchange,
+            self.stream,
+            self.settings,
+            entries,
+            self.sink,
+            self._assets,
+            self._named,
         )
         self.stage.marker = self._mark
         self.stage.wall = now_ns
@@ -366,10 +375,11 @@ def make_stage(
     entries: list[tuple[str, str]],
     sink: Sink,
     assets: Sequence[str] = (),
+    named: Sequence[str] = (),
 ) -> OrderBookStage | TickerStage:
     """Return the stage of a stream over (symbol, market) pairs.
 
-    Args: assets: assets of the index. Their markets are requested first.
+    Args: assets: assets of the index. named: those whose markets are requested first.
     """
     needed = needed_markets(exchange, entries, assets)
     if stream == "ticker":
@@ -381,6 +391,7 @@ def make_stage(
         depth=settings.depth,
         snapshot_depth=settings.snapshot_depth,
         needed=needed,
+        first=needed_markets(exchange, entries, named),
         stale_after_s=settings.stale_after_s,
         compare_interval_s=settings.compare_interval_s,
     )

@@ -17,6 +17,8 @@ from coinspace.clock import SECOND_NS
 from coinspace.collector.limits import Window, shared
 from coinspace.exchanges.exchange import Exchange, Limit, Request, Stream
 
+# 0: for an asset that the settings name, 1: for another one of the index, 2: for neither
+TIERS = 3
 # longest wait for an answer
 LOST_NS = 5 * SECOND_NS
 
@@ -77,7 +79,9 @@ class Demand:
         }
         self._others = {group: Window(_part(limit, OTHERS)) for group, limit in limits.items()}
         # rank -> wanted requests in order of arrival
-        self._waiting: dict[int, dict[Key, Request]] = {rank: {} for rank in range(2 * len(Value))}
+        self._waiting: dict[int, dict[Key, Request]] = {
+            rank: {} for rank in range(TIERS * len(Value))
+        }
         self._rank_of: dict[Key, int] = {}
         # requests without an answer: key -> (time of the request, value)
         self._asked: dict[Key, tuple[int, Value]] = {}
@@ -85,15 +89,15 @@ class Demand:
     def __len__(self) -> int:
         return len(self._rank_of)
 
-    def add(self, request: Request, value: Value, needed: bool, now_ns: int) -> bool:
+    def add(self, request: Request, value: Value, tier: int, now_ns: int) -> bool:
         """Add a wanted request; return whether it is new.
 
         An equal request that waits already takes the higher of both ranks.
 
-        Args: needed: whether the index needs the answer.
+        Args: tier: below TIERS; of requests of one value, the lowest tier comes first.
         """
         key = _key(request)
-        rank = 2 * value + (not needed)
+        rank = TIERS * value + tier
         if self._waits_for(key, now_ns):
             return False
         before = self._rank_of.get(key)
@@ -123,9 +127,9 @@ class Demand:
         for key in list(self._asked):
             self._waits_for(key, now_ns)
         taken = []
-        incomplete = any(rank // 2 <= Value.QUIET for rank in self._rank_of.values())
+        incomplete = any(rank // TIERS <= Value.QUIET for rank in self._rank_of.values())
         for rank, waiting in self._waiting.items():
-            value = Value(rank // 2)
+            value = Value(rank // TIERS)
             if value == Value.DEEPEN and incomplete:
                 # all missing books come first
                 break

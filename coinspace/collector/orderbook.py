@@ -93,6 +93,7 @@ class OrderBookStage(ComparedStage):
         stale_after_s: float = 20.0,
         compare_interval_s: float = 60.0,
         needed: Collection[str] = (),
+        first: Collection[str] = (),
     ) -> None:
         updates = exchange.UPDATES
         depth = min(depth, exchange.STREAM_DEPTH)
@@ -110,7 +111,7 @@ class OrderBookStage(ComparedStage):
             for index, (symbol, market) in enumerate(entries)
         ]
         BookCollector.__init__(self, parser, sink, markets, updates=updates, kept=kept)
-        Stage.__init__(self, exchange, entries, sink, needed)
+        Stage.__init__(self, exchange, entries, sink, needed, first)
         self.comparison = Comparison(self)
         self.snapshot_depth = snapshot_levels(exchange, depth, snapshot_depth)
         count = sum(market in self.needed for _, market in entries)

@@ -120,10 +120,13 @@ class Stage:
         entries: list[tuple[str, str]],
         sink: Sink,
         needed: Collection[str] = (),
+        first: Collection[str] = (),
     ) -> None:
         """Take (symbol, market) pairs; called after the `__init__` of the compiled side.
 
-        Args: needed: markets that the index needs. Their requests come first.
+        Args:
+            needed: markets that the index needs. Their requests come before those of other markets.
+            first: those of them whose requests come first.
         """
         self.exchange = exchange
         self.log = structlog.get_logger(f"{self.stream}-{exchange.NAME}")
@@ -134,6 +137,7 @@ class Stage:
         ]
         self._positions = {status.symbol: i for i, status in enumerate(self.statuses)}
         self.needed = frozenset(needed)
+        self._first = frozenset(first)
         self.demand = Demand(budget(exchange, self.stream))
         # index -> absence of a market that REST refused: it is delisted or not listed yet
         self._absent: dict[int, Absence] = {}
@@ -293,8 +297,9 @@ class Stage:
 
     def ask(self, request: Request, value: Value) -> None:
         """Add a REST request to the wanted ones."""
-        needed = any(status.market in self.needed for status in self.of(request.symbols))
-        if self.demand.add(request, value, needed, self.now_ns):
+        markets = {status.market for status in self.of(request.symbols)}
+        tier = 0 if markets & self._first else 1 if markets & self.needed else 2
+        if self.demand.add(request, value, tier, self.now_ns):
             self.wanted()
 
     def take_requests(self) -> list[Request]:

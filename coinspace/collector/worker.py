@@ -51,6 +51,7 @@ class Worker(Collection):
             tuning=settings.tuning,
             recorders=lambda number: open_recorder(settings, exchange, stream, number),
             assets=settings.index.assets,
+            named=settings.index.named,
         )
 
     async def start(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +27,8 @@ class Context:
     ((asset, interval) -> time until which candles are known to be stored, ns; never decreases),
     states (channel -> first event's time of making and data), metrics (time of making, monotonic
     ns, and text), premium_days (range of each premium in the last day), remote (heartbeats of
-    processes on other hosts, None on a single host).
+    processes on other hosts, None on a single host), follow (called with exchange and market of
+    each request).
     """
 
     settings: Settings
@@ -41,6 +43,7 @@ class Context:
     metrics: tuple[int, bytes] = field(init=False, default=(0, b""))
     premium_days: PremiumDays = field(init=False)
     remote: RemoteHealth | None = field(init=False, default=None)
+    follow: Callable[[str, str], None] = field(init=False, default=lambda exchange, market: None)
 
     def __post_init__(self) -> None:
         self.premium_days = PremiumDays(self.live, self.settings.index.assets)
@@ -86,6 +89,7 @@ class Context:
                 f"market: expected one of {', '.join(markets[:20])} on {exchange},"
                 f" was {market[:40]!r}",
             )
+        self.follow(exchange, found)
         return exchange, found
 
     def check_exchange(self, exchange: str) -> str:

@@ -15,6 +15,7 @@ from coinspace.bus.beats import RemoteHealth
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import now_ns
 from coinspace.config import Settings, config_option, load
+from coinspace.constituents import collected
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.app import build
 from coinspace.endpoint.http.gate import keys_needed
@@ -29,7 +30,11 @@ from coinspace.storage.read.pool import Database, readonly_address
 from coinspace.tasks import OnFailure, Tasks, log_failure
 
 NAME = "index-endpoint"
-TOPICS = [b"index.", b"aggregate.", b"orderbook.", b"ticker.", b"trade.", b"state.", b"heartbeat."]
+TOPICS = [b"index.", b"aggregate.", b"state.", b"heartbeat."]
+# kinds of messages with a topic per market
+MARKET_KINDS = ("orderbook", "ticker", "trade")
+# on a busy bus, waiting messages are read together
+PAUSE_S = 0.002
 DASHBOARD = Path(__file__).parent / "dashboard" / "dist"
 STATE_CHECK_S = 1.0
 
@@ -39,6 +44,11 @@ def publishers(settings: Settings) -> list[str]:
     names = [f"orderbook-collector-{exchange}" for exchange in settings.exchanges]
     names += [f"ticker-collector-{exchange}" for exchange in settings.exchanges]
     return [*names, "orderbook-aggregator", "index-calculator"]
+
+
+def topics_of(exchange: str, market: str) -> list[bytes]:
+    """Return the topics of one market."""
+    return [f"{kind}.{exchange}.{market}.".encode() for kind in MARKET_KINDS]
 
 
 def check_keys(settings: Settings) -> None:
@@ -85,22 +95,33 @@ class Endpoint:
         check_keys(settings)
         self.server = HttpServer(self.gate, chosen)
         self.subscriber: Any = None
+        # markets whose messages arrive
+        self._followed: set[tuple[str, str]] = set()
         self.feeder = Feeder(self.context)
 
     async def start(self) -> None:
         """Subscribe to the bus, then accept clients."""
         bus = self.settings.bus
         endpoints = [bus.endpoint(name) for name in publishers(self.settings)]
+        # exchanges have many more markets than the index: others follow with their first request
+        self._followed = {
+            (exchange, market)
+            for exchange in self.settings.exchanges
+            for market in collected(self.settings, exchange)
+        }
+        topics = [one for key in sorted(self._followed) for one in topics_of(*key)]
         self.subscriber = Subscriber(
             endpoints,
-            TOPICS,
+            [*TOPICS, *topics],
             self.live.on_message,
             on_gap=self.live.on_gap,
             # the page needs only the newest book
             conflate=True,
+            pause_s=PAUSE_S,
             bus=bus,
         )
         self.subscriber.start()
+        self.context.follow = self._follow
         if self.settings.hosts:
             self.context.remote = RemoteHealth(self.settings, on_loop=True)
         await self.app.start()  # type: ignore[no-untyped-call]
@@ -112,6 +133,12 @@ class Endpoint:
         )
         await self.server.start()
         self._write_url()
+
+    def _follow(self, exchange: str, market: str) -> None:
+        if (exchange, market) not in self._followed:
+            self._followed.add((exchange, market))
+            for topic in topics_of(exchange, market):
+                self.subscriber.add(topic)
 
     @property
     def _url_file(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from coinspace.clock import SECOND_NS, STEP_NS
@@ -68,6 +69,7 @@ class Index:
         self.null_since_ns: int | None = None
         self.failed_after_ns = int(parameters.failed_s * SECOND_NS)
         self.last_ts_ns = 0
+        self.interval_ns = interval_ns
         self.published = Published(interval_ns or SECOND_NS)
         self._curve = make_curve(parameters)
         self._region_curves = {region: make_curve(parameters) for region in REGIONS}
@@ -282,6 +284,7 @@ class IndexCalculator:
         parameters_of: asset -> its parameters.
         emit: called with each record and its aggregate (None for a missed tick).
         interval_ns: distance of ticks; 0 = at each update, where no tick can be missed.
+        intervals: asset -> the distance of its ticks, where it is not `interval_ns`.
         on_outage: called with each outage before any later record is emitted; None = outages are
             only counted.
         on_step: called when the clock was set, with the last tick before and the first one after.
@@ -294,6 +297,7 @@ class IndexCalculator:
         emit: Callable[[IndexRecord, Aggregate | None], None],
         *,
         interval_ns: int = 0,
+        intervals: Mapping[str, int] = MappingProxyType({}),
         depths: Mapping[str, int] | None = None,
         on_outage: Callable[[Outage], None] | None = None,
         on_step: Callable[[int, int], None] | None = None,
@@ -313,6 +317,7 @@ class IndexCalculator:
         self._parameters_of = parameters_of
         self._emit = emit
         self._interval_ns = interval_ns
+        self._intervals = intervals
         self._depths = dict(depths or {})
         self._on_outage = on_outage
         self._on_step = on_step
@@ -328,7 +333,8 @@ class IndexCalculator:
 
     def make(self, asset: str) -> Index:
         """Return a new index of an asset that takes no part in the ticks."""
-        return Index(asset, self._parameters_of(asset), self._depths, interval_ns=self._interval_ns)
+        interval_ns = self._intervals.get(asset, self._interval_ns)
+        return Index(asset, self._parameters_of(asset), self._depths, interval_ns=interval_ns)
 
     def on_aggregate(self, aggregate: Aggregate) -> None:
         """Compute one tick; a tick just before the last one is dropped and counted."""
@@ -343,7 +349,7 @@ class IndexCalculator:
                 self.counts["late"] += 1
                 return
             self.set_back(ts_ns)
-        if self._interval_ns and ts_ns - index.last_ts_ns > AT_ONCE * self._interval_ns:
+        if index.interval_ns and ts_ns - index.last_ts_ns > AT_ONCE * index.interval_ns:
             # the outage of every index is reported before the first record after it
             self._miss_all(ts_ns)
         self._miss(index, ts_ns)
@@ -384,14 +390,15 @@ class IndexCalculator:
 
     def miss(self, asset: str, ts_ns: int) -> None:
         """Give up one tick: a replay repeats a tick that was missed live."""
-        self._emit_missed(self.index(asset).missed(ts_ns, ts_ns, max(self._interval_ns, 1)))
+        index = self.index(asset)
+        self._emit_missed(index.missed(ts_ns, ts_ns, max(index.interval_ns, 1)))
 
     def _miss_all(self, before_ns: int) -> None:
         for index in self.indices.values():
             self._miss(index, before_ns)
 
     def _miss(self, index: Index, before_ns: int) -> None:
-        step = self._interval_ns
+        step = index.interval_ns
         if not step or not index.last_ts_ns:
             return
         first = index.last_ts_ns // step * step + step

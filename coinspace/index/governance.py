@@ -38,7 +38,7 @@ def definition(settings: Settings, asset: str, *, candidate: bool = False) -> di
         "depths": depths,
         "regions": REGIONS,
         "currencies": CURRENCIES,
-        "interval_ms": settings.index.interval_ms,
+        "interval_ms": settings.index.interval_ms_of(asset),
         "notes": NOTES,
     }
 

@@ -77,10 +77,12 @@ class Worker:
         self.sender = Sender(settings, NAME, on_failure=process.failed)
         depths = {name: one.depth for name, one in settings.exchanges.items()}
         interval_ns = index.interval_ms * MILLISECOND_NS
+        intervals = {one: index.interval_ms_of(one) * MILLISECOND_NS for one in index.assets}
         self.calculator = IndexCalculator(
             index.parameters_of,
             self._emit,
             interval_ns=interval_ns,
+            intervals=intervals,
             depths=depths,
             on_outage=self._on_outage,
             on_step=self._on_step,
@@ -93,6 +95,7 @@ class Worker:
                 functools.partial(index.parameters_of, candidate=True),
                 self._emit_candidate,
                 interval_ns=interval_ns,
+                intervals=intervals,
                 depths=depths,
                 assets=index.assets,
             )
@@ -230,9 +233,8 @@ class Worker:
             self.backlog.cut(now_ns())
 
     def _gaps(self, until_ns: int) -> list[Outage]:
-        step_ns = self._settings.index.interval_ms * MILLISECOND_NS
         outages: list[Outage] = []
-        if not step_ns:
+        if not self._settings.index.interval_ms:
             # without a grid no tick can be missed
             return outages
         with schema.connect(address(self._settings)) as connection:
@@ -242,6 +244,7 @@ class Worker:
             closed_ns = max((one.day_ns + DAY_NS for one in stored_links(connection)), default=0)
             for asset in self._settings.index.assets:
                 index = self.calculator.index(asset)
+                step_ns = index.interval_ns
                 last = read_memory(connection, asset, 0, self._first_ns[asset])
                 since_ns = min(until_ns - DAY_NS, last.ts_ns if last else until_ns, closed_ns)
                 for first_ns, last_ns in holes(connection, asset, step_ns, since_ns, until_ns):
@@ -427,10 +430,10 @@ class Worker:
         # a published record stays; a row of `gap` records the ticks without a second record
         if at_ns <= self._repeats.get(asset, 0):
             return
-        span = self.calculator.index(asset).published.span(at_ns)
+        index = self.calculator.index(asset)
+        span = index.published.span(at_ns)
         last_ns = self._repeats[asset] = at_ns if span is None else span[1]
-        step_ns = self._settings.index.interval_ms * MILLISECOND_NS or 1
-        outage = Outage(asset, at_ns, last_ns, step_ns)
+        outage = Outage(asset, at_ns, last_ns, index.interval_ns or 1)
         reason = "clock_stepped: these instants have a record from before"
         repeats = Entry(outage, now_ns(), self._process.started_ns, at_ns, reason=reason)
         self._store(repeats.row(NAME, LOST))

@@ -46,6 +46,7 @@ def check_host(settings: Settings) -> list[Finding]:
         _governor(),
         _mapped_areas(),
         _sockets(settings),
+        *_hosts(settings),
         *_tuning(settings),
         *(Finding("exchange", "problem", problem) for problem in UNUSABLE.values()),
         *_jar(settings),
@@ -156,6 +157,20 @@ def _sockets(settings: Settings) -> Finding:
     except ConfigError as error:
         return Finding("bus", "problem", str(error))
     return Finding("bus", "ok", "endpoints are usable")
+
+
+def _hosts(settings: Settings) -> Iterator[Finding]:
+    """Check what several hosts lack; a single host gives no findings."""
+    if not settings.hosts:
+        return
+    if not any(host.public_key for host in settings.hosts.values()):
+        yield Finding(
+            "bus", "advice", "not encrypted: `coinspace keys curve` on each host gives it a key"
+        )
+    run = {name for name, _ in settings.processes()}
+    everything = {name for name, _ in settings.model_copy(update={"hosts": {}}).processes()}
+    if missing := sorted(everything - run):
+        yield Finding("hosts", "advice", f"no host runs {', '.join(missing)}")
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

@@ -64,8 +64,13 @@ class FeedReplay:
     ) -> None:
         self.interval_ns = settings.index.interval_ms * MILLISECOND_NS
         depths = {name: one.depth for name, one in settings.exchanges.items()}
+        index = settings.index
         self.calculator = IndexCalculator(
-            parameters_of, emit, interval_ns=self.interval_ns, depths=depths
+            parameters_of,
+            emit,
+            interval_ns=self.interval_ns,
+            intervals={one: index.interval_ms_of(one) * MILLISECOND_NS for one in index.assets},
+            depths=depths,
         )
         self.aggregator = OrderbookAggregator(
             settings, on_aggregate=self._on_aggregate, heartbeats=False
@@ -125,8 +130,8 @@ class FeedReplay:
             self._next_ns += step
 
     def _tick(self, ts_ns: int, *, in_pause: bool) -> None:
-        guide, assets = self._guide, self.aggregator.assets
-        if guide is None:
+        guide, assets = self._guide, self.aggregator.due(ts_ns)
+        if guide is None or not assets:
             self.aggregator.tick(ts_ns)
             return
         inputs = guide.inputs(ts_ns)

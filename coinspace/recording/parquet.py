@@ -6,6 +6,7 @@ binary. The header is the file's metadata `coinspace-feed`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ ROWS = 50_000
 METADATA = b"coinspace-feed"
 # columns that make a record; the others are for readers of the table
 COLUMNS = ("received_ns", "direction", "path", "payload")
+# bytes of rows in memory: a file may have one large text and a million rows that repeat it
+PART_BYTES = 64 << 20
 
 
 def _arrow() -> Any:
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError:
         raise FeedError("Parquet: expected pyarrow, `pip install pyarrow`") from None
@@ -81,15 +85,21 @@ def from_parquet(source: Path, target: Path) -> int:
     """
     arrow = _arrow()
     try:
-        file = arrow.parquet.ParquetFile(source)
+        # a repeated text is in memory once
+        file = arrow.parquet.ParquetFile(source, read_dictionary=list(COLUMNS[1:]))
         header = _header(file, source)
+        room = _most_bytes(source)
         with (
             progress_bar(f"convert {source.name}", file.metadata.num_rows) as done,
             FeedWriter(target, header) as writer,
         ):
             for batch in file.iter_batches(ROWS, columns=list(COLUMNS)):
-                for row in batch.to_pylist():
-                    writer.write(*_record(row))
+                for row in _rows(arrow, batch):
+                    record = _record(row)
+                    room -= len(record.path) + len(record.payload)
+                    if room < 0:
+                        raise _inflates(source)
+                    writer.write(*record)
                 done(writer.records)
             return writer.records
     except (OSError, arrow.ArrowException, ValueError, TypeError) as error:
@@ -105,12 +115,32 @@ def _header(file: Any, source: Path) -> dict[str, Any]:
             raise FeedError(f"{source}: expected a column {name}, found none")
     groups = range(file.metadata.num_row_groups)
     size = sum(file.metadata.row_group(group).total_byte_size for group in groups)
-    if size > max(FREE_BYTES, MOST_INFLATION * source.stat().st_size):
-        raise FeedError(
-            f"{source}: expected a recording, was a file that decompresses to more than"
-            f" {MOST_INFLATION} times its size"
-        )
+    if size > _most_bytes(source):
+        raise _inflates(source)
     return read_header(text)
+
+
+def _most_bytes(source: Path) -> int:
+    return max(FREE_BYTES, MOST_INFLATION * source.stat().st_size)
+
+
+def _inflates(source: Path) -> FeedError:
+    return FeedError(
+        f"{source}: expected a recording, was a file that decompresses to more than"
+        f" {MOST_INFLATION} times its size"
+    )
+
+
+def _rows(arrow: Any, batch: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a batch; the texts of some of them are in memory at a time."""
+    largest = 1
+    for name in COLUMNS[1:]:
+        texts = getattr(batch.column(name), "dictionary", None)
+        if texts is not None and len(texts):
+            largest += arrow.compute.max(arrow.compute.binary_length(texts)).as_py() or 0
+    count = max(1, PART_BYTES // largest)
+    for start in range(0, len(batch), count):
+        yield from batch.slice(start, count).to_pylist()
 
 
 def _record(row: dict[str, Any]) -> Record:

@@ -20,6 +20,7 @@ from coinspace.recording.format import LAST_NS, first_ns
 from coinspace.simulator import faults as faults_module
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS
 from coinspace.simulator.markets.scenario import SCENARIOS
+from coinspace.simulator.markets.whole import whole_exchanges
 from coinspace.simulator.server import ExchangeServer, ready_line
 from coinspace.simulator.simulation import Simulation
 
@@ -60,6 +61,12 @@ def _with_faults(command: click.Command) -> click.Command:
 )
 @click.option("--exchange", "exchanges", multiple=True, type=EXCHANGE)
 @click.option("--market", "markets", multiple=True, help="BTC/KRW or binance:BTC/USDT")
+@click.option(
+    "--markets",
+    "offered",
+    type=click.Choice(["all"]),
+    help="whole exchanges at their real rates: 1,219 markets, 6,500 frames a second",
+)
 @click.option("--no-limits", is_flag=True, help="do not limit rates as the exchanges do")
 @click.option("--fault", "faults", multiple=True, help="KIND:EXCHANGE[:SYMBOL][:key=value]…")
 @click.option("--scenario", type=click.Choice(sorted(SCENARIOS)), help="prices and faults in time")
@@ -75,6 +82,7 @@ def simulate(
     rate: float,
     exchanges: tuple[str, ...],
     markets: tuple[str, ...],
+    offered: str | None,
     no_limits: bool,
     faults: tuple[str, ...],
     scenario: str | None,
@@ -91,17 +99,22 @@ def simulate(
     bytes of feeds depend only on seed, markets, rate, scenario, start and duration.
     """
     configure_logging()
-    chosen = (
-        markets_by_exchange(exchanges, markets)
-        if markets
-        else {name: list(DEFAULT_MARKETS[name]) for name in exchanges or EXCHANGES}
-    )
+    whole = whole_exchanges() if offered else None
+    chosen = markets_by_exchange(exchanges, markets) if markets else {}
+    usual = whole.markets if whole else DEFAULT_MARKETS
+    if whole or not markets:
+        for name in exchanges or EXCHANGES:
+            chosen[name] = list(dict.fromkeys([*usual.get(name, ()), *chosen.get(name, ())]))
     patterns = [text for text in markets if "*" in text]
     if patterns:
         raise ConfigError(f"--market: expected markets such as BTC/KRW, was {', '.join(patterns)}")
     course = replace(SCENARIOS[scenario], compress=compress or 1.0) if scenario else None
     if compress is not None and course is None:
         raise ConfigError("--compress: expected --scenario with it")
+    if whole and (course or record_path):
+        raise ConfigError(
+            "--markets all: expected no --scenario or --record with it; name markets by --market"
+        )
     if record_path is not None:
         from coinspace.simulator.simulated_feed import feed_paths, write_feeds
 
@@ -132,7 +145,7 @@ def simulate(
     if start is not None or force:
         raise ConfigError("--start and --force: expected --record with them")
     die_with_parent()
-    source = Simulation(seed, chosen, rate=rate, scenario=course)
+    source = Simulation(seed, chosen, rate=rate, scenario=course, whole=whole)
     server = ExchangeServer(source, host=host, port=port, limits=not no_limits, faults=faults)
     uvloop.run(serve(server, duration))
 

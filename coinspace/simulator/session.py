@@ -6,7 +6,7 @@ the client gets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, cast
 
@@ -142,6 +142,8 @@ class Channel:
     silent: bool = False
     snapshot: bool = True
     realtime: bool = True
+    # code -> the format of its frames, once a frame was sent
+    variants: dict[str, korean.Variant] = field(default_factory=dict)
 
 
 class KoreanSession(Session):
@@ -324,13 +326,19 @@ class KoreanSession(Session):
     def frames(self, event: Event) -> list[bytes]:
         symbol = event.market.symbol
         return [
-            event.frame(self.variant(channel, symbol, "REALTIME"))
+            event.frame(self._live_variant(channel, symbol))
             for channel in self.channels
             if channel.type == event.kind
             and channel.realtime
             and not channel.silent
-            and symbol in channel.codes
+            and symbol in channel.units
         ]
+
+    def _live_variant(self, channel: Channel, symbol: str) -> korean.Variant:
+        found = channel.variants.get(symbol)
+        if found is None:
+            found = channel.variants[symbol] = self.variant(channel, symbol, "REALTIME")
+        return found
 
     @property
     def subscription(self) -> frozenset[tuple[str, str]]:
@@ -411,9 +419,12 @@ class BinanceSession(Session):
         limits: bool = True,
     ) -> None:
         super().__init__(send, end, limits=limits)
-        self.streams: dict[str, tuple[str, str] | None] = {s: parse_stream(s) for s in streams}
         self.combined = combined
         self.micro = micro
+        self.streams: dict[str, None] = {}
+        # (symbol, kind) -> the format of its frames
+        self._variants: dict[tuple[str, str] | None, binance.Variant] = {}
+        self._add(streams)
         self._used: Used[float] = Used(1.0)
 
     def _over(self, now_s: float) -> bool:
@@ -448,11 +459,12 @@ class BinanceSession(Session):
                 self._answer(None, number)
                 if method == "SUBSCRIBE":
                     added = [stream for stream in params if stream not in self.streams]
-                    self.streams.update({stream: parse_stream(stream) for stream in added})
+                    self._add(added)
                     self.changed(added)
                 else:
                     for stream in params:
                         self.streams.pop(stream, None)
+                        self._variants.pop(parse_stream(stream), None)
                     self.changed([])
             case method:
                 self._error(2, f"Invalid request: unknown variant `{method}`", number)
@@ -476,13 +488,15 @@ class BinanceSession(Session):
         wrapped: dict[str, Any] = {"stream": "!serverShutdown", "data": event}
         return orjson.dumps(wrapped if self.combined else event)
 
+    def _add(self, streams: Iterable[str]) -> None:
+        for stream in streams:
+            self.streams[stream] = None
+            if (parsed := parse_stream(stream)) is not None:
+                self._variants[parsed] = binance.Variant(stream, self.combined, self.micro)
+
     def frames(self, event: Event) -> list[bytes]:
-        wanted = (event.market.symbol, event.kind)
-        return [
-            event.frame(binance.Variant(stream, self.combined, self.micro))
-            for stream, parsed in self.streams.items()
-            if parsed == wanted
-        ]
+        variant = self._variants.get((event.market.symbol, event.kind))
+        return [] if variant is None else [event.frame(variant)]
 
     @property
     def subscription(self) -> frozenset[tuple[str, str]]:

@@ -14,11 +14,14 @@ from coinspace.simulator.faults import Fault, parse
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS, Engine
 from coinspace.simulator.markets.market import Event
 from coinspace.simulator.markets.scenario import Scenario
+from coinspace.simulator.markets.whole import Whole
 from coinspace.simulator.rest import Answer, Rest, answer, rest_of
 from coinspace.simulator.source import Host, Source
 
 # frames are sent in batches this far apart: far below the exchanges' grid of 100 ms
 PUMP_S = 0.01
+# longest part of virtual time that is made at once
+PART_NS = 50_000_000
 # after a longer pause (a suspended machine) virtual time jumps instead of catching up
 JUMP_S = 30.0
 KEPT_LEVELS = 5000
@@ -39,12 +42,14 @@ class Simulation(Source):
         *,
         rate: float = 1.0,
         scenario: Scenario | None = None,
+        whole: Whole | None = None,
     ) -> None:
         self.exchanges = tuple(markets)
         self.seed = seed
         self.markets = markets
         self.rate = rate
         self.scenario = scenario
+        self.whole = whole
         self._next_fault = 0
         self._kept: dict[str, bytes] = {}
 
@@ -58,6 +63,7 @@ class Simulation(Source):
             rate=self.rate,
             scenario=self.scenario,
             on_event=self._on_event,
+            whole=self.whole,
         )
         self.rests: dict[str, Rest] = {
             name: rest_of(name)(self.engine, name, limits=server.limits) for name in self.exchanges
@@ -70,9 +76,11 @@ class Simulation(Source):
             behind_ns = now_ns() - offset_ns - self.engine.now_ns
             if behind_ns > JUMP_S * 1e9 or behind_ns < -JUMP_S * 1e9:
                 offset_ns += behind_ns
-            self.engine.advance(now_ns() - offset_ns)
+            # in parts: requests are answered while a late market catches up
+            now = now_ns() - offset_ns
+            self.engine.advance(min(now, self.engine.now_ns + PART_NS))
             self._follow_timetable()
-            await asyncio.sleep(PUMP_S)
+            await asyncio.sleep(PUMP_S if self.engine.now_ns == now else 0)
 
     def _follow_timetable(self) -> None:
         scenario = self.scenario

@@ -36,6 +36,8 @@ TROUBLE_S = 2.0
 STALLED_S = 30.0
 # a publisher without a heartbeat this long after the start has another key or address, or is down
 UNHEARD_S = 60.0
+# a batch of rows is sent after a second: waiting messages are read together
+PAUSE_S = 0.02
 CLOSE_S = 15.0
 DRAIN_S = 30.0
 OLD_REQUESTS = 2
@@ -118,6 +120,7 @@ class Worker:
                 [self.settings.bus.endpoint(publisher)],
                 self._topics,
                 partial(self.stage.on_message, publisher),
+                pause_s=PAUSE_S,
                 bus=self.settings.bus,
             )
             subscriber.start(loop)

@@ -20,6 +20,7 @@ cdef class Channel:
         int64_t last                # newest sequence seen or known lost, -1 = none yet
         int kind                    # message kind of the topic's first word; 0 = no such kind
         bint wanted                 # the user subscribed to the topic; not only a heartbeat of the receiver
+        bint late                   # subscribed while its publisher was known: earlier messages are not lost
         Channel next                # the same topic of another publisher
 
 
@@ -29,6 +30,7 @@ cdef class Receiver:
         msg_t _topic                # topic part of the current message; the next receive frees it
         bint _conflate
         tuple _wanted               # prefixes
+        set _wanted_topics
         object _on_message
         object _on_loss             # called with (topic, epoch, expected, found)
         object _on_malformed        # called with (reason,)
@@ -56,6 +58,7 @@ cdef class Receiver:
     cdef int refuse_parts(self, Part part) except -1
     cdef Channel channel(self, const char *data, Py_ssize_t size)
     cdef Channel topic_channel(self, bytes topic)
+    cdef bint is_wanted(self, bytes topic) except -1
     cdef Channel epoch_of(self, Channel channel, int64_t epoch)
     cdef int heartbeat(self, Message message) except -1
     cdef int forget(self, int64_t epoch) except -1

@@ -22,6 +22,8 @@ from coinspace.errors import BusError, MessageError
 
 # kept at most: a publisher of garbage must not fill the memory
 CHANNEL_LIMIT = 65_536
+# dots of a whole topic of a market
+TOPIC_DOTS = 3
 PROCESS_LIMIT = 1024
 # epochs of one topic: one per publisher, and some more for restarts without a heartbeat between them
 EPOCH_LIMIT = 16
@@ -88,7 +90,9 @@ cdef class Receiver:
         bint conflate=False, on_drained=None,
     ):
         self._handle = <void *>handle
-        self._wanted = tuple(wanted)
+        # hundreds of whole topics are compared at once, the few prefixes one by one
+        self._wanted_topics = {one for one in wanted if one.count(b".") >= TOPIC_DOTS}
+        self._wanted = tuple(one for one in wanted if one not in self._wanted_topics)
         self._on_message = on_message
         self._on_loss = on_loss
         self._on_malformed = on_malformed
@@ -103,6 +107,14 @@ cdef class Receiver:
     def n_processes(self):
         """Number of processes whose heartbeats were received."""
         return len(self._processes)
+
+    def want(self, bytes topic):
+        """Deliver a topic of one market from now on; subscribe the socket to it as well."""
+        cdef Channel channel = self.topic_channel(topic)
+        if channel is not None and not channel.wanted:
+            self._wanted_topics.add(topic)
+            channel.wanted = True
+            channel.late = True
 
     def detach(self):
         """Stop using the socket; call before closing it."""
@@ -290,9 +302,12 @@ cdef class Receiver:
             channel = Channel.__new__(Channel)
             channel.topic = topic
             channel.kind = kind
-            channel.wanted = topic.startswith(self._wanted)
+            channel.wanted = self.is_wanted(topic)
             self._channels[topic] = channel
         return channel
+
+    cdef bint is_wanted(self, bytes topic) except -1:
+        return topic in self._wanted_topics or topic.startswith(self._wanted)
 
     # a topic's chain has one link per publisher: two for `state.`, one for other kinds
     cdef Channel epoch_of(self, Channel channel, int64_t epoch):
@@ -326,7 +341,7 @@ cdef class Receiver:
         if channel.last < 0:
             channel.first = header.sequence
             # earlier heartbeats of this epoch did not list the topic: all its messages were for this receiver
-            if header.sequence == 1 or header.epoch not in self._processes.values():
+            if channel.late or header.sequence == 1 or header.epoch not in self._processes.values():
                 return 1
             channel.first = 1
             channel.last = 0
@@ -358,14 +373,14 @@ cdef class Receiver:
         if before is not None and before != epoch:
             self.forget(before)
         for topic, number in sequences.items():
-            if not topic.startswith(self._wanted) or topic.startswith(b"heartbeat."):
+            if not self.is_wanted(topic) or topic.startswith(b"heartbeat."):
                 continue
             channel = self.topic_channel(topic)
             if channel is None:
                 continue
             channel = self.epoch_of(channel, epoch)
             last = number
-            if before is None and channel.last < 0:
+            if (before is None or channel.late) and channel.last < 0:
                 # subscribed late: earlier messages are not counted as lost
                 channel.first = last + 1
                 channel.last = last

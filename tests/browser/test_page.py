@@ -23,6 +23,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys as Key
 
 from coinspace.config import Settings
+from coinspace.method.record import PremiumRecord
 from tests.browser.site import HOW_TO_GET_ONE, build_page, chromium, may_skip
 from tests.flow.endpoint_stage import Stage, running, settings
 from tests.waiting import wait_for
@@ -303,6 +304,14 @@ def test_a_loss_has_a_minus_and_fees_are_named(feed: Feed, page: webdriver.Chrom
     finally:
         feed.settings.index.parameters.taker_fees = {}
         page.refresh()
+
+
+def test_the_premium_has_its_range_of_the_day(feed: Feed, page: webdriver.Chrome) -> None:
+    feed.more = {"premium": 0.0123, "premium_parts": PremiumRecord(None, 0.0123, None)}
+    shown = re.compile(r"24 h: \S+ to \+1\.23%, above 100%")
+    wait_for(
+        lambda: shown.search(text(page, "premium-day")), shown=lambda: text(page, "premium-day")
+    )
 
 
 def test_numbers_of_a_column_have_the_same_decimals(page: webdriver.Chrome) -> None:

@@ -65,6 +65,8 @@ def test_dead_and_hung_processes_come_back_and_a_stop_ends_all(
     (tmp_path / "logs").mkdir()
     # the log of this process cannot be written
     (tmp_path / "logs" / f"{COLLECTOR}.log").symlink_to("/dev/full")
+    # the calculator and the aggregator have a standby, the collectors do not
+    (tmp_path / "coinspace.toml").write_text("[supervisor]\nstandby = true\n")
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(address))
@@ -108,6 +110,9 @@ def test_dead_and_hung_processes_come_back_and_a_stop_ends_all(
     log = (tmp_path / "up.log").read_text()
     assert log.count("log not written") == 1
     assert "process hangs" in log
+    for name in (HANGING, "index-calculator"):
+        logs = [(tmp_path / "logs" / f"{one}.log").read_text() for one in (name, f"{name}-standby")]
+        assert "took over" in "".join(logs)
 
 
 def test_too_few_open_files_are_named(tmp_path: Path) -> None:

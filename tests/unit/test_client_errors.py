@@ -310,6 +310,20 @@ def test_interim_answers_have_an_end() -> None:
         server.close()
 
 
+def test_a_burst_of_short_events_is_no_flood() -> None:
+    """A client that was busy gets thousands of events in one read, each of them a chunk."""
+    event = b'id: x-1\nevent: trade\ndata: {"n":1}\n\n'
+    chunks = (b"%x\r\n%b\r\n" % (len(event), event)) * 20_000
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+    server = Server(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    try:
+        with Client(server.url) as client:
+            found = sum(1 for _ in client.stream(indices=["BTC"], reconnect=False))
+    finally:
+        server.close()
+    assert found == 20_000
+
+
 # events
 
 

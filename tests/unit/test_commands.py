@@ -208,7 +208,7 @@ def test_every_command_is_tried() -> None:
     # processes, which run until stopped, and settings have tests of their own
     processes = {name for name in COMMANDS if name.endswith(("-worker", "-collector"))}
     others = {"orderbook-aggregator", "index-calculator", "index-endpoint"}
-    others |= {"config", "deploy", "questdb", "keys", "doctor", "markets"}
+    others |= {"assets", "config", "deploy", "questdb", "keys", "doctor", "markets"}
     assert set(COMMANDS) - tried == processes | others
 
 

@@ -8,11 +8,13 @@ import orjson
 import pytest
 
 from coinspace._ext.message import AGGREGATE, HEARTBEAT, INDEX, STATE
+from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.http.api import encode
 from coinspace.endpoint.live.books import consolidated
 from coinspace.endpoint.live.channel_state import state
 from coinspace.endpoint.live.feeder import Feeder
 from coinspace.endpoint.live.hub import Channel
+from coinspace.endpoint.live.premium_day import PremiumDays
 from coinspace.endpoint.live.venues import venues
 from coinspace.endpoint.routes.catalog import MarketsQuery, assets, markets
 from coinspace.text import LIMIT
@@ -96,8 +98,22 @@ def test_a_summed_book_that_cannot_be_read_is_counted_and_dropped(desk: Desk) ->
     assert desk.live.malformed == 1
 
 
-@pytest.mark.parametrize("ts", ["1e308", "1e999", '"x"', "null", "[]"])
-def test_a_record_of_an_impossible_time_is_counted_or_served(desk: Desk, ts: str) -> None:
+def test_a_record_of_the_future_does_not_keep_a_minute_of_the_premium(desk: Desk) -> None:
+    days = PremiumDays(desk.live, ["BTC"])
+    now_ms = desk.wall_ns // MILLISECOND_NS
+    # ten days later is the same place of the ring
+    for ts_ms, premium in ((now_ms + 10 * 86_400_000, 0.5), (now_ms, 0.01)):
+        parts = {"a": None, "b": premium, "c": None}
+        record = {**RECORD, "ts_ms": ts_ms, "premium_parts": parts}
+        desk.send("index.BTC.", INDEX, orjson.dumps(record))
+    found = days.day("BTC", now_ms, 0.01)
+    assert found is not None
+    assert (found.minutes, found.high) == (1, "0.01")
+
+
+@pytest.mark.parametrize("ts", ["1e308", "1" * 30, "-1", "1e999", '"x"', "null", "[]"])
+def test_a_record_of_an_impossible_time_is_counted(desk: Desk, ts: str) -> None:
     record = orjson.dumps({**RECORD, "ts_ms": 0}).replace(b'"ts_ms":0', b'"ts_ms":%b' % ts.encode())
     desk.send("index.BTC.", INDEX, record)
+    assert desk.live.malformed == 1
     assert state(desk.context, "index.BTC")

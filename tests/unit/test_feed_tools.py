@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,24 @@ def test_parquet_and_back(simulated: Path, tmp_path: Path) -> None:
     assert read(tmp_path / "y.feed.zst") == read(source)
     (tmp_path / "z.parquet").write_bytes(b"no")
     assert run("convert", tmp_path / "z.parquet", tmp_path / "w.feed.zst").exception is not None
+
+
+@pytest.mark.parametrize("column", ["payload", "path", "direction"])
+def test_a_parquet_file_that_repeats_a_large_text_is_refused(tmp_path: Path, column: str) -> None:
+    """20 KB would become 2 GB in memory and in the recording."""
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    n, large = 20_000, "x" * 100_000
+    columns = {"received_ns": list(range(1, n + 1)), "direction": ["<"] * n}
+    columns |= {"path": [""] * n, "payload": [b"{}"] * n}
+    text = large.encode() if column == "payload" else large
+    columns[column] = pa.DictionaryArray.from_arrays(pa.array([0] * n), pa.array([text]))
+    table = pa.table(columns).replace_schema_metadata({"coinspace-feed": b'{"exchange":"upbit"}'})
+    parquet.write_table(table, tmp_path / "x.parquet", compression="zstd")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    done = run("convert", tmp_path / "x.parquet", tmp_path / "x.feed.zst")
+    assert isinstance(done.exception, FeedError)
+    assert not (tmp_path / "x.feed.zst").exists()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from coinspace.config import PROCESSES, HostSettings, Settings, load
 from coinspace.errors import BusError, ConfigError
 from coinspace.hosts import assigned, is_here
 from coinspace.observe import health as observed
+from coinspace.observe.doctor import _hosts
 from coinspace.observe.health import all_health
 from coinspace.storage.questdb.address import address
 from coinspace.supervisor import check_host, chosen
@@ -61,7 +62,7 @@ def test_roles_are_groups_processes_and_patterns() -> None:
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ('[hosts.a]\naddress="127.0.0.1"\nroles=["storage", "indx"]', "was 'indx'"),
+        ('[hosts.a]\naddress="127.0.0.1"\nroles=["storage", "nonsense"]', "was 'nonsense'"),
         (
             '[hosts.a]\naddress="h"\nroles=["storage", "index"]\n'
             '[hosts.b]\naddress="i"\nroles=["index-*"]',
@@ -259,3 +260,15 @@ async def test_a_heartbeat_without_health_changes_nothing(tmp_path: Path, damage
     beats.close()
     other.close()
     remote.close()
+
+
+def test_doctor_names_what_no_host_runs_and_a_bus_without_keys(tmp_path: Path) -> None:
+    settings = two(tmp_path, "store")
+    assert [one.text for one in _hosts(settings)] == [
+        "not encrypted: `coinspace keys curve` on each host gives it a key"
+    ]
+    hosts = {"a": HostSettings(address=NOWHERE, roles=["storage", "index", "collectors"])}
+    hosts["a"].public_key = "k" * 40
+    settings = Settings(data=tmp_path, hosts=hosts)
+    assert [one.text for one in _hosts(settings)] == ["no host runs index-endpoint"]
+    assert not list(_hosts(Settings(data=tmp_path)))

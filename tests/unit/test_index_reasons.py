@@ -264,6 +264,20 @@ def test_a_bad_line_is_named(line: str, words: str) -> None:
     assert json.loads(result.stdout)["reason"] == "too_few_venues"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"now_ms":' + "9" * 5000 + "}",
+        '{"now_ms":1,"asset":"BTC","books":[{"exchange":"upbit","market":"BTC/KRW","recv_ms":1,'
+        '"state":[],"bids":[],"asks":[]}]}',
+    ],
+    ids=["a number of thousands of digits", "a list as state"],
+)
+def test_values_of_any_kind_are_named(line: str) -> None:
+    result = CliRunner().invoke(coinspace, ["compute-index", "--snapshots", "-"], input=line)
+    assert isinstance(result.exception, SnapshotError), result.exception
+
+
 def test_a_second_book_of_a_venue_is_refused() -> None:
     with pytest.raises(SnapshotError, match="one book per venue"):
         Run().tick(*others(), *others())

@@ -47,8 +47,8 @@ const state = {
   view: "market",
   // colour of a rising price; null = as usual where the language is spoken
   colours: stored("colours", COLOURS, null),
-  // the premium when both legs trade, and the assets whose venues have fees
-  trade: null, fees: new Set(),
+  // the premium when both legs trade, its range of the day, the assets whose venues have fees
+  trade: null, day: null, fees: new Set(),
   // server time minus browser time: a wrong clock of the browser must not make values stale
   offset: null,
 };
@@ -177,6 +177,7 @@ function drawHero() {
   write(byId("value"), price(one.value));
   write(byId("premium"), percent(one.premium?.coin, 3, true));
   byId("premium").className = sign(one.premium?.coin);
+  write(byId("premium-day"), day(one));
   write(byId("premium-fiat"), one.premium?.fiat ? t("fiat", { percent: percent(one.premium.fiat, 2, true) }) : "");
   byId("status").className = `chip ${status}`;
   write(byId("status"), t(status));
@@ -204,6 +205,13 @@ function drawHero() {
   write(byId("method"), one.parameter_hash ? t("method", { version: one.method_version, hash: one.parameter_hash }) : "");
 }
 
+// the premium's range of the last 24 h, and how much of that time it was lower or the same
+function day(one) {
+  const found = state.day?.asset === one.asset ? state.day.range : null;
+  if (!found) return "";
+  return t("day", { low: percent(found.low, 2, true), high: percent(found.high, 2, true), place: percent(found.percentile, 0) });
+}
+
 // the better of the two directions, with the sign of its result: a loss is negative
 function trade(one) {
   if (state.trade?.asset !== one.asset || now() - state.trade.ts > STALE_MS + TRADE_MS || old(one)) return ["–", ""];
@@ -219,9 +227,10 @@ async function loadTrade() {
   const one = state.values.get(state.asset);
   if (document.hidden || !(+one?.kr?.value > 0)) return;
   try {
-    const { asset, ts, premium } = await get(`/v1/premium/${one.asset}`, { size: TRADE_KRW / +one.kr.value });
+    const { asset, ts, premium, day: range } = await get(`/v1/premium/${one.asset}`, { size: TRADE_KRW / +one.kr.value });
     const [row] = premium?.executable ?? [];
     state.trade = row ? { asset, ts, row } : null;
+    state.day = { asset, range };
   } catch { /* the field becomes empty when its value is old */ }
 }
 

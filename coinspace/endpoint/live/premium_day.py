@@ -11,7 +11,8 @@ import asyncio
 import numpy as np
 
 from coinspace._ext.message import INDEX, Message
-from coinspace.clock import MINUTE_NS
+from coinspace.clock import MILLISECOND_NS, MINUTE_NS
+from coinspace.endpoint.live.age import FUTURE_MS
 from coinspace.endpoint.live.state import Live
 from coinspace.endpoint.models import PremiumDay
 from coinspace.endpoint.values import ratio
@@ -77,7 +78,9 @@ class PremiumDays:
             return
         latest = self._live.indices[message.topic.split(b".")[1].decode()]
         minutes, coin = self._assets.get(latest.value.asset), latest.coin_premium
-        if minutes is not None and coin is not None:
+        now_ms = self._live.clock() // MILLISECOND_NS
+        # a record of the future would keep its place in the ring until that time
+        if minutes is not None and coin is not None and latest.ts_ms <= now_ms + FUTURE_MS:
             minutes.add(latest.ts_ms // MINUTE_MS, coin)
 
     def day(self, asset: str, now_ms: int, premium: float) -> PremiumDay | None:

@@ -30,6 +30,7 @@ from coinspace.endpoint.live.age import StaleReason, stale_reason
 from coinspace.endpoint.models import IndexValue
 from coinspace.endpoint.records import index_value
 from coinspace.errors import MarketError, MessageError
+from coinspace.instant import LATEST_MS
 from coinspace.market import Market
 from coinspace.method.aggregate import Aggregate
 from coinspace.method.aggregate import decode as decode_aggregate
@@ -305,6 +306,8 @@ class Live:
         record = decode(message.payload)
         if record.asset != _asset(message):
             raise ValueError(f"record: expected the asset of {message.topic!r}, was another one")
+        if not 0 <= record.ts_ms <= LATEST_MS:
+            raise ValueError(f"record: expected a time in ms, was {record.ts_ms}")
         self.indices[record.asset] = Latest(record, self.indices.get(record.asset))
 
     def _heartbeat(self, message: Message) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from coinspace.market import Market
 from coinspace.simulator.markets.book import Side
 from coinspace.simulator.markets.market import MILLISECOND_NS, Event, SimulatedMarket, Trade, World
-from coinspace.simulator.markets.spelling import Spelling, fixed
+from coinspace.simulator.markets.spelling import eight, fixed, spelling
 
 SILENT_ID = 0.03
 DAY_MS = 86_400_000
@@ -76,8 +76,7 @@ class BinanceMarket(SimulatedMarket):
         self._windows = 0
         price, size = self.price_decimals, self.size_decimals
         # 8 decimals for every tick size
-        self.spell_price = Spelling(lambda n, d: fixed(n * 10 ** (8 - d), 8), price)
-        self.spell_size = Spelling(lambda n, d: fixed(n * 10 ** (8 - d), 8), size)
+        self.spell_price, self.spell_size = spelling(eight, price), spelling(eight, size)
 
     def _measure(self) -> None:
         price = self.worth()

@@ -10,9 +10,11 @@ from coinspace.exchanges import exchange as exchange_named
 from coinspace.market import Market
 from coinspace.simulator.markets.binance import BinanceMarket
 from coinspace.simulator.markets.korean import BithumbMarket, UpbitMarket
-from coinspace.simulator.markets.market import WINDOW_NS, Event, SimulatedMarket
+from coinspace.simulator.markets.looped import LOOPED
+from coinspace.simulator.markets.market import WINDOW_NS, Event, Pace, SimulatedMarket
 from coinspace.simulator.markets.prices import STEP_NS, Prices
 from coinspace.simulator.markets.scenario import Scenario
+from coinspace.simulator.markets.whole import Whole
 
 # 2026-11-02 00:00 UTC: the default start of simulated feeds, fixed so that their bytes are too
 START_NS = 1_793_577_600_000_000_000
@@ -28,7 +30,10 @@ MARKETS: dict[str, type[SimulatedMarket]] = {
 class Engine:
     """Run every market in order of virtual time.
 
-    Args: rate: multiplies orders and trades per second. on_event: called with each event.
+    Args:
+        rate: multiplies orders and trades per second.
+        on_event: called with each event.
+        whole: whole exchanges: the markets are looped ones, in their pace.
     Attributes: now_ns (virtual), markets (exchange -> symbol -> market).
     """
 
@@ -41,8 +46,10 @@ class Engine:
         rate: float = 1.0,
         scenario: Scenario | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
+        whole: Whole | None = None,
     ) -> None:
         self.seed = seed
+        self.paces: Mapping[tuple[str, str], Pace] = whole.paces if whole else {}
         self.rate = rate
         self.start_ns = start_ns
         self.now_ns = start_ns
@@ -53,14 +60,15 @@ class Engine:
         quotes = [market.quote for listed in parsed.values() for market in listed]
         money = {"KRW", "USDT"}
         # sorted: the order of assets decides the order of draws and must not depend on the caller
-        self.prices = Prices(seed, sorted({*bases, *quotes} - money))
+        self.prices = Prices(seed, sorted({*bases, *quotes} - money), whole.worth if whole else {})
         self._heap: list[tuple[int, int, Callable[[int], None]]] = []
         self._serial = 0
         self.markets: dict[str, dict[str, SimulatedMarket]] = {}
-        self.at(start_ns + STEP_NS, self._step)
+        if not whole:
+            self.at(start_ns + STEP_NS, self._step)
         for exchange, listed in parsed.items():
             module = exchange_named(exchange)
-            kind = MARKETS[module.PROTOCOL]
+            kind = (LOOPED if whole else MARKETS)[module.PROTOCOL]
             self.markets[exchange] = {}
             for market in listed:
                 symbol = module.symbol_of(market)

@@ -18,7 +18,16 @@ from coinspace.simulator.markets.market import (
     Trade,
     World,
 )
-from coinspace.simulator.markets.spelling import Spelling, fixed, pointed, scientific, short, terse
+from coinspace.simulator.markets.spelling import (
+    Spelling,
+    eight,
+    fixed,
+    pointed,
+    scientific,
+    short,
+    spelling,
+    terse,
+)
 
 DAY_S = 86_400
 KST_S = 9 * 3600
@@ -130,16 +139,16 @@ class KoreanMarket(SimulatedMarket):
         self.book_ns = self.now_ns
         price, size = self.price_decimals, self.size_decimals
         self.prices = {
-            "scientific": Spelling(scientific, price),
-            "pointed": Spelling(pointed, price),
-            "short": Spelling(short, price),
-            "terse": Spelling(terse, price),
-            "fixed": Spelling(lambda n, d: fixed(n * 10 ** (8 - d), 8), price),
+            "scientific": spelling(scientific, price),
+            "pointed": spelling(pointed, price),
+            "short": spelling(short, price),
+            "terse": spelling(terse, price),
+            "fixed": spelling(eight, price),
         }
         self.sizes = {
-            "fixed": Spelling(fixed, size),
-            "scientific": Spelling(scientific, size),
-            "short": Spelling(short, size),
+            "fixed": spelling(fixed, size),
+            "scientific": spelling(scientific, size),
+            "short": spelling(short, size),
         }
         self._ids = 0
         self.trade(self.now_ns)

@@ -7,7 +7,7 @@ its books, and then plans the orders and trades of the next window at random mom
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from coinspace.market import Market
@@ -24,7 +24,6 @@ FOLLOWERS = 12
 # limit of levels that are added or removed at the far end in one window
 REFILL = 50
 SWEPT = 20
-KEPT_TRADES = 500
 
 
 class Trade(NamedTuple):
@@ -57,6 +56,13 @@ class Event:
         return frame
 
 
+class Pace(NamedTuple):
+    """Books and trades per second of one market, on average."""
+
+    books: float
+    trades: float
+
+
 class World(Protocol):
     """The engine, as its markets see it."""
 
@@ -64,6 +70,8 @@ class World(Protocol):
     rate: float
     start_ns: int
     prices: Prices
+    # (exchange, market) -> how often it sends
+    paces: Mapping[tuple[str, str], Pace]
     on_event: Callable[[Event], None]
 
     def at(self, time_ns: int, action: Callable[[int], None]) -> None: ...
@@ -94,6 +102,8 @@ class SimulatedMarket:
     quotes = 20.0
     trades = 3.0
     premium = 0.0
+    # newest trades, for REST
+    kept_trades = 500
 
     def __init__(self, engine: World, exchange: str, market: Market, symbol: str) -> None:
         self.engine = engine
@@ -304,11 +314,14 @@ class SimulatedMarket:
             size = min(wanted, side.sizes[tick])
             wanted -= size
             trade = Trade(now_ns, tick, size, taker_sold, self.next_trade_id())
-            self.recent.append(trade)
-            if len(self.recent) > KEPT_TRADES + 100:
-                del self.recent[:100]
+            self._keep(trade)
             self._take(side, tick, size)
             self.emit_trade(trade)
+
+    def _keep(self, trade: Trade) -> None:
+        self.recent.append(trade)
+        if len(self.recent) > self.kept_trades + 100:
+            del self.recent[:100]
 
     def _from_touch(self, side: Side) -> list[int]:
         return side.ticks[:-9:-1] if side.is_bid else side.ticks[:8]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+import orjson
+
 from coinspace.config import Settings
 from coinspace.constituents import collected
 from coinspace.errors import ConfigError
 from coinspace.market import Market
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS
+from coinspace.simulator.markets.whole import QUOTES
 
 # the unit of all other prices, without a price of its own
 UNPRICED = "KRW"
+# published levels per side when whole exchanges are collected
+DEPTH = 30
 
 
 def offer(settings: Settings) -> dict[str, list[str]]:
@@ -37,6 +42,25 @@ def offer(settings: Settings) -> dict[str, list[str]]:
         if markets:
             found[exchange] = markets
     return found
+
+
+def whole_markets(settings: Settings) -> dict[str, str]:
+    """Return the settings that collect whole exchanges, as environment variables."""
+    index = settings.index
+    patterns = {name: f"*/{quote}" for name, quote in QUOTES.items() if name in settings.exchanges}
+    return {
+        # hundreds of books with hundreds of levels would fill a journal within a minute
+        "COINSPACE_EXCHANGES__BINANCE__DEPTH": str(DEPTH),
+        "COINSPACE_INDEX__ASSETS": _json([*index.named, *index.patterns, "*"]),
+        **{
+            f"COINSPACE_EXCHANGES__{name.upper()}__MARKETS": _json([pattern])
+            for name, pattern in patterns.items()
+        },
+    }
+
+
+def _json(names: list[str]) -> str:
+    return orjson.dumps(names).decode()
 
 
 def _possible(market: Market) -> bool:

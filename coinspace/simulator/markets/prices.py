@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 STEP_NS = 100_000_000
 # worth at the start, in USDT; other assets get a worth from their names
@@ -31,10 +31,14 @@ def bell(draw: Callable[[], float]) -> float:
 
 
 class Prices:
-    """Current worth of every asset; `step` moves all of them."""
+    """Current worth of every asset; `step` moves all of them.
 
-    def __init__(self, seed: int, assets: Sequence[str]) -> None:
-        self.worth = {asset: WORTH.get(asset) or _worth(asset) for asset in assets}
+    Args: worth: asset -> worth at the start in USDT, of assets without a known one.
+    """
+
+    def __init__(self, seed: int, assets: Sequence[str], worth: Mapping[str, float]) -> None:
+        known = {**worth, **WORTH}
+        self.worth = {asset: known.get(asset) or _worth(asset) for asset in assets}
         self.rate = KRW_PER_USDT
         self.activity = 1.0
         self._start = dict(self.worth)

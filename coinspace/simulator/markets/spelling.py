@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 # books repeat their prices and most of their sizes: a look-up takes a tenth of a formatting's time.
 # The caches of a process share ALL_ENTRIES, about 150 bytes each; each has at least LEAST_ENTRIES
@@ -16,6 +17,11 @@ def fixed(n: int, decimals: int) -> str:
         return str(n)
     text = f"{abs(n):0{decimals + 1}d}"
     return f"{'-' if n < 0 else ''}{text[:-decimals]}.{text[-decimals:]}"
+
+
+def eight(n: int, decimals: int) -> str:
+    """Eight decimals, whatever the tick size: 100473000.00000000."""
+    return fixed(n * 10 ** (8 - decimals), 8)
 
 
 def short(n: int, decimals: int) -> str:
@@ -67,7 +73,8 @@ class Spelling(dict[int, str]):
         Spelling.alive += 1
 
     def __del__(self) -> None:
-        Spelling.alive -= 1
+        # at the end of the process its name is gone
+        type(self).alive -= 1
 
     def __missing__(self, n: int) -> str:
         if len(self) >= max(LEAST_ENTRIES, ALL_ENTRIES // Spelling.alive):
@@ -76,3 +83,7 @@ class Spelling(dict[int, str]):
         return text
 
     __call__ = dict.__getitem__
+
+
+# one for all markets with the same decimals
+spelling = cache(Spelling)
