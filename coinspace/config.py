@@ -241,7 +241,7 @@ def read_keys(path: Path) -> tuple[str, str] | None:
         return _curve_key(found["public"]), _curve_key(found["secret"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: expected a pair of CURVE keys, {error!r:.100}") from None
 
 
