@@ -186,6 +186,11 @@ class Process:
         """Whether this process works under its name; False for a standby."""
         return self._lease is None or self._lease.held
 
+    @property
+    def took_over(self) -> bool:
+        """Whether this process waited for the end of the one before it."""
+        return self._counts["takeovers"] > 0
+
     async def lead(self, warm: Callable[[], bool] = lambda: True) -> bool:
         """Wait until no other process works under this name, then do so.
 

@@ -55,6 +55,8 @@ class Subscriber:
         bus: BusSettings | None = None,
     ) -> None:
         self._endpoints = list(endpoints)
+        # those to connect to
+        self._waiting = list(endpoints)
         self._socket = open_socket(zmq.SUB)
         self._socket.rcvhwm = bus.high_water_mark if bus else BusSettings().high_water_mark
         self._socket.maxmsgsize = MESSAGE_SIZE_LIMIT
@@ -85,8 +87,12 @@ class Subscriber:
         self._logged: dict[str, int] = {}
 
     def connect(self) -> None:
-        """Connect without an event loop; `drain` reads. Raises: BusError, as `start`."""
-        for endpoint in self._endpoints:
+        """Connect, if not yet connected: messages wait until `drain` or `start`.
+
+        Raises: BusError when an endpoint is invalid.
+        """
+        waiting, self._waiting = self._waiting, []
+        for endpoint in waiting:
             connect(self._socket, endpoint, self._bus)
 
     def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:

@@ -57,6 +57,8 @@ BOOK, LEVEL = 190, 32
 # ticks a second where each update makes one
 UPDATES = 10
 VENUES_OF_ASSET = 3
+# assets that the exchanges share, which a pattern such as * means
+SHARED = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +180,15 @@ def _markets(settings: Settings) -> Iterator[tuple[str, str, int]]:
 
 def _index(settings: Settings) -> dict[str, float]:
     index = settings.index
-    assets = len(index.assets)
-    ticks = 1000 / index.interval_ms if index.interval_ms else UPDATES
+    intervals = [index.interval_ms_of(asset) for asset in index.assets if "*" not in asset]
+    if any("*" in asset for asset in index.assets):
+        intervals += [index.pattern_interval_ms] * max(SHARED - len(intervals), 0)
+    ticks = sum(1000 / interval if interval else UPDATES for interval in intervals)
     # the venues of the rate are stored once for all indices
-    rows = assets * VENUES_OF_ASSET + 2
+    fastest = 1000 / min(intervals, default=1000) if all(intervals) else UPDATES
     return {
-        "index_tick": assets * ticks * ROWS["index_tick"],
-        "index_venue": rows * ticks * ROWS["index_venue"],
-        "index_1s": assets * ROWS["index_1s"],
-        "index_1m": assets * ROWS["index_1m"] / 60,
+        "index_tick": ticks * ROWS["index_tick"],
+        "index_venue": (ticks * VENUES_OF_ASSET + 2 * fastest) * ROWS["index_venue"],
+        "index_1s": len(intervals) * ROWS["index_1s"],
+        "index_1m": len(intervals) * ROWS["index_1m"] / 60,
     }
