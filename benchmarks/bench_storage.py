@@ -26,6 +26,7 @@ from coinspace._ext.sink import ListSink
 from coinspace.bench.measure import OURS, interleaved
 from coinspace.config import Settings, StorageSettings
 from coinspace.storage import schema
+from coinspace.storage.policy import Policies
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.questdb.server import ManagedServer
 from coinspace.storage.sender import Sender
@@ -157,7 +158,7 @@ def sent(kind: str, settings: Settings, found: Address, pid: int) -> Result:
     make, library_row = (books, library_book) if kind == "orderbook" else (trades, library_trade)
     ours = Sender(settings, "bench")
     ours.start()
-    stage = Stage(ours, (f"{kind}.".encode(),), LEVELS)
+    stage = Stage(ours, (f"{kind}.".encode(),), Policies(StorageSettings(policy=[], depth=LEVELS)))
     library = LibrarySender.from_conf(found.ilp, auto_flush=False)
     library.establish()  # type: ignore[no-untyped-call]
     connection = psycopg.connect(found.sql, autocommit=True)

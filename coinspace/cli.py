@@ -133,6 +133,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Copy a data folder while the platform runs.",
             "coinspace backup /backup/today",
         ),
+        "archive": Command(
+            "storage.archive",
+            "Write closed days of the database as Parquet files.",
+            "coinspace archive /archive --drop 7d",
+        ),
         "restore": Command(
             "storage.backup",
             "Copy a backup into an empty data folder.",

@@ -69,6 +69,8 @@ IPC_PATH_LIMIT = 107
 # values of storage.retention: a duration, or words for rows that are never deleted
 RETENTION = re.compile(r"([1-9]\d{0,4}) ?(h|d|w|M|y|(?i:hours?|days?|weeks?|months?|years?))")
 KEEP_FOR_EVER = ("off", "keep")
+# a longer interval would store less than one book a minute
+SLOWEST_PER_SECOND = 0.016
 # 32 bytes written in Z85
 CURVE_KEY_SIZE = 40
 # ports of each process of several hosts, in the order of PROCESSES: messages, journal, heartbeats
@@ -239,7 +241,7 @@ def read_keys(path: Path) -> tuple[str, str] | None:
         return _curve_key(found["public"]), _curve_key(found["secret"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: expected a pair of CURVE keys, {error!r:.100}") from None
 
 
@@ -264,6 +266,63 @@ class JournalSettings(Section):
                 f" was {self.max_bytes}"
             )
         return self
+
+
+class StoragePolicy(Section):
+    """What is stored of some markets; trades and states are always stored."""
+
+    markets: Annotated[list[str], Field(min_length=1)]
+    """EXCHANGE:BASE/QUOTE, * for any part"""
+    depth: Annotated[int | None, Field(ge=1, le=5000)] = None
+    """stored levels per side; unset: storage.depth"""
+    books_per_second: Annotated[float, Field(ge=0, le=1000)] = 0
+    """the first book of each interval is stored; 0 = every book"""
+    tickers_per_second: Annotated[float, Field(ge=0, le=1000)] = 0
+    """the same for tickers"""
+    archive: bool = True
+    """whether `coinspace archive` writes their rows"""
+
+    @field_validator("markets", mode="before")
+    @classmethod
+    def _one(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
+    @field_validator("markets")
+    @classmethod
+    def _markets(cls, patterns: list[str]) -> list[str]:
+        return [_stored_market(one) for one in patterns]
+
+    @field_validator("books_per_second", "tickers_per_second")
+    @classmethod
+    def _at_least(cls, a_second: float) -> float:
+        if 0 < a_second < SLOWEST_PER_SECOND:
+            raise ValueError(
+                f"expected 0 (every message) or at least {SLOWEST_PER_SECOND}, one a minute"
+            )
+        return a_second
+
+
+def _stored_market(text: str) -> str:
+    pattern = _venue(text.strip())
+    exchange, _, market = pattern.partition(":")
+    names = any(fnmatchcase(one, exchange) for one in EXCHANGES)
+    if pattern != "*" and (not names or "/" not in market):
+        raise ValueError(
+            f"expected EXCHANGE:BASE/QUOTE of {', '.join(EXCHANGES)}, such as 'upbit:*/KRW',"
+            f" or '*', was {text!r}"
+        )
+    return pattern
+
+
+def default_policies() -> list[StoragePolicy]:
+    """Return what is stored by default: everything of the default assets, less of all others.
+
+    A disk of 1 TB then lasts for a year with the whole markets of all exchanges.
+    """
+    return [
+        StoragePolicy(markets=[*(f"*:{asset}/*" for asset in ASSETS), "*:USDT/KRW"]),
+        StoragePolicy(markets=["*"], depth=10, books_per_second=0.2, tickers_per_second=0.02),
+    ]
 
 
 class StorageSettings(Section):
@@ -297,7 +356,9 @@ class StorageSettings(Section):
     disk_low_mb: Annotated[int, Field(ge=0)] = 2048
     """a problem is reported when the disk has less free space"""
     depth: Annotated[int, Field(ge=1, le=5000)] = 30
-    """stored levels per side"""
+    """stored levels per side, unless the policy says otherwise"""
+    policy: list[StoragePolicy] = Field(default_factory=default_policies)
+    """what is stored of which markets; the first entry that matches a market counts"""
     ttl: Literal["on", "off"] = "on"
     """default retention; off for replayed history, which it would delete"""
     retention: Annotated[dict[str, Duration], Names(str.lower)] = {}

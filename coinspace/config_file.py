@@ -48,7 +48,12 @@ def _line(key: str, value: Any, description: str | None) -> str:
     if value is None:
         # TOML has no null
         return f"# {key}: unset{comment}"
-    return f"#{key} = {tomlkit.item(_inline(value)).as_string()}{comment}"
+    if isinstance(value, list) and any(isinstance(one, BaseModel) for one in value):
+        # on one line, which one # comments out
+        text = f"[{', '.join(tomlkit.item(_inline(one)).as_string() for one in value)}]"
+    else:
+        text = tomlkit.item(_inline(value)).as_string()
+    return f"#{key} = {text}{comment}"
 
 
 def _inline(value: Any) -> Any:

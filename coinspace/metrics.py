@@ -159,6 +159,7 @@ COUNTERS = {
     "record_segments_removed": "Recording files removed.",
     # storage
     "stored": "Messages given to the database, by kind.",
+    "thinned": "Messages that the storage policy leaves out, by kind.",
     "shed": "Messages left to the journals because memory was full.",
     "already_stored": "Messages that were stored already.",
     "malformed_rows": "Messages with values that cannot be stored.",

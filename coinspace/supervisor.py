@@ -38,6 +38,8 @@ from coinspace.observe.screen import StatusScreen
 from coinspace.process import COMMAND, STANDBY
 from coinspace.restart import serve
 from coinspace.simulator.markets.offer import offer, whole_markets
+from coinspace.storage.forecast import forecast
+from coinspace.storage.questdb.address import root
 from coinspace.tasks import WORK, Tasks, within
 
 READY_TIMEOUT_S = 90.0  # QuestDB on a busy machine needs 10 s, its first download more
@@ -877,6 +879,8 @@ def up(
         ]
         for exchange, markets in offer(settings).items():
             exchanges += [f"--market={exchange}:{market}" for market in markets]
+    if not settings.storage.ilp and not root(settings).exists():
+        click.echo(f"expected storage: {forecast(settings).text()}", err=True)
     lock = claim(settings)
     try:
         if code := uvloop.run(supervise(settings, environment, processes, exchanges, seconds)):

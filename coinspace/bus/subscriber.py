@@ -60,6 +60,8 @@ class Subscriber:
         self._socket = open_socket(zmq.SUB)
         self._socket.rcvhwm = bus.high_water_mark if bus else BusSettings().high_water_mark
         self._socket.maxmsgsize = MESSAGE_SIZE_LIMIT
+        # only subscriptions are sent; libzmq drops those beyond the mark, by default 1,000
+        self._socket.sndhwm = 0
         # heartbeats last: after the first heartbeat all other subscriptions are active
         for prefix in (*topics, HEARTBEATS):
             self._socket.subscribe(prefix)

@@ -8,20 +8,25 @@
 
 A reader of the two tables can compute both again. A changed, added or missing row changes every
 link from its day on.
+
+Retention removes whole days, the oldest first. Of such a day the link can still be checked, which
+proves that its digest is the one that was made then, and no longer whether the digest is right.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
 
 from coinspace.clock import SECOND_NS
 from coinspace.index.backlog import KIND
+from coinspace.storage.archive import Archive
 from coinspace.storage.parts import PART_NAMES, stored_siblings
 from coinspace.storage.read import memory, records
 from coinspace.storage.records import Row
@@ -61,15 +66,24 @@ class ChainLink:
 
 def digest_day(connection: Connection, day_ns: int) -> tuple[int, str]:
     """Return the number of a day's records and their digest. Raises: StorageError."""
+    step = DAY_NS // PIECES
+
+    def stored(table: Table) -> Iterator[tuple[Any, ...]]:
+        for start_ns in range(day_ns, day_ns + DAY_NS, step):
+            yield from records.whole_rows(connection, table, start_ns, start_ns + step)
+
+    return digest_of(stored)
+
+
+def digest_of(rows_of: Callable[[Table], Iterable[tuple[Any, ...]]]) -> tuple[int, str]:
+    """Return the number of records and their digest. Args: rows_of: rows in order of their keys."""
     hashed = hashlib.sha256()
     count = 0
-    step = DAY_NS // PIECES
     for table in (INDEX_TICK, INDEX_VENUE):
-        for start_ns in range(day_ns, day_ns + DAY_NS, step):
-            for row in records.whole_rows(connection, table, start_ns, start_ns + step):
-                line = hashed_row(table, row)
-                hashed.update(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-                count += table is INDEX_TICK
+        for row in rows_of(table):
+            line = hashed_row(table, row)
+            hashed.update(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            count += table is INDEX_TICK
     return count, hashed.hexdigest()
 
 
@@ -103,8 +117,12 @@ def stored_links(connection: Connection) -> list[ChainLink]:
 def make_link(connection: Connection, day_ns: int, previous: str) -> ChainLink:
     """Return the link of a day."""
     count, digest = digest_day(connection, day_ns)
-    link = hashlib.sha256((previous + digest).encode()).hexdigest()
-    return ChainLink(day_ns, count, digest, previous, link)
+    return ChainLink(day_ns, count, digest, previous, linked(previous, digest))
+
+
+def linked(previous: str, digest: str) -> str:
+    """Return the hash of a link from that of the link before and the digest of the day."""
+    return hashlib.sha256((previous + digest).encode()).hexdigest()
 
 
 def reopened(links: list[ChainLink], now_ns: int) -> list[Row]:
@@ -135,12 +153,37 @@ def missing_days(connection: Connection, now_ns: int) -> list[int]:
     return list(range(first_ns, end_ns // DAY_NS * DAY_NS, DAY_NS))
 
 
-def check(connection: Connection) -> Iterator[tuple[ChainLink, list[str]]]:
-    """Compute every stored link again; yield each link and its errors."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A link that was computed again.
+
+    Attributes:
+        removed: the day's records are no longer in the database.
+        archived: they were read from the archive instead.
+    """
+
+    link: ChainLink
+    wrong: list[str]
+    removed: bool = False
+    archived: bool = False
+
+
+def check(connection: Connection, archive: Archive | None = None) -> Iterator[Checked]:
+    """Compute every stored link again. Args: archive: where removed records are read."""
     previous = FIRST
     before_ns = None
+    removed_ns = records.removed_until(connection)
     for stored in stored_links(connection):
-        found = make_link(connection, stored.day_ns, stored.previous)
+        removed = stored.day_ns + DAY_NS <= removed_ns
+        archived = removed and archive is not None and archive.has(INDEX_TICK, stored.day)
+        if archive is not None and archived:
+            count, digest = digest_of(partial(archive.rows, day=stored.day))
+            link = linked(stored.previous, digest)
+            found = replace(stored, records=count, digest=digest, link=link)
+        elif removed:
+            found = replace(stored, link=linked(stored.previous, stored.digest))
+        else:
+            found = make_link(connection, stored.day_ns, stored.previous)
         wrong = []
         if found.records != stored.records:
             wrong.append(f"records: expected {stored.records}, was {found.records}")
@@ -152,5 +195,5 @@ def check(connection: Connection) -> Iterator[tuple[ChainLink, list[str]]]:
             wrong.append(f"link: expected {stored.link}, was {found.link}")
         if before_ns is not None and stored.day_ns != before_ns + DAY_NS:
             wrong.append("day: expected the day after the last one, was a later day")
-        yield stored, wrong
+        yield Checked(stored, wrong, removed, archived)
         previous, before_ns = stored.link, stored.day_ns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.index.reset import declare_void, ticks_ahead
 from coinspace.index.store import append_links, checked_links
+from coinspace.storage.archive import Archive
 from coinspace.text import json_line, printable
 
 
@@ -55,9 +57,20 @@ def index_reset_clock(operator: str, because: str, config_path: str | None) -> N
 @click.option("--append", is_flag=True, help="add the missing links of closed days")
 @click.option("--no-check", is_flag=True, help="with --append: add only, check nothing")
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per day")
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="folder of `coinspace archive`, for days that are no longer in the database",
+)
 @config_option
-def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str | None) -> None:
-    """Check the daily hash chain over all stored records; exit code 1 when a day is wrong."""
+def verify_chain(
+    append: bool, no_check: bool, as_json: bool, archive: Path | None, config_path: str | None
+) -> None:
+    """Check the daily hash chain over all stored records; exit code 1 when a day is wrong.
+
+    Of a day whose records the retention has removed, only the link can be checked, unless --archive
+    has the records.
+    """
     if no_check and not append:
         raise click.UsageError("--no-check: expected --append with it")
     settings = load(config_path)
@@ -65,16 +78,21 @@ def verify_chain(append: bool, no_check: bool, as_json: bool, config_path: str |
         click.echo(f"{append_links(settings)} days added", err=True)
         if no_check:
             return
-    wrong_days = days = 0
-    for link, wrong in checked_links(settings):
+    wrong_days = days = unread = 0
+    for one in checked_links(settings, None if archive is None else Archive(archive)):
+        link = one.link
         days += 1
-        wrong_days += bool(wrong)
+        wrong_days += bool(one.wrong)
+        unread += one.removed and not one.archived
         if as_json:
-            write({**link.facts(), "wrong": wrong})
+            facts = {"wrong": one.wrong, "removed": one.removed, "archived": one.archived}
+            write({**link.facts(), **facts})
         else:
-            words = printable("; ".join(wrong)) or "ok"
+            state = "ok, archived" if one.archived else "link ok, records removed"
+            words = printable("; ".join(one.wrong)) or (state if one.removed else "ok")
             click.echo(f"{link.day} {link.records} records {link.link[:16]}… {words}")
-    click.echo(f"{days} days checked, {wrong_days} wrong", err=True)
+    more = f", of {unread} only the link: their records are removed" if unread else ""
+    click.echo(f"{days} days checked, {wrong_days} wrong{more}", err=True)
     if wrong_days:
         raise SystemExit(1)
     if not days:

@@ -10,6 +10,7 @@ from coinspace.config import Settings
 from coinspace.errors import CoinSpaceError
 from coinspace.index import chain
 from coinspace.storage import schema
+from coinspace.storage.archive import Archive
 from coinspace.storage.questdb.address import address
 from coinspace.storage.read.query import wait_applied
 from coinspace.storage.records import Row
@@ -53,7 +54,7 @@ def append_links(settings: Settings) -> int:
     return len(days)
 
 
-def checked_links(settings: Settings) -> Iterator[tuple[chain.ChainLink, list[str]]]:
-    """Yield every stored day with its errors."""
+def checked_links(settings: Settings, archive: Archive | None = None) -> Iterator[chain.Checked]:
+    """Yield every stored day with its errors. Args: archive: where removed records are read."""
     with schema.connect(address(settings)) as connection:
-        yield from chain.check(connection)
+        yield from chain.check(connection, archive)

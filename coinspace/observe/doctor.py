@@ -17,6 +17,7 @@ from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.exchanges import UNUSABLE
 from coinspace.observe.health import all_health, heard
+from coinspace.storage.forecast import YEAR_DAYS, forecast
 from coinspace.storage.questdb import runtime
 from coinspace.storage.questdb.address import root
 from coinspace.storage.watch import look
@@ -53,7 +54,13 @@ def check_host(settings: Settings) -> list[Finding]:
     if any(finding.subject == DATA_FOLDER for finding in findings):
         # the other checks need the folder
         return findings
-    return [*findings, *_database(settings), *_journals(settings), *_processes(settings)]
+    return [
+        *findings,
+        *_storage(settings),
+        *_database(settings),
+        *_journals(settings),
+        *_processes(settings),
+    ]
 
 
 def check_limits(settings: Settings) -> list[Finding]:
@@ -176,6 +183,23 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", "problem", problem)
     if not findings.problems:
         yield Finding("database", "ok", "answers; no table is suspended, the schema is as declared")
+
+
+def _storage(settings: Settings) -> Iterator[Finding]:
+    """Yield how much the settings store a day, and how long the disk lasts."""
+    if settings.storage.ilp:
+        # the disk of another server is unknown
+        return
+    found = forecast(settings)
+    text = f"expected {found.text()}"
+    if found.days is None or found.days >= YEAR_DAYS:
+        yield Finding("storage", "ok", text)
+    else:
+        yield Finding(
+            "storage",
+            "advice",
+            f"{text}: store less with storage.policy, shorten storage.retention or move `data`",
+        )
 
 
 def _jar(settings: Settings) -> Iterator[Finding]:

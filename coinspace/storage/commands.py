@@ -207,8 +207,8 @@ def reconcile(config_path: str | None, start: str | None, end: str | None, as_js
     """Prove that every received message is stored.
 
     Prints counts per publisher, topic and minute: messages received, repeats, in a journal,
-    published, stored, ever in a gap, and explained by the table `gap`. Exit code 1 when a message
-    is unexplained.
+    published, stored, left out by `storage.policy`, ever in a gap, and explained by the table
+    `gap`. Exit code 1 when a message is unexplained.
     """
     from coinspace.storage.reconcile import reconcile as compare
 

@@ -37,6 +37,14 @@ def no_room(settings: Settings) -> bool:
         return True
 
 
+def free_bytes(settings: Settings) -> int:
+    """Return the free bytes of the data's disk, 0 when they cannot be read."""
+    try:
+        return shutil.disk_usage(_existing(disk_folder(settings))).free
+    except OSError:
+        return 0
+
+
 def disk_problems(settings: Settings) -> list[str]:
     """Return a line when the disk of the data folder is nearly full."""
     return room_problems(disk_folder(settings), settings.storage.disk_low_mb)

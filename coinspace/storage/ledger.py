@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from coinspace.bus.topics import TopicName, parse
 from coinspace.errors import MessageError
+from coinspace.storage.policy import Rule
 from coinspace.storage.rows import TopicRows
 
 StreamKey = tuple[str, bytes, int]
@@ -51,6 +52,8 @@ class Stream:
     Attributes:
         last: highest sequence that is accounted for or part of a hole.
         put_off: number of holes that are only in the database.
+        rule: what is stored of the market, None until the first message.
+        slot: slot of the last stored message, see `Rule`.
     """
 
     publisher: str
@@ -63,6 +66,8 @@ class Stream:
     # the newest hole, which may grow until it has a row in `gap`
     growing: Hole | None = None
     put_off: int = 0
+    rule: Rule | None = None
+    slot: int = -1
 
     @property
     def missing(self) -> int:

@@ -37,6 +37,7 @@ from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError
 from coinspace.storage import gaps, schema
 from coinspace.storage.ledger import joined
+from coinspace.storage.policy import Policies, Rule
 from coinspace.storage.questdb.address import Address, address
 from coinspace.storage.tables import STORED
 
@@ -65,6 +66,8 @@ class Line:
         journalled: in a journal now.
         published: sequences used.
         stored: rows.
+        thinned: books and tickers that `storage.policy` leaves out: a stored one is in the same
+            interval. Without a journal, all that is missing between two rows of such a market.
         duplicates: trades whose row has a later message's sequence.
         gaps: in rows of `gap` of any status.
         lost, dead, open: in rows of `gap` of that status. Trades that the exchange no longer
@@ -80,6 +83,7 @@ class Line:
     journalled: int = 0
     published: int = 0
     stored: int = 0
+    thinned: int = 0
     duplicates: int = 0
     gaps: int = 0
     lost: int = 0
@@ -194,6 +198,7 @@ class _Fact(NamedTuple):
 class _Stream:
     topic: bytes
     epoch: int
+    rule: Rule
     seen: Ranges = field(default_factory=Ranges)
     # (first, last, time of the message before): in neither the journal nor the database
     holes: list[tuple[int, int, int]] = field(default_factory=list)
@@ -204,6 +209,8 @@ class _Stream:
     pending: dict[int, int] = field(default_factory=dict)
     last_stored: int = 0
     last_ns: int = 0
+    # the latest slot that has a row
+    slot: int = -1
 
 
 def reconcile(
@@ -219,6 +226,7 @@ def reconcile(
     """
     report = Report(from_ns, to_ns)
     found = address(settings)
+    policies = Policies(settings.storage)
     for process, kinds in STORED.values():
         for exchange in sorted(settings.exchanges):
             publisher = f"{process}-{exchange}"
@@ -231,7 +239,7 @@ def reconcile(
                     _rows(opened.enter_context(schema.connect(found)), kind, publisher, report)
                     for kind in kinds
                 ]
-                _Comparison(report, found, publisher).run(facts, rows)
+                _Comparison(report, found, publisher, policies).run(facts, rows)
     report.lines.sort(key=lambda line: (line.publisher, line.topic, line.minute_ns))
     return report
 
@@ -337,7 +345,10 @@ class _Ahead:
 
 
 class _Comparison:
-    def __init__(self, report: Report, found: Address, publisher: str) -> None:
+    def __init__(self, report: Report, found: Address, publisher: str, policies: Policies) -> None:
+        self._policies = policies
+        # time of the first message in a journal
+        self._journal_ns = FOR_EVER_NS
         self._report = report
         self._address = found
         self._publisher = publisher
@@ -351,6 +362,7 @@ class _Comparison:
         with schema.connect(self._address) as connection:
             self._read_found(connection)
             journal = [_Ahead(one) for one in facts]
+            self._journal_ns = min((one.at_ns for one in journal), default=FOR_EVER_NS)
             database = [_Ahead(one) for one in rows]
             while (start := min(one.at_ns for one in (*journal, *database))) < FOR_EVER_NS:
                 end = start + SLICE_NS
@@ -369,7 +381,11 @@ class _Comparison:
     def _stream(self, topic: bytes, epoch: int) -> _Stream:
         stream = self._streams.get((topic, epoch))
         if stream is None:
-            stream = self._streams[topic, epoch] = _Stream(topic, epoch)
+            rule = self._policies.of(*topic.decode().split(".")[:3])
+            stream = self._streams[topic, epoch] = _Stream(topic, epoch, rule)
+            if rule.slot_ns:
+                # the row of the slot may have been published before the time
+                stream.slot = rule.slot(self._report.from_ns)
         return stream
 
     def _count(self, stream: _Stream, at_ns: int, **counts: int) -> None:
@@ -440,6 +456,7 @@ class _Comparison:
         stored: dict[int, _Fact],
     ) -> None:
         waiting: list[_Fact] = []
+        slots = self._slots(stream, stored)
         for sequence in sorted(journalled.keys() | stored.keys()):
             fact, row = journalled.get(sequence), stored.get(sequence)
             one = fact or stored[sequence]
@@ -456,11 +473,26 @@ class _Comparison:
                     self._count(stream, at_ns, stored=1)
                 elif fact is not None and fact.repeat:
                     self._count(stream, at_ns, repeats=1)
+                elif fact is not None and slots and stream.rule.slot(at_ns) in slots:
+                    self._count(stream, at_ns, thinned=1)
                 elif fact is not None:
                     waiting.append(fact)
             if row is not None:
                 stream.last_stored = max(stream.last_stored, sequence)
         self._explain(stream, waiting, _trades_known(connection, stream.topic, waiting))
+
+    def _slots(self, stream: _Stream, stored: dict[int, _Fact]) -> set[int]:
+        """Return the slots that have a row, of a market that the policy thins."""
+        rule = stream.rule
+        if not rule.slot_ns:
+            return set()
+        found = {rule.slot(row.published_ns) for row in stored.values()}
+        # a message that was fetched late may come before the row of its slot
+        for sequence in [n for n, at_ns in stream.pending.items() if rule.slot(at_ns) in found]:
+            self._count(stream, stream.pending.pop(sequence), thinned=1)
+            self._pending -= 1
+        before, stream.slot = stream.slot, max(found, default=stream.slot)
+        return found | {before}
 
     def _again(self, stream: _Stream, sequence: int, fact: _Fact | None, row: _Fact | None) -> None:
         if fact is not None:
@@ -521,8 +553,10 @@ class _Comparison:
         for sequence, at_ns in stream.pending.items():
             self._unexplained(stream, sequence, sequence, at_ns)
         for first, last, at_ns in stream.holes:
+            # what the policy left out before the journal began is in no journal and no row
+            thinned = bool(stream.rule.slot_ns) and at_ns < self._journal_ns
             for start, end in stream.seen.split(first, last)[1]:
-                self._missing(stream, start, end, at_ns)
+                self._missing(stream, start, end, at_ns, thinned=thinned)
         first, last = stream.seen.bounds
         outside = Ranges()
         for start, end, found_ns in stream.found:
@@ -537,7 +571,9 @@ class _Comparison:
                     self._missing(stream, *new, found_ns)
                     outside.add(*new)
 
-    def _missing(self, stream: _Stream, first: int, last: int, at_ns: int) -> None:
+    def _missing(
+        self, stream: _Stream, first: int, last: int, at_ns: int, *, thinned: bool = False
+    ) -> None:
         self._exist(stream, first, last, at_ns)
         left = [(first, last)]
         for status in EXPLAINED:
@@ -545,6 +581,9 @@ class _Comparison:
             split = [ranges.split(*part) for part in left]
             self._count(stream, at_ns, **{status: sum(_size(inside) for inside, _ in split)})
             left = [part for _, outside in split for part in outside]
+        if thinned:
+            self._count(stream, at_ns, thinned=_size(left))
+            return
         for start, end in left:
             self._unexplained(stream, start, end, at_ns)
 

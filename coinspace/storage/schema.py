@@ -81,11 +81,9 @@ def create(found: Address, storage: StorageSettings) -> list[str]:
             if table.name not in existing
         ]
         views = _views(connection)
-        done += [
-            _run(connection, difference.repair, difference.table)
-            for difference in _differences(connection, existing, storage)
-            if not difference.damaging
-        ]
+        for difference in _differences(connection, existing, storage):
+            if not difference.damaging:
+                done += _repair(connection, difference)
         done += [
             _run(connection, _create(view, storage), view.name)
             for view in VIEWS
@@ -163,22 +161,52 @@ def _kind(name: str) -> str:
 def _refresh(connection: Connection, names: Collection[str]) -> list[str]:
     # the lowest only: its refresh makes the view above invalid, which the next call refreshes
     states = _views(connection)
+    done = []
+    for view in VIEWS:
+        if view.name not in names or states.get(view.name) != "invalid":
+            continue
+        if states.get(view.base) != "invalid":
+            done += _keep_older(connection, view)
+            done.append(_run(connection, refreshing(view.name), view.name))
+    return done
+
+
+def _keep_older(connection: Connection, view: View) -> list[str]:
+    """Copy the candles whose rows the table below no longer has: a full refresh deletes them."""
+    oldest = []
+    for name in (view.base, view.name):
+        found = connection.execute(f"SELECT min(ts)::long FROM {name}").fetchone()
+        oldest.append(found[0] if found else None)
+    of_base, of_view = oldest
+    if of_base is None or of_view is None or of_view >= of_base - view.length_ns:
+        return []
+    columns = dict(
+        connection.execute(f"SELECT \"column\", type FROM table_columns('{view.name}')").fetchall()
+    )
+    symbols = [name for name, kind in columns.items() if kind == "SYMBOL"]
+    kept = f"{view.name}_kept"
+    rows = f"SELECT * FROM {view.name} WHERE ts < {of_base - view.length_ns}::timestamp_ns"
+    declared = ", ".join(f"{name} {kind}" for name, kind in columns.items())
     return [
-        _run(connection, refreshing(view.name), view.name)
-        for view in VIEWS
-        if view.name in names
-        and states.get(view.name) == "invalid"
-        and states.get(view.base) != "invalid"
+        _run(
+            connection,
+            f"CREATE TABLE IF NOT EXISTS {kept} ({declared}) TIMESTAMP(ts) PARTITION BY"
+            f" {view.partition} WAL DEDUP UPSERT KEYS(ts, {', '.join(symbols)})",
+            view.name,
+        ),
+        _run(connection, f"INSERT INTO {kept} {rows}", view.name),
     ]
 
 
-def _repair(connection: Connection, difference: Difference) -> None:
+def _repair(connection: Connection, difference: Difference) -> list[str]:
+    """Repair a difference. Returns: the statement, nothing when another worker was faster."""
     try:
-        _run(connection, difference.repair, difference.table)
+        return [_run(connection, difference.repair, difference.table)]
     except StorageError as error:
         # another worker made the same change, and the server has not applied it yet
         if not any(word in str(error) for word in ("already", "statement is either no-op")):
             raise
+        return []
 
 
 def _report_damage(connection: Connection, difference: Difference) -> None:

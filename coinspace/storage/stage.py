@@ -14,6 +14,7 @@ from coinspace.errors import MessageError, StorageError
 from coinspace.storage import gaps
 from coinspace.storage.ledger import Hole, Ledger, Stream
 from coinspace.storage.outages import Outages
+from coinspace.storage.policy import Policies
 from coinspace.storage.rows import STORED, Key, store
 from coinspace.storage.sender import Sender
 
@@ -27,7 +28,7 @@ class Stage:
     Args:
         sender: where rows go.
         topics: prefixes of the topics to store, as subscribed.
-        depth: levels stored a side.
+        policies: what is stored of each market.
         on_hole: called when a hole was found, to fetch its messages.
         on_restart: called with the name of a publisher that has a new epoch.
     """
@@ -36,7 +37,7 @@ class Stage:
         self,
         sender: Sender,
         topics: tuple[bytes, ...],
-        depth: int,
+        policies: Policies,
         *,
         clock: Clock = now_ns,
         on_hole: Callable[[], object] = lambda: None,
@@ -46,7 +47,7 @@ class Stage:
         self.ledger = Ledger()
         self.outages = Outages(sender)
         self.topics = topics
-        self._depth = depth
+        self._policies = policies
         self._clock = clock
         self._on_hole = on_hole
         self._on_restart = on_restart
@@ -57,6 +58,8 @@ class Stage:
         # refused rows whose row of `gap` the sender had no memory for
         self._unaccounted: deque[tuple[Key, str, int]] = deque()
         self.stored: dict[str, int] = {}
+        # messages left out by the policy; a stored message is in the same slot
+        self.thinned: dict[str, int] = {}
         self.repeats = self.shed = self.known = self.malformed = 0
         self.heard_ns: dict[str, int] = {}
 
@@ -94,8 +97,15 @@ class Stage:
         """Store a message, live or fetched. Returns: False when memory is full."""
         if message.kind == ORDERBOOK and message.flags & REPEAT:
             return True
+        kind, rule = stream.name.kind, stream.rule
+        if rule is None:
+            rule = stream.rule = self._policies.of(kind, stream.name.exchange, stream.name.market)
+        slot = rule.slot(message.published_ns) if rule.slot_ns else -1
+        if rule.slot_ns and slot == stream.slot:
+            self.thinned[kind] = self.thinned.get(kind, 0) + 1
+            return True
         try:
-            taken = store(self.sender, stream.rows, message, self._depth)
+            taken = store(self.sender, stream.rows, message, rule.depth)
         except StorageError as error:
             # a value that cannot be stored is accounted for like a row that the database refused
             self.malformed += 1
@@ -103,7 +113,7 @@ class Stage:
             self.on_rejected(key, error.table or "", str(error), self._clock())
             return True
         if taken:
-            kind = stream.name.kind
+            stream.slot = slot
             self.stored[kind] = self.stored.get(kind, 0) + 1
         return taken
 
@@ -161,6 +171,7 @@ class Stage:
         counts: dict[str, int | float] = {
             f'stored{{kind="{kind}"}}': count for kind, count in self.stored.items()
         }
+        counts |= {f'thinned{{kind="{kind}"}}': count for kind, count in self.thinned.items()}
         return counts | {
             "repeats": self.repeats,
             "shed": self.shed,

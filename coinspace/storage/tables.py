@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
+from coinspace.clock import HOUR_NS, MINUTE_NS, SECOND_NS
 from coinspace.method.record import IndexRecord, InputRecord, Kind, VenueRecord, facts
 from coinspace.storage.parts import part_columns
 
@@ -62,6 +63,11 @@ class View:
     interval: str
     partition: str
     ttl: str = ""
+
+    @property
+    def length_ns(self) -> int:
+        """Length of a candle."""
+        return {"1s": SECOND_NS, "1m": MINUTE_NS, "1h": HOUR_NS}[self.interval]
 
     def create(self, ttl: str) -> str:
         """Return the CREATE statement. Args: ttl: as SQL, "" keeps rows for ever."""
@@ -142,7 +148,7 @@ TRADE = Table(
         ("ts", TIME),
     ),
     keys=("ts", "exchange", "market", "trade_id"),
-    ttl="365 DAYS",
+    ttl="90 DAYS",
 )
 
 STATE = Table(
@@ -225,6 +231,7 @@ def record_table(
     record: type[Struct] = IndexRecord,
     *more: tuple[str, str],
     keys: tuple[str, ...] = ("ts", "asset"),
+    ttl: str = "",
 ) -> Table:
     """Return a table of records with `more` columns."""
     columns = (
@@ -240,10 +247,12 @@ def record_table(
         *part_columns(),
     )
     order = " ".join([_TICK_ORDER, *(column for column, _ in part_columns())])
-    return Table(name, in_order(order, columns), keys)
+    return Table(name, in_order(order, columns), keys, ttl=ttl)
 
 
-INDEX_TICK = record_table("index_tick")
+# every tick for days; candles of a second, a minute and an hour stay longer
+INDEX_TTL = "7 DAYS"
+INDEX_TICK = record_table("index_tick", ttl=INDEX_TTL)
 # ticks of a candidate parameter set
 INDEX_NEXT = record_table("index_next", keys=("ts", "asset", "parameter_hash"))
 INDEX_RECALC = record_table(
@@ -271,6 +280,7 @@ INDEX_VENUE = Table(
         ),
     ),
     keys=("ts", "asset", "role", "venue"),
+    ttl=INDEX_TTL,
 )
 METHODOLOGY = Table(
     "methodology",

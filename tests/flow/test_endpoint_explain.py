@@ -9,7 +9,6 @@ from typing import Any
 import aiohttp
 import numpy as np
 import orjson
-import psycopg
 import pytest
 import pytest_asyncio
 
@@ -18,13 +17,13 @@ from coinspace.aggregator.venue import Venue
 from coinspace.config import Settings, StorageSettings
 from coinspace.index.calculator import Index
 from coinspace.index.governance import definition
+from coinspace.index.store import store
 from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts
 from coinspace.method.digits import significant
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row, tick_row, venue_rows
-from coinspace.storage.transport import TimestampNanos
 from tests.flow.endpoint_stage import running, settings
 from tests.waiting import until
 
@@ -50,23 +49,6 @@ def configured(stored: Settings, folder: Path) -> Settings:
     chosen.storage.ilp, chosen.storage.sql = found.ilp, found.sql
     chosen.storage.readonly_sql = found.readonly_sql
     return chosen
-
-
-def insert(connection: psycopg.Connection[Any], row: Row) -> None:
-    """Store a row as the calculator's sender does."""
-    values = {
-        name: value.value if isinstance(value, TimestampNanos) else value
-        for name, value in (*row.symbols.items(), *row.columns.items(), ("ts", row.at_ns))
-    }
-    names = ", ".join(f'"{name}"' for name in values)
-    marks = ", ".join(
-        f"%s::double{'[]' * value.ndim}" if isinstance(value, np.ndarray) else "%s"
-        for value in values.values()
-    )
-    connection.execute(
-        f"INSERT INTO {row.table} ({names}) VALUES ({marks})".encode(),
-        [_array(one) if isinstance(one, np.ndarray) else one for one in values.values()],
-    )
 
 
 def sides(exchange: str, rate: float, levels: int) -> list[np.ndarray[Any, Any]]:
@@ -110,20 +92,17 @@ def store_tick(chosen: Settings, number: int, levels: int = STORED_LEVELS) -> An
                     ts_ns - 300_000_000,
                 ),
             )
-        aggregate = Consolidator(ASSET).consolidate(
-            ts_ns, venues, FxFacts(rate=1400.0, status="ok"), 10_000_000_000
-        )
-        record = index.compute(aggregate)
-        assert record.value is not None
-        insert(connection, tick_row(record))
-        for row in venue_rows(record, fx=False):
-            insert(connection, row)
+    aggregate = Consolidator(ASSET).consolidate(
+        ts_ns, venues, FxFacts(rate=1400.0, status="ok"), 10_000_000_000
+    )
+    record = index.compute(aggregate)
+    assert record.value is not None
+    store(chosen, [tick_row(record), *venue_rows(record, fx=False)])
     return record
 
 
-def _array(numbers: np.ndarray[Any, Any]) -> str:
-    text = repr(numbers.tolist()).replace("nan", "null")
-    return text.translate(str.maketrans("[]", "{}"))
+def _array(levels: np.ndarray[Any, Any]) -> str:
+    return "{" + ",".join("{" + ",".join(map(repr, row)) + "}" for row in levels.tolist()) + "}"
 
 
 @pytest_asyncio.fixture
@@ -189,9 +168,7 @@ async def test_a_book_that_is_not_stored_is_named(site: Site) -> None:
     for venue in record.inputs:
         # as if the book had changed once more after the stored row
         record.inputs[venue].changed_ns += 100_000_000
-    with schema.connect(address(site[0])) as connection:
-        for row in venue_rows(record, fx=False):
-            insert(connection, row)
+    store(site[0], list(venue_rows(record, fx=False)))
     await explain(
         site[1],
         record,
@@ -208,9 +185,8 @@ async def test_the_parameters_of_the_tick_are_used_not_todays(site: Site) -> Non
         session, record, lambda body: record.parameter_hash in (body["curve_reason"] or "")
     )
     announced = definition(before, ASSET)
-    with schema.connect(address(chosen)) as connection:
-        columns = {"method_version": 1, "definition": orjson.dumps(announced).decode()}
-        symbols = {"asset": ASSET, "role": "live", "parameter_hash": record.parameter_hash}
-        insert(connection, Row("methodology", START_MS * 10**6, symbols, columns))
+    columns = {"method_version": 1, "definition": orjson.dumps(announced).decode()}
+    symbols = {"asset": ASSET, "role": "live", "parameter_hash": record.parameter_hash}
+    store(before, [Row("methodology", START_MS * 10**6, symbols, columns)])
     body = await explain(session, record, has_curve)
     assert float(body["curve"]["value"]) == significant(record.value_raw)

@@ -221,5 +221,5 @@ def test_a_day_that_was_linked_too_early_is_linked_again(settings: Settings) -> 
     assert append_links(settings) == 0
     with schema.connect(address(settings)) as connection:
         assert chain.stored_links(connection) == [link]
-        assert [wrong for _, wrong in chain.check(connection)] == [[]]
+        assert [one.wrong for one in chain.check(connection)] == [[]]
         assert chain.missing_days(connection, today_ns + 2 * chain.DAY_NS) == []

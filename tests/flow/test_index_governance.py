@@ -26,7 +26,7 @@ DAY_NS = 18_000 * chain.DAY_NS
 @pytest.fixture
 def settings(questdb: Settings, tmp_path: Path) -> Settings:
     found = address(questdb)
-    schema.create(found, StorageSettings())
+    schema.create(found, StorageSettings(ttl="off"))
     emptied(questdb, "methodology", "operator_log")
     emptied(questdb, "index_chain", "index_tick", "index_venue", "gap")
     storage = StorageSettings(ilp=found.ilp, sql=found.sql, ttl="off")
@@ -95,15 +95,15 @@ def test_an_operators_action_is_logged_with_name_and_reason(settings: Settings) 
     assert starts.news() == []
 
 
-def test_the_server_keeps_index_records_for_ever(settings: Settings) -> None:
-    kept = {"index_tick", "index_venue", "index_next", "index_recalc", "index_chain"}
-    kept |= {"methodology", "operator_log"}
+def test_the_server_keeps_what_governs_the_index_for_ever(settings: Settings) -> None:
+    kept = {"index_next", "index_recalc", "index_chain", "methodology", "operator_log"}
     lives = dict(query(settings, "SELECT table_name, ttlValue FROM tables()"))
     assert {name for name, life in lives.items() if not life} >= kept
     # other tests may have made the tables without lives
     default = {one.name: retention.initial(one, StorageSettings()) for one in TABLES}
     assert {name for name, life in default.items() if not life} >= kept
     assert default["orderbook"]
+    assert default["index_tick"] == default["index_venue"] == "7d"
 
 
 def test_the_chain_is_made_and_checked_by_the_command(

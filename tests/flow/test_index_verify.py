@@ -177,7 +177,7 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
 
 def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
     schema.create(address(settings), StorageSettings(ttl="off"))
-    emptied(settings, "index_tick", "index_venue", "index_chain")
+    emptied(settings, "index_tick", "index_venue", "index_chain", "operator_log")
     day_ns = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * SECOND_NS
     rows = [
         Row(
@@ -198,17 +198,17 @@ def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
             previous = link.link
     applied(settings)
     checked = list(checked_links(settings))
-    assert [(link.day, link.records) for link, _ in checked] == [
+    assert [(one.link.day, one.link.records) for one in checked] == [
         ("2026-01-01", 3),
         ("2026-01-02", 1),
         ("2026-01-03", 1),
     ]
-    assert [wrong for _, wrong in checked] == [[], [], []]
+    assert [(one.wrong, one.removed) for one in checked] == [([], False)] * 3
 
     at_ns = day_ns + 25 * 3600 * SECOND_NS
     query(settings, f"UPDATE index_tick SET value = 1.0 WHERE ts = {at_ns}::timestamp_ns")
     applied(settings)
-    found = {link.day: wrong for link, wrong in checked_links(settings)}
+    found = {one.link.day: one.wrong for one in checked_links(settings)}
     assert "digest: expected" in found["2026-01-02"][0]
     assert found["2026-01-01"] == found["2026-01-03"] == []
 
@@ -218,9 +218,24 @@ def test_the_chain_finds_a_changed_record(settings: Settings) -> None:
         forged = chain.make_link(connection, day_ns + chain.DAY_NS, first.link)
     store(settings, [forged.row()])
     applied(settings)
-    found = {link.day: wrong for link, wrong in checked_links(settings)}
+    found = {one.link.day: one.wrong for one in checked_links(settings)}
     assert found["2026-01-02"] == []
     assert "previous: expected" in found["2026-01-03"][0]
+
+    # records that are gone without a retention are an error, with one their link is checked
+    query(settings, "ALTER TABLE index_tick DROP PARTITION LIST '2026-01-01'")
+    applied(settings)
+    gone = next(checked_links(settings))
+    assert "records: expected 3, was 0" in gone.wrong[0]
+    query(settings, "ALTER TABLE index_tick SET TTL 1 DAYS")
+    applied(settings)
+    gone = next(checked_links(settings))
+    assert (gone.wrong, gone.removed) == ([], True)
+    query(settings, f"UPDATE index_chain SET digest = 'x' WHERE ts = {day_ns}::timestamp_ns")
+    applied(settings)
+    gone = next(checked_links(settings))
+    query(settings, "ALTER TABLE index_tick SET TTL 0h")
+    assert "link: expected" in gone.wrong[0]
 
 
 def test_the_chain_does_not_depend_on_how_a_record_is_stored(settings: Settings) -> None:
@@ -228,7 +243,9 @@ def test_the_chain_does_not_depend_on_how_a_record_is_stored(settings: Settings)
     schema.create(found, StorageSettings(ttl="off"))
     # a database of an earlier version
     query(settings, "ALTER TABLE index_tick DROP COLUMN gl_twap")
+    applied(settings)
     schema.create(found, StorageSettings(ttl="off"))
+    applied(settings)
     links = []
     for rows in (recorded_rows(), [row for case in CASES for row in stored_rows(case)]):
         emptied(settings, "index_tick", "index_venue")

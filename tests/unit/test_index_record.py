@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -181,8 +182,9 @@ EXPLANATIONS = ("live_explanation", "stored_explanation")
 
 
 def named(answer: str) -> str:
-    """Return a recorded answer with today's name of a missing value, which was "null"."""
-    return answer.replace('"status":"null"', '"status":"no_value"')
+    """Return a recorded answer with today's names of a missing value and of a point's venues."""
+    answer = answer.replace('"status":"null"', '"status":"no_value"')
+    return re.sub(r'"constituents":(?=\d)', '"n_used":', answer)
 
 
 @each

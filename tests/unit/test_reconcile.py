@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinspace.clock import SECOND_NS
+from coinspace.config import StoragePolicy, StorageSettings
 from coinspace.storage import reconcile, schema
+from coinspace.storage.policy import Policies
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.reconcile import Ranges, Report, _Comparison, _Fact
 
@@ -59,14 +61,18 @@ def compare(
     facts: Iterator[_Fact],
     rows: Iterator[_Fact],
     gaps: list[tuple[Any, ...]] = [],  # noqa: B006 (never changed)
+    policy: list[StoragePolicy] = [],  # noqa: B006
+    from_ns: int = START_NS,
 ) -> Report:
     @contextmanager
     def connect(found: Address) -> Iterator[Database]:
         yield Database(gaps)
 
     monkeypatch.setattr(schema, "connect", connect)
-    report = Report(START_NS, START_NS + 86_400 * SECOND_NS)
-    _Comparison(report, ADDRESS, PUBLISHER).run([facts], [rows])
+    report = Report(from_ns, START_NS + 86_400 * SECOND_NS)
+    _Comparison(report, ADDRESS, PUBLISHER, Policies(StorageSettings(policy=policy))).run(
+        [facts], [rows]
+    )
     return report
 
 
@@ -136,3 +142,34 @@ def test_rows_say_how_many_repeats_came_before(monkeypatch: pytest.MonkeyPatch) 
     total = report.total
     assert (total.stored, total.repeats, total.unexplained) == (4, 2, 1)
     assert report.unexplained == [(PUBLISHER, TOPIC.decode(), 7, 6)]
+
+
+def test_messages_that_the_policy_leaves_out_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = [StoragePolicy(markets=["*"], books_per_second=1)]
+    # 20 messages a second; the first of each second has a row, but that of the third is missing
+    sequences = range(1, 2001)
+    first = {i for i in sequences if i == 1 or at(i) // SECOND_NS != at(i - 1) // SECOND_NS}
+    third = sorted(first)[3]
+    kept = [row(i) for i in sorted(first - {third})]
+    report = compare(monkeypatch, (fact(i, at(i)) for i in sequences), iter(kept), policy=policy)
+    total = report.total
+    assert (total.stored, total.thinned) == (len(kept), 2000 - len(kept) - 20)
+    # a second without a row is not explained
+    assert total.unexplained == 20
+    assert [one[3] for one in report.unexplained] == list(range(third, third + 20))
+    # a row that was fetched late: a later message of that second
+    late = [row(third + 19), *kept]
+    late.sort(key=lambda one: one.published_ns)
+    report = compare(monkeypatch, (fact(i, at(i)) for i in sequences), iter(late), policy=policy)
+    assert (report.total.unexplained, report.total.thinned) == (0, 2000 - len(late))
+    # without the journal, all between two rows counts as left out
+    report = compare(monkeypatch, iter(()), iter(kept), policy=policy)
+    assert report.total.unexplained == 0
+    assert report.total.thinned == max(first) - len(kept)
+    # a time that begins within an interval: its row was published before
+    middle = [fact(i, at(i)) for i in sequences if i > 8]
+    report = compare(monkeypatch, iter(middle), iter(kept[1:]), policy=policy, from_ns=at(9))
+    assert report.total.unexplained == 20
+    # a market that is not thinned
+    report = compare(monkeypatch, (fact(i, at(i)) for i in sequences), iter(kept))
+    assert report.total.unexplained == 2000 - len(kept)

@@ -1,5 +1,6 @@
 """The storage stage without a database: which rows and holes it makes, and in which order."""
 
+from itertools import count
 from typing import Any
 
 import orjson
@@ -7,9 +8,11 @@ import pytest
 
 from coinspace._ext.message import STATE, Message, encode_header
 from coinspace._ext.sink import ListSink
+from coinspace.config import StoragePolicy, StorageSettings
 from coinspace.storage.gaps import Outage
 from coinspace.storage.ledger import EPOCHS_LIMIT, HOLES_LIMIT, Ledger
 from coinspace.storage.outages import UNWRITTEN_LIMIT
+from coinspace.storage.policy import Policies, Rule
 from coinspace.storage.stage import Stage
 from tests.flow.feeding import START_NS, Feeder
 
@@ -63,7 +66,7 @@ def books(n: int, epoch: int = 7) -> list[Message]:
 
 
 def stage(rows: Rows) -> Stage:
-    return Stage(rows, TOPICS, depth=5, clock=lambda: START_NS)  # type: ignore[arg-type]
+    return Stage(rows, TOPICS, Policies(StorageSettings()), clock=lambda: START_NS)  # type: ignore[arg-type]
 
 
 def test_repeats_are_not_stored() -> None:
@@ -75,6 +78,66 @@ def test_repeats_are_not_stored() -> None:
     assert [row["seq"] for row in stored] == [i for i in range(1, 21) if i not in (10, 20)]
     assert made.repeats == 2
     assert rows.of("gap") == []
+
+
+def test_the_policy_leaves_out_all_but_the_first_message_of_an_interval() -> None:
+    rows = Rows()
+    entries = [
+        StoragePolicy(markets=["upbit:*/KRW"], books_per_second=5),
+        StoragePolicy(markets=["*"], depth=1),
+    ]
+    policies = Policies(StorageSettings(policy=entries))
+    made = Stage(rows, TOPICS, policies, clock=lambda: START_NS)  # type: ignore[arg-type]
+    # 20 books a second
+    clock = count(START_NS, 50_000_000)
+    sink = ListSink(7, clock=lambda: next(clock))
+    Feeder(sink, PUBLISHER).send(40)
+    messages = [message for message in sink.messages if message.topic == TOPIC]
+    for message in messages:
+        made.on_message(PUBLISHER, message)
+    stored = [row["seq"] for row in rows.of("orderbook")]
+    slots = [one.published_ns // 200_000_000 for one in messages if one.sequence % 10]
+    assert 1 < len(stored) == len(set(slots)) < 36
+    assert made.counters()['thinned{kind="orderbook"}'] == 36 - len(stored)
+    # left out is not missing
+    assert rows.of("gap") == []
+    assert made.ledger.missing() == 0
+
+
+def test_the_first_entry_that_matches_a_market_counts() -> None:
+    entries = [
+        StoragePolicy(markets=["upbit:BTC/*", "*:ETH/*"]),
+        StoragePolicy(markets=["*:*/KRW"], depth=5, books_per_second=2),
+        StoragePolicy(markets=["binance:*/*"], tickers_per_second=0.1),
+    ]
+    policies = Policies(StorageSettings(depth=20, policy=entries))
+    assert policies.of("orderbook", "upbit", "BTC/KRW") == Rule(20)
+    assert policies.of("orderbook", "bithumb", "BTC/KRW") == Rule(5, 500_000_000)
+    assert policies.of("trade", "bithumb", "BTC/KRW") == Rule(5)
+    assert policies.of("ticker", "binance", "SOL/USDT") == Rule(20, 10_000_000_000)
+    # no entry
+    assert policies.of("orderbook", "upbit", "SOL/USDT") == Rule(20)
+    # by default, nothing of the index's default assets is left out
+    default = Policies(StorageSettings())
+    assert default.of("orderbook", "binance", "XRP/USDT") == Rule(30)
+    assert default.of("orderbook", "binance", "PEPE/USDT").slot_ns
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"markets": []}, "at least 1 item"),
+        ({"markets": ["upbit"]}, "expected EXCHANGE:BASE/QUOTE"),
+        ({"markets": ["upbti:*/KRW"]}, "expected EXCHANGE:BASE/QUOTE of upbit, bithumb"),
+        ({"markets": ["*"], "depth": 0}, "greater than or equal to 1"),
+        ({"markets": ["*"], "books_per_second": -1}, "greater than or equal to 0"),
+        ({"markets": ["*"], "tickers_per_second": 0.001}, "one a minute"),
+        ({"markets": ["*"], "ttl": "7d"}, "Extra inputs"),
+    ],
+)
+def test_a_wrong_policy_is_refused(entry: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        StorageSettings(policy=[StoragePolicy(**entry)])
 
 
 def test_a_hole_is_written_before_later_messages() -> None:

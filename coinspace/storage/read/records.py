@@ -7,10 +7,15 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from coinspace.clock import DAY_NS, HOUR_NS
+from coinspace.storage import retention
 from coinspace.storage.read.query import rows
 from coinspace.storage.schema import Connection
 from coinspace.storage.tables import INDEX_TICK, Table
 
+# action in operator_log: `archive --drop` has dropped ticks up to its target, ns
+DROPPED = "ticks_dropped"
+SHORTEST_MONTH_H = 28 * 24
 _AHEAD = "ts > %s::timestamp_ns AND (reason IS NULL OR reason != %s)"
 
 
@@ -65,6 +70,30 @@ def tick_span(connection: Connection) -> tuple[int, int] | None:
     """Return the first and the last tick of all indices, None when there is none."""
     found = rows(connection, "SELECT min(ts)::long, max(ts)::long FROM index_tick")
     return (found[0][0], found[0][1]) if found and found[0][0] is not None else None
+
+
+def removed_until(connection: Connection) -> int:
+    """Return until when retention may have removed ticks, and none is stored; 0 = never.
+
+    A TTL in force and `coinspace archive --drop`, which writes to `operator_log`, remove ticks.
+    """
+    span = tick_span(connection)
+    found = rows(
+        connection, "SELECT ttlValue, ttlUnit FROM tables() WHERE table_name = 'index_tick'"
+    )
+    if span is None or not found:
+        return 0
+    dropped = rows(
+        connection,
+        "SELECT target FROM operator_log WHERE action = %s ORDER BY ts DESC LIMIT 1",
+        (DROPPED,),
+    )
+    until_ns = max((int(target) for (target,) in dropped if target.isdigit()), default=0)
+    value, unit = retention.length(found[0][0], found[0][1] or "")
+    if value:
+        hours = value if unit == "h" else value * SHORTEST_MONTH_H
+        until_ns = max(until_ns, span[1] - hours * HOUR_NS)
+    return min(until_ns, span[0] // DAY_NS * DAY_NS)
 
 
 def tick_rows(
