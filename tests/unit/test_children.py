@@ -19,7 +19,14 @@ from coinspace import restart, supervisor
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.observe.health import health_of
-from coinspace.supervisor import Child, LogFile, Supervisor, last_reason, start_exchanges
+from coinspace.supervisor import (
+    STANDBY_SUFFIX,
+    Child,
+    LogFile,
+    Supervisor,
+    last_reason,
+    start_exchanges,
+)
 from tests.waiting import until
 
 SCRIPT = str(Path(__file__).with_name("supervised.py"))
@@ -299,6 +306,28 @@ async def test_a_process_goes_on_when_its_successor_fails(watching: Supervisor) 
         await watching.replace("one")
     assert watching.children == [old]
     assert old.pid == before
+
+
+async def test_of_two_processes_of_one_name_each_becomes_the_standby_of_the_other(
+    watching: Supervisor,
+) -> None:
+    name = "index-calculator"
+    watching.processes[name] = [name, "serve", str(watching.settings.data)]
+    watching.doubled.add(name)
+    pair = [watching._launch(name)]
+    await until(lambda: pair[0].ready, "a process that works")
+    pair.append(watching._launch(name, STANDBY_SUFFIX))
+    await until(lambda: pair[1].standby, "its standby")
+    before = {child.pid for child in pair}
+    await watching.replace(name)
+    assert watching.children == pair
+    assert before.isdisjoint({child.pid for child in pair})
+    [leader] = [child for child in pair if child.ready]
+    [standby] = [child for child in pair if child.standby and not child.ready]
+    assert health_of(watching.settings, name).pid == leader.pid
+    assert leader.pid is not None
+    os.kill(leader.pid, signal.SIGKILL)
+    await until(lambda: standby.ready, "the standby works")
 
 
 async def test_restart_reports_each_process_and_refuses_what_cannot_work(

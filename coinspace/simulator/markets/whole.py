@@ -35,11 +35,11 @@ COUNTS = {"upbit": 289, "bithumb": 480, "binance": 450}
 QUOTES = {"upbit": "KRW", "bithumb": "KRW", "binance": "USDT"}
 # books and trades of a whole exchange per second
 RATES = {"upbit": (785.0, 60.0), "bithumb": (968.0, 70.0), "binance": (3750.0, 350.0)}
-# which exchanges share how many assets, 300 in all
+# which exchanges share how many assets; 264 have venues in both regions
 SHARED = (
-    (200, ("upbit", "bithumb", "binance")),
-    (60, ("upbit", "bithumb")),
-    (16, ("bithumb", "binance")),
+    (220, ("upbit", "bithumb", "binance")),
+    (40, ("upbit", "bithumb")),
+    (20, ("bithumb", "binance")),
     (24, ("upbit", "binance")),
 )
 # books per second: the grid of 100 ms is the most; a quieter market would count as delayed
