@@ -158,7 +158,7 @@ def sent(kind: str, settings: Settings, found: Address, pid: int) -> Result:
     make, library_row = (books, library_book) if kind == "orderbook" else (trades, library_trade)
     ours = Sender(settings, "bench")
     ours.start()
-    stage = Stage(ours, (f"{kind}.".encode(),), Policies(StorageSettings(policy=[], depth=LEVELS)))
+    stage = Stage(ours, (f"{kind}.".encode(),), Policies([], LEVELS))
     library = LibrarySender.from_conf(found.ilp, auto_flush=False)
     library.establish()  # type: ignore[no-untyped-call]
     connection = psycopg.connect(found.sql, autocommit=True)

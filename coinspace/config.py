@@ -314,17 +314,6 @@ def _stored_market(text: str) -> str:
     return pattern
 
 
-def default_policies() -> list[StoragePolicy]:
-    """Return what is stored by default: everything of the default assets, less of all others.
-
-    A disk of 1 TB then lasts for a year with the whole markets of all exchanges.
-    """
-    return [
-        StoragePolicy(markets=[*(f"*:{asset}/*" for asset in ASSETS), "*:USDT/KRW"]),
-        StoragePolicy(markets=["*"], depth=10, books_per_second=0.2, tickers_per_second=0.02),
-    ]
-
-
 class StorageSettings(Section):
     """QuestDB: empty addresses mean the private server that CoinSpace starts itself."""
 
@@ -357,7 +346,7 @@ class StorageSettings(Section):
     """a problem is reported when the disk has less free space"""
     depth: Annotated[int, Field(ge=1, le=5000)] = 30
     """stored levels per side, unless the policy says otherwise"""
-    policy: list[StoragePolicy] = Field(default_factory=default_policies)
+    policy: list[StoragePolicy] = []
     """what is stored of which markets; the first entry that matches a market counts"""
     ttl: Literal["on", "off"] = "on"
     """default retention; off for replayed history, which it would delete"""

@@ -35,7 +35,7 @@ from coinspace.errors import ConfigError, StorageError
 from coinspace.files import replace_file
 from coinspace.lock import lock_file
 from coinspace.storage import retention, schema
-from coinspace.storage.policy import Policies
+from coinspace.storage.policy import policies
 from coinspace.storage.questdb.address import Address, address
 from coinspace.storage.read.query import number, rows
 from coinspace.storage.read.records import DROPPED
@@ -184,7 +184,7 @@ class Archiver:
         self._found = address(settings)
         if not self._found.http:
             raise ConfigError("storage.ilp: the archive needs an http:: address, was tcp::")
-        self._policies = Policies(settings.storage)
+        self._policies = policies(settings)
         self.archive = archive
         self._report = report
         self.written = self.dropped = 0

@@ -16,7 +16,7 @@ from coinspace.exchanges import exchange as exchange_named
 from coinspace.market import ASSETS
 from coinspace.storage import retention
 from coinspace.storage.disk import free_bytes
-from coinspace.storage.policy import Policies
+from coinspace.storage.policy import policies
 from coinspace.storage.tables import TABLES, VIEWS
 
 DAY_S = 86_400
@@ -129,14 +129,14 @@ def _days(ttl: str, partition: str) -> float | None:
 
 def _messages(settings: Settings) -> dict[str, float]:
     """Return table -> bytes a second."""
-    policies = Policies(settings.storage)
+    rules = policies(settings)
     found: dict[str, float] = defaultdict(float)
     for exchange, market, count in _markets(settings):
         major = market.partition("/")[0] in (*ASSETS, "USDT")
         load = exchange_named(exchange).LOAD
         rates = load.major if major else load.other
         for kind in ("orderbook", "ticker", "trade"):
-            rule = policies.of(kind, exchange, market)
+            rule = rules.of(kind, exchange, market)
             a_second: float = getattr(rates, kind)
             if rule.slot_ns:
                 a_second = min(a_second, 1e9 / rule.slot_ns)

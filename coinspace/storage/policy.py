@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from coinspace.clock import SECOND_NS
-from coinspace.config import StoragePolicy, StorageSettings
+from coinspace.config import Settings, StoragePolicy
+from coinspace.constituents import named
 
 ORDERBOOK, TICKER = "orderbook", "ticker"
 
@@ -29,11 +30,14 @@ class Rule:
 
 
 class Policies:
-    """The rule of each market; the first entry of `storage.policy` that matches it counts."""
+    """The rule of each market; the first entry that matches it counts, without one all is stored.
 
-    def __init__(self, storage: StorageSettings) -> None:
-        self._entries = storage.policy
-        self._depth = storage.depth
+    Args: depth: levels a side where an entry has none.
+    """
+
+    def __init__(self, entries: list[StoragePolicy], depth: int) -> None:
+        self._entries = entries
+        self._depth = depth
 
     def of(self, kind: str, exchange: str, market: str) -> Rule:
         """Return the rule of a market. Args: kind: orderbook, ticker, trade or state."""
@@ -56,3 +60,24 @@ class Policies:
 
 
 EVERYTHING = StoragePolicy(markets=["*"])
+# a disk of 1 TB then lasts for a year with the whole markets of all exchanges
+OF_PATTERNS = StoragePolicy(markets=["*"], depth=10, books_per_second=0.2, tickers_per_second=0.02)
+
+
+def policies(settings: Settings) -> Policies:
+    """Return what is stored: by `storage.policy`, or by default less of what patterns bring in.
+
+    By default, all is stored of the markets and assets that the configuration names, and of the
+    USDT rate.
+    """
+    whole = [
+        *(
+            f"{exchange}:{one}"
+            for exchange in settings.exchanges
+            for one in named(settings, exchange)
+        ),
+        *(f"*:{asset}/*" for asset in settings.index.named),
+        "*:USDT/KRW",
+    ]
+    entries = settings.storage.policy or [StoragePolicy(markets=whole), OF_PATTERNS]
+    return Policies(entries, settings.storage.depth)

@@ -37,7 +37,7 @@ from coinspace.config import Settings
 from coinspace.errors import JournalError, MessageError
 from coinspace.storage import gaps, schema
 from coinspace.storage.ledger import joined
-from coinspace.storage.policy import Policies, Rule
+from coinspace.storage.policy import Policies, Rule, policies
 from coinspace.storage.questdb.address import Address, address
 from coinspace.storage.tables import STORED
 
@@ -226,7 +226,7 @@ def reconcile(
     """
     report = Report(from_ns, to_ns)
     found = address(settings)
-    policies = Policies(settings.storage)
+    rules = policies(settings)
     for process, kinds in STORED.values():
         for exchange in sorted(settings.exchanges):
             publisher = f"{process}-{exchange}"
@@ -239,7 +239,7 @@ def reconcile(
                     _rows(opened.enter_context(schema.connect(found)), kind, publisher, report)
                     for kind in kinds
                 ]
-                _Comparison(report, found, publisher, policies).run(facts, rows)
+                _Comparison(report, found, publisher, rules).run(facts, rows)
     report.lines.sort(key=lambda line: (line.publisher, line.topic, line.minute_ns))
     return report
 

@@ -18,7 +18,7 @@ from coinspace.process import Process, run
 from coinspace.storage import deadletter, gaps, position, retention, schema
 from coinspace.storage.catchup import CatchUp
 from coinspace.storage.gaps import Damage
-from coinspace.storage.policy import Policies
+from coinspace.storage.policy import policies
 from coinspace.storage.questdb.address import address
 from coinspace.storage.rows import Key
 from coinspace.storage.schema import Difference
@@ -72,7 +72,7 @@ class Worker:
         self.stage = Stage(
             self.sender,
             topics,
-            Policies(settings.storage),
+            policies(settings),
             on_hole=lambda: self.catchup.wake(),
             on_restart=lambda publisher: self.catchup.restarted(publisher),
         )

@@ -60,7 +60,7 @@ async def test_every_sequence_is_explained_or_named(own: Settings) -> None:
     # all but four books are stored; one of these is dead, two are lost, one is nowhere
     sender = Sender(own, "reconcile")
     sender.start()
-    stage = Stage(sender, (b"orderbook.",), Policies(StorageSettings()))
+    stage = Stage(sender, (b"orderbook.",), Policies([], 30))
     missing = {3, 5, 6, 8}
     for message in read_journal(journal_folder(own, PUBLISHER)):
         stream = stage.ledger.stream(PUBLISHER, message.topic, message.epoch)
@@ -124,7 +124,7 @@ async def test_a_lost_tail_and_a_lost_topic_are_counted(own: Settings) -> None:
     epoch = time.time_ns()
     sender = Sender(own, "tail")
     sender.start()
-    stage = Stage(sender, (b"orderbook.",), Policies(StorageSettings()))
+    stage = Stage(sender, (b"orderbook.",), Policies([], 30))
     published(own, epoch)
     for message in read_journal(journal_folder(own, PUBLISHER)):
         if message.topic == TOPIC:
@@ -185,7 +185,7 @@ async def test_a_publisher_whose_clock_was_days_off_is_accounted_for(
         )
     sender = Sender(own, "clock")
     sender.start()
-    stage = Stage(sender, (b"trade.",), Policies(StorageSettings()))
+    stage = Stage(sender, (b"trade.",), Policies([], 30))
     stream = stage.ledger.stream(publisher, sink.messages[0].topic, epoch)
     lost = range(5, 9)
     for message in sink.messages:

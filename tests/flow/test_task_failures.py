@@ -25,6 +25,7 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
     "aggregator/worker.py": ("orderbook-aggregator", ["ticks"], []),
     "collector/collection.py": (COLLECTOR, ["timer", "connection 1"], []),
     "endpoint/live/feeder.py": ("index-endpoint", [], ["tables and heartbeats"]),
+    "endpoint/worker.py": ("index-endpoint", [], ["premiums of the last day"]),
     "index/worker.py": (
         "index-calculator",
         ["watch", "records of outages", "clock resets"],

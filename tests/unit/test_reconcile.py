@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coinspace.clock import SECOND_NS
-from coinspace.config import StoragePolicy, StorageSettings
+from coinspace.config import StoragePolicy
 from coinspace.storage import reconcile, schema
 from coinspace.storage.policy import Policies
 from coinspace.storage.questdb.address import Address
@@ -70,9 +70,7 @@ def compare(
 
     monkeypatch.setattr(schema, "connect", connect)
     report = Report(from_ns, START_NS + 86_400 * SECOND_NS)
-    _Comparison(report, ADDRESS, PUBLISHER, Policies(StorageSettings(policy=policy))).run(
-        [facts], [rows]
-    )
+    _Comparison(report, ADDRESS, PUBLISHER, Policies(policy, 30)).run([facts], [rows])
     return report
 
 

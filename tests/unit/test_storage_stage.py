@@ -8,11 +8,11 @@ import pytest
 
 from coinspace._ext.message import STATE, Message, encode_header
 from coinspace._ext.sink import ListSink
-from coinspace.config import StoragePolicy, StorageSettings
+from coinspace.config import IndexSettings, Settings, StoragePolicy, StorageSettings
 from coinspace.storage.gaps import Outage
 from coinspace.storage.ledger import EPOCHS_LIMIT, HOLES_LIMIT, Ledger
 from coinspace.storage.outages import UNWRITTEN_LIMIT
-from coinspace.storage.policy import Policies, Rule
+from coinspace.storage.policy import Policies, Rule, policies
 from coinspace.storage.stage import Stage
 from tests.flow.feeding import START_NS, Feeder
 
@@ -66,7 +66,7 @@ def books(n: int, epoch: int = 7) -> list[Message]:
 
 
 def stage(rows: Rows) -> Stage:
-    return Stage(rows, TOPICS, Policies(StorageSettings()), clock=lambda: START_NS)  # type: ignore[arg-type]
+    return Stage(rows, TOPICS, Policies([], 30), clock=lambda: START_NS)  # type: ignore[arg-type]
 
 
 def test_repeats_are_not_stored() -> None:
@@ -86,8 +86,8 @@ def test_the_policy_leaves_out_all_but_the_first_message_of_an_interval() -> Non
         StoragePolicy(markets=["upbit:*/KRW"], books_per_second=5),
         StoragePolicy(markets=["*"], depth=1),
     ]
-    policies = Policies(StorageSettings(policy=entries))
-    made = Stage(rows, TOPICS, policies, clock=lambda: START_NS)  # type: ignore[arg-type]
+    rules = Policies(entries, 30)
+    made = Stage(rows, TOPICS, rules, clock=lambda: START_NS)  # type: ignore[arg-type]
     # 20 books a second
     clock = count(START_NS, 50_000_000)
     sink = ListSink(7, clock=lambda: next(clock))
@@ -110,17 +110,30 @@ def test_the_first_entry_that_matches_a_market_counts() -> None:
         StoragePolicy(markets=["*:*/KRW"], depth=5, books_per_second=2),
         StoragePolicy(markets=["binance:*/*"], tickers_per_second=0.1),
     ]
-    policies = Policies(StorageSettings(depth=20, policy=entries))
-    assert policies.of("orderbook", "upbit", "BTC/KRW") == Rule(20)
-    assert policies.of("orderbook", "bithumb", "BTC/KRW") == Rule(5, 500_000_000)
-    assert policies.of("trade", "bithumb", "BTC/KRW") == Rule(5)
-    assert policies.of("ticker", "binance", "SOL/USDT") == Rule(20, 10_000_000_000)
+    rules = Policies(entries, 20)
+    assert rules.of("orderbook", "upbit", "BTC/KRW") == Rule(20)
+    assert rules.of("orderbook", "bithumb", "BTC/KRW") == Rule(5, 500_000_000)
+    assert rules.of("trade", "bithumb", "BTC/KRW") == Rule(5)
+    assert rules.of("ticker", "binance", "SOL/USDT") == Rule(20, 10_000_000_000)
     # no entry
-    assert policies.of("orderbook", "upbit", "SOL/USDT") == Rule(20)
-    # by default, nothing of the index's default assets is left out
-    default = Policies(StorageSettings())
-    assert default.of("orderbook", "binance", "XRP/USDT") == Rule(30)
-    assert default.of("orderbook", "binance", "PEPE/USDT").slot_ns
+    assert rules.of("orderbook", "upbit", "SOL/USDT") == Rule(20)
+
+
+def test_by_default_only_markets_of_patterns_are_thinned() -> None:
+    settings = Settings(index=IndexSettings(assets=["XRP"]))
+    settings.exchanges["upbit"].markets = ["DOGE/KRW", "*/KRW"]
+    default = policies(settings)
+    for market in ("DOGE/KRW", "XRP/KRW", "USDT/KRW"):
+        assert default.of("orderbook", "upbit", market) == Rule(30), market
+        assert default.of("ticker", "upbit", market) == Rule(30), market
+    assert default.of("orderbook", "upbit", "PEPE/KRW") == Rule(10, 5_000_000_000)
+    assert default.of("trade", "upbit", "PEPE/KRW") == Rule(10)
+    # an entry of one's own replaces them
+    chosen = settings.model_copy(
+        update={"storage": StorageSettings(policy=[StoragePolicy(markets=["*:DOGE/*"], depth=1)])}
+    )
+    assert policies(chosen).of("orderbook", "upbit", "DOGE/KRW") == Rule(1)
+    assert policies(chosen).of("orderbook", "upbit", "PEPE/KRW") == Rule(30)
 
 
 @pytest.mark.parametrize(
