@@ -278,7 +278,7 @@ async def test_a_host_that_never_pauses_does_not_keep_the_reader(tmp_path: Path)
     remote = RemoteHealth(two(tmp_path / "front", "front", free_port()), on_loop=True)
     subscriber = remote._subscriber
     assert subscriber is not None
-    assert subscriber._socket.maxmsgsize <= 1 << 20
+    assert int(subscriber._socket.maxmsgsize) <= 1 << 20
 
     class Endless:
         received = 0
