@@ -14,6 +14,8 @@ PAGE := build/.page
 PEERS := build/peers
 UP := --simulate
 SECONDS := 600
+MINUTES := 60
+SOAK := --faults
 BUILD_EXT = { $(BIN)/python setup.py --quiet build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }; }
 # tests of compiled code; the sanitised builds have their own
 CHECKED := $(shell grep -l coinspace._ext tests/unit/*.py) tests/property tests/fuzz --ignore tests/fuzz/test_sanitised.py
@@ -23,7 +25,7 @@ WORKERS := 3
 PYTEST := $(BIN)/python -m pytest -m "not slow"
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install lock build debug annotate run test test-debug test-newest test-wheel docs-check faults fuzz coverage bench bench-check bench-peers \
+.PHONY: help install lock build debug annotate run test test-debug test-newest test-wheel docs-check faults soak fuzz coverage bench bench-check bench-peers \
 	report screenshots lint format types check audit dist clean
 
 help:  ## list the targets
@@ -122,6 +124,9 @@ coverage: install $(TOOLS)  ## which lines of Python and Cython the tests reach:
 
 faults: install $(TOOLS)  ## the long form of the fault tests
 	@$(BIN)/python -m pytest -m slow --timeout 1800 tests/flow
+
+soak: install $(TOOLS)  ## measure whole exchanges for an hour under random faults (MINUTES=10 SOAK= without)
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(SOAK)
 
 fuzz: install $(TOOLS)  ## fuzz every entry point, and compiled code under sanitisers (SECONDS=3600)
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)

@@ -34,13 +34,14 @@ STAGES = (
     "end to end",
     "latency",
     "endpoint",
+    "whole exchanges",
     "faults",
     "fuzz",
 )
 HEAD = f"""# Results
 
-Written by `make report` from the last `make bench`, `make bench-peers`, `make faults` and
-`make fuzz`.
+Written by `make report` from the last `make bench`, `make bench-peers`, `make soak`,
+`make faults` and `make fuzz`.
 
 {{conditions}}
 
@@ -68,7 +69,7 @@ def load_rows(folder: Path = FOLDER) -> list[Row]:
     """
     rows = [orjson.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
     # the tests alone do not measure the stages
-    if all(row["stage"] in ("faults", "fuzz") for row in rows):
+    if all(row["stage"] in ("whole exchanges", "faults", "fuzz") for row in rows):
         raise SystemExit(f"{folder}: expected measurements, found none; run `make bench` first")
     order = {stage: i for i, stage in enumerate(STAGES)}
     return sorted(rows, key=lambda row: (order.get(row["stage"], len(order)), row["case"]))

@@ -492,7 +492,7 @@ class IndexSettings(Section):
     """The index; see the methodology for the meaning of each parameter."""
 
     assets: list[str] = list(ASSETS)
-    """names, and patterns such as '*' for assets that exchanges share"""
+    """names, and patterns such as '*' for assets with venues in each region"""
     minimum_venues: Annotated[int, Field(ge=1)] = 2
     """venues that an asset of a pattern needs"""
     constituents: list[str] = list(CONSTITUENTS)
@@ -553,6 +553,10 @@ class IndexSettings(Section):
         ]
         self.assets = named + found
         self._shared = frozenset(found)
+
+    def may_have(self, asset: str) -> bool:
+        """Return whether an asset has an index, or may have one by a pattern."""
+        return asset in self.assets or any(fnmatchcase(asset, one) for one in self._patterns)
 
     @property
     def named(self) -> list[str]:

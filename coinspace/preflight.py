@@ -31,7 +31,7 @@ def _overrides(settings: Settings) -> Iterator[str]:
     index = settings.index
     usual = default_overrides()
     for asset, changes in index.overrides.items():
-        if asset not in index.assets and changes != usual.get(asset):
+        if not index.may_have(asset) and changes != usual.get(asset):
             hint = nearest(asset, index.assets)
             yield f"index.overrides.{asset}: there is no index of that asset: {hint}"
 

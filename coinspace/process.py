@@ -20,7 +20,8 @@ import uvloop
 
 from coinspace._ext.latency import Latency
 from coinspace.clock import SECOND_NS, ClockSteps, monotonic_ns, now_ns
-from coinspace.config import Settings
+from coinspace.config import Settings, read_venues, venues_path
+from coinspace.errors import ConfigError
 from coinspace.exporter import Exporter
 from coinspace.files import replace_file
 from coinspace.health_file import HEALTH_INTERVAL_S, health_path
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 # -P: a folder that somebody happens to stand in has no modules of ours
 COMMAND = (sys.executable, "-P", "-m", "coinspace")
 State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
+# processes that must know which assets have an index
+INDEX_PROCESSES = ("orderbook-aggregator", "index-calculator", "index-endpoint")
 # a process that still runs this long after a request to stop exits without clean-up; shorter than
 # the supervisor's limit, longer than a storage worker needs for its last rows
 STOP_LIMIT_S = 18.0
@@ -182,6 +185,11 @@ class Process:
     def leads(self) -> bool:
         """Whether this process works under its name; False for a standby."""
         return self._lease is None or self._lease.held
+
+    @property
+    def took_over(self) -> bool:
+        """Whether this process waited for the end of the one before it."""
+        return self._counts["takeovers"] > 0
 
     async def lead(self, warm: Callable[[], bool] = lambda: True) -> bool:
         """Wait until no other process works under this name, then do so.
@@ -533,9 +541,15 @@ def run(
     name, and takes over.
 
     Args: warm: `main` prepares its work while it waits, and calls `process.lead` itself.
-    Raises: ConfigError when the data folder cannot be written, or when a process of this name
-    runs on it already.
+    Raises: ConfigError when the data folder cannot be written, when a process of this name runs on
+    it already, or when it is not known which assets the patterns in `index.assets` mean.
     """
+    if name in INDEX_PROCESSES and settings.index.patterns and not read_venues(settings.data):
+        raise ConfigError(
+            f"index.assets: expected {venues_path(settings.data)} to say which assets"
+            f" {', '.join(settings.index.patterns)} means, found none;"
+            " `coinspace assets --update` asks the exchanges"
+        )
     configure_logging()
     die_with_parent()
     lease = Lease(settings, name)

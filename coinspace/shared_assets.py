@@ -7,7 +7,7 @@ data folder, so that every process and every command means the same assets until
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import click
@@ -21,6 +21,7 @@ from coinspace.errors import ConfigError
 from coinspace.exchanges.exchange import Listing
 from coinspace.exchanges.identity import identity
 from coinspace.files import replace_file
+from coinspace.method.parameters import CURRENCIES, region_of
 
 
 async def find_venues(settings: Settings) -> dict[str, int]:
@@ -38,9 +39,11 @@ def venues_of(
 ) -> dict[str, int]:
     """Return asset -> number of its markets that are collected, traded and constituents.
 
-    Assets with more venues come first, then those that stand first in the lists.
+    Assets without a venue in each region are left out where the index needs one. Assets with more
+    venues come first, then those that stand first in the lists.
     """
     venues: Counter[str] = Counter()
+    regions: dict[str, set[str]] = defaultdict(set)
     for exchange, listings in lists.items():
         for one in listings:
             if (
@@ -48,8 +51,11 @@ def venues_of(
                 and counts(settings.index, exchange, one.market)
                 and collects(settings, exchange, str(one.market))
             ):
-                venues[identity(exchange, one.market.base, at_ns).asset] += 1
-    return dict(venues.most_common())
+                asset = identity(exchange, one.market.base, at_ns).asset
+                venues[asset] += 1
+                regions[asset].add(region_of(exchange, one.market.quote))
+    needed = set(CURRENCIES) if settings.index.parameters.regions == "default" else set()
+    return {asset: n for asset, n in venues.most_common() if regions[asset] >= needed}
 
 
 def update(settings: Settings) -> None:
@@ -72,7 +78,8 @@ def assets(asks: bool, as_json: bool, config_path: str | None) -> None:
     """List the assets that have an index, with the interval of their ticks.
 
     Patterns in index.assets, such as "*", mean the assets with at least index.minimum_venues
-    venues. `coinspace up` asks the exchanges at its start. A running platform keeps its assets.
+    venues, one of them in each region. `coinspace up` asks the exchanges at its start. A running
+    platform keeps its assets.
     """
     settings = load(config_path)
     if asks:

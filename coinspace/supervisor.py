@@ -424,7 +424,7 @@ class Supervisor:
                 await self._could_take_over(new)
             except BaseException:
                 self.children.remove(new)
-                await new.kill()
+                await new.stop()
                 raise
             await old.stop(number=signal.SIGUSR1)
             self.children.remove(old)

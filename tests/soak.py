@@ -4,7 +4,8 @@
     python -m tests.soak --minutes 60 --faults     the same under random kills, pauses and faults
 
 The figures go to build/bench, where `make report` finds them. The exit code is 1 when a gate is
-missed. The simulated exchanges run as one of the platform's processes; their figures stand apart.
+missed; a goal may be missed. The simulated exchanges run as one of the platform's processes; their
+figures stand apart.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import load
 from coinspace.errors import CoinSpaceError
 from coinspace.health_file import read_health
+from coinspace.simulator.markets.offer import whole_markets
 from tests.flow.platform import Platform, platform, query
 from tests.waiting import wait_for
 
@@ -47,10 +49,12 @@ STORED_S = 60.0
 # counters of messages that were lost on their way
 LOST = (
     *("dropped", "missed", "bus_missed", "rows_refused", "records_refused", "waiting_overflow"),
-    "late",
 )
 PSS_MB = 600.0
 LAG_S = 2.0
+FEWEST_ASSETS = 250
+# part of its ticks that have a value, so that an asset counts
+VALUED = 0.95
 # seconds between faults, and their usual length
 FAULT_EVERY_S = 60.0
 FAULT_S = 10.0
@@ -99,6 +103,7 @@ class Soak:
             for name, value in running.environment.items()
             if name.startswith("COINSPACE_")
         )
+        os.environ.update(whole_markets(load()))
         self.settings = load()
         self.used: dict[str, Use] = defaultdict(Use)
         self.lags_s: list[float] = []
@@ -211,24 +216,23 @@ class Soak:
                 found[f"{process}.{name}"] = value - before
         return found
 
-    def ticks(self) -> dict[str, tuple[int, int, int]]:
-        """Return group of assets -> (expected, stored, with a value) ticks."""
-        index = load().index
-        groups: dict[int, list[str]] = defaultdict(list)
-        for asset in index.assets:
-            groups[index.interval_ms_of(asset)].append(asset)
+    def ticks(self) -> dict[int, list[tuple[float, float]]]:
+        """Return interval in ms -> the parts of each asset's ticks that are stored and valued."""
         # whole seconds inside of the time that was measured
         first, last = self.began_ns // SECOND_NS + 2, self.ended_ns // SECOND_NS - 2
-        found = {}
-        for interval_ms, assets in sorted(groups.items()):
-            names = ", ".join(f"'{one}'" for one in assets)
-            [(stored, valued)] = query(
-                self.settings.data,
-                f"SELECT count(), count(value) FROM index_tick WHERE asset IN ({names})"
-                f" AND ts >= {first * SECOND_NS} AND ts < {last * SECOND_NS}",
-            )
-            expected = len(assets) * (last - first) * 1000 // interval_ms
-            found[f"{len(assets)} assets each {interval_ms} ms"] = expected, stored, valued
+        rows = query(
+            self.settings.data,
+            "SELECT asset, count(), count(value) FROM index_tick"
+            f" WHERE ts >= {first * SECOND_NS} AND ts < {last * SECOND_NS}",
+        )
+        counts = {asset: (stored, valued) for asset, stored, valued in rows}
+        index = load().index
+        found: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        for asset in index.assets:
+            interval_ms = index.interval_ms_of(asset)
+            expected = (last - first) * 1000 / interval_ms
+            stored, valued = counts.get(asset, (0, 0))
+            found[interval_ms].append((stored / expected, valued / expected))
         return found
 
     def unexplained(self) -> int:
@@ -257,9 +261,14 @@ class Soak:
             )
             worst = max(self.lags_s, default=float("inf"))
             result.check("storage lag, s, worst", worst, gate=LAG_S, better="lower", slack=0)
-        for group, (expected, stored, valued) in self.ticks().items():
-            result.check(f"ticks stored, {group}, %", 100 * stored / expected, gate=100, slack=0)
-            result.figures[f"ticks with a value, {group}, %"] = 100 * valued / expected
+        ticks = self.ticks()
+        for interval_ms, parts in sorted(ticks.items()):
+            stored = 100 * statistics.mean(part for part, _ in parts)
+            what = f"{len(parts)} assets each {interval_ms} ms"
+            result.check(f"ticks stored, {what}, %", stored, gate=100, slack=0)
+        if not faults:
+            valued = [one >= VALUED for parts in ticks.values() for _, one in parts]
+            result.check("assets with an index", sum(valued), gate=FEWEST_ASSETS, slack=0)
         if faults:
             unexplained = self.unexplained()
             result.check("messages unexplained", unexplained, gate=0, better="lower", slack=0)
@@ -271,7 +280,7 @@ class Soak:
                 )
             result.figures["faults"] = len(self.faults)
         pss = sum(statistics.median(use.pss) for use in own.values() if use.pss) / 2**20
-        result.check("PSS without the database, MB", pss, gate=PSS_MB, better="lower", slack=0)
+        result.check("PSS without the database, MB", pss, goal=PSS_MB, better="lower", slack=0)
         result.figures["PSS of the database, MB"] = (
             sum(statistics.median(use.pss) for use in java.values() if use.pss) / 2**20
         )
@@ -285,7 +294,8 @@ class Soak:
                 result.figures[f"PSS, {name}, MB"] = statistics.median(use.pss) / 2**20
         for folder, size in sizes_of(self.settings.data).items():
             per_day = (size - self._bytes.get(folder, 0)) / self.seconds * DAY_S / 1e9
-            if per_day > 0.01:
+            # journals grow only up to their bound
+            if per_day > 0.01 and folder != "journal":
                 result.figures[f"disk, {folder}, GB/day"] = per_day
         result.note = "; ".join(f"{name} {count}" for name, count in self.lost().items())
         return result
@@ -365,6 +375,7 @@ def main() -> int:
     for name, value in result.figures.items():
         print(f"  {name:60} {value:8.2f}")
     result.save()
+    print(f"  lost: {result.note or 'nothing'}")
     print("passed" if not result.failures else "FAILED: " + "; ".join(result.failures))
     return 1 if result.failures else 0
 

@@ -24,8 +24,8 @@ from coinspace.lock import lock_file
 KEEPER_INTERVAL_S = 0.5
 # reserved segments take memory: their size follows the rate. A segment starts with SMALLEST bytes;
 # the next one doubles when it was full within FAST_NS, and halves when it lasted for SLOW_NS
-SMALLEST = 4 << 20
-FAST_NS = 10 * SECOND_NS
+SMALLEST = 2 << 20
+FAST_NS = 4 * SECOND_NS
 SLOW_NS = 60 * SECOND_NS
 LOG_INTERVAL_NS = MINUTE_NS
 SHORT_INTERVAL_NS = HOUR_NS

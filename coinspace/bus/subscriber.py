@@ -57,9 +57,13 @@ class Subscriber:
         message_bytes: int = MESSAGE_SIZE_LIMIT,
     ) -> None:
         self._endpoints = list(endpoints)
+        # those to connect to
+        self._waiting = list(endpoints)
         self._socket = open_socket(zmq.SUB)
         self._socket.rcvhwm = bus.high_water_mark if bus else BusSettings().high_water_mark
         self._socket.maxmsgsize = message_bytes
+        # only subscriptions are sent; libzmq drops those beyond the mark, by default 1,000
+        self._socket.sndhwm = 0
         # heartbeats last: after the first heartbeat all other subscriptions are active
         for prefix in (*topics, HEARTBEATS):
             self._socket.subscribe(prefix)
@@ -85,8 +89,12 @@ class Subscriber:
         self._logged: dict[str, int] = {}
 
     def connect(self) -> None:
-        """Connect without an event loop; `drain` reads. Raises: BusError, as `start`."""
-        for endpoint in self._endpoints:
+        """Connect, if not yet connected: messages wait until `drain` or `start`.
+
+        Raises: BusError when an endpoint is invalid.
+        """
+        waiting, self._waiting = self._waiting, []
+        for endpoint in waiting:
             connect(self._socket, endpoint, self._bus)
 
     def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:

@@ -43,7 +43,7 @@ class Context:
     metrics: tuple[int, bytes] = field(init=False, default=(0, b""))
     premium_days: PremiumDays = field(init=False)
     remote: RemoteHealth | None = field(init=False, default=None)
-    follow: Callable[[str, str], None] = field(init=False, default=lambda exchange, market: None)
+    follow: Callable[[str, str], None] = field(init=False, default_factory=lambda: _nothing)
 
     def __post_init__(self) -> None:
         self.premium_days = PremiumDays(self.live, self.settings.index.assets)
@@ -123,3 +123,7 @@ class Context:
     def all_markets(self) -> list[tuple[str, str]]:
         """Return every (exchange, market)."""
         return [(name, one) for name in self.settings.exchanges for one in self.markets(name)]
+
+
+def _nothing(exchange: str, market: str) -> None:
+    """Without a bus there is nothing to follow."""

@@ -27,6 +27,8 @@ from coinspace.exchanges.exchange import (
     Label,
     Limit,
     Listing,
+    Load,
+    Rates,
     RecordedBook,
     Recording,
     Refusal,
@@ -68,6 +70,7 @@ IDENTITIES = (
     Identity(NAME, "1MBABYDOGE", "BABYDOGE", 1_000_000.0),
 )
 COLOURS = ("#f0c93d", "#c49a00")
+LOAD = Load(Rates(10, 1, 20), Rates(10, 1, 0.8), {"USDT": 450})
 PROTOCOL = "binance"
 # "How to manage a local order book correctly" (WebSocket Streams): updates are applied to a REST
 # snapshot

@@ -17,6 +17,8 @@ from coinspace.exchanges.exchange import (
     Channel,
     Identity,
     Limit,
+    Load,
+    Rates,
     Recording,
     Request,
     RestTrade,
@@ -37,6 +39,7 @@ SETTINGS = ExchangeSettings(
 # the same name as another asset elsewhere
 IDENTITIES = (Identity(NAME, "ALT", "ARCHLOOT"),)
 COLOURS = ("#ff9147", "#df6a13")
+LOAD = Load(Rates(5, 4, 2), Rates(1, 0.5, 0.1), {"KRW": 480})
 PROTOCOL = "bithumb"
 # documented: each frame is the whole book, of at most 15 levels. Seen: half of the frames repeat
 # the one before; a level with a price and size 0 is dust and is left out

@@ -45,6 +45,28 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """Messages a second of one market that are not repeats."""
+
+    orderbook: float
+    ticker: float
+    trade: float
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The exchange's measured load, from which the size of the database is predicted.
+
+    Attributes: major: of a market of the default assets. other: of any other market. listed: quote
+        currency -> number of markets.
+    """
+
+    major: Rates
+    other: Rates
+    listed: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class AddressLimit:
     """Limit of all programs of one address together, in one minute of the clock.
 
@@ -240,6 +262,8 @@ class Exchange(Protocol):
     IDENTITIES: tuple[Identity, ...]
     # on a dark page and on a light page
     COLOURS: tuple[str, str]
+    # measured load
+    LOAD: Load
     # name of the server in the simulator that speaks the exchange's protocol
     PROTOCOL: str
     # books come as updates to a snapshot, so that a local book is kept

@@ -16,6 +16,8 @@ from coinspace.exchanges.exchange import (
     Channel,
     Identity,
     Limit,
+    Load,
+    Rates,
     Recording,
     Request,
     RestTrade,
@@ -36,6 +38,7 @@ SETTINGS = ExchangeSettings(
 # the same name as another asset elsewhere
 IDENTITIES = (Identity(NAME, "TON", "TOKAMAK"),)
 COLOURS = ("#4c8dff", "#1f66e5")
+LOAD = Load(Rates(8, 4, 3), Rates(2.4, 0.5, 0.2), {"KRW": 290})
 PROTOCOL = "upbit"
 # documented and seen: each frame is the whole book, never a change of it
 UPDATES = False

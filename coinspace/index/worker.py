@@ -152,6 +152,9 @@ class Worker:
         """Compute until the process stops."""
         loop = asyncio.get_running_loop()
         self.sender.start()
+        if self._process.took_over:
+            # the aggregates that come while the last records are read are computed afterwards
+            self.subscriber.connect()
         remembered = await self._restore()
         for row in announce(self._settings, now_ns()):
             self._store(row)

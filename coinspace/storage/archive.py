@@ -288,9 +288,11 @@ class Archiver:
                 os.fsync(file.fileno())
             count = arrow.parquet.ParquetFile(target).metadata.num_rows
             return File(count, target.stat().st_size, _digest(target))
-        except OSError as error:
+        except BaseException as error:
             target.unlink(missing_ok=True)
-            raise _refused(path, error) from None
+            if isinstance(error, OSError):
+                raise _refused(path, error) from None
+            raise
         finally:
             piece.unlink(missing_ok=True)
 
@@ -380,7 +382,8 @@ def fetch(found: Address, query: str, target: Path) -> None:
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        text = error.read(300).decode(errors="replace")
+        with error:
+            text = error.read(300).decode(errors="replace")
         raise StorageError(f"export: expected rows, was status {error.code}: {text}") from None
     except (urllib.error.URLError, TimeoutError, http.client.HTTPException) as error:
         raise StorageError(f"export: expected an answer, {error}") from None

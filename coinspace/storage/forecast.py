@@ -1,7 +1,7 @@
 """How many bytes a day the settings store, and how many days the disk lasts.
 
-Rates and sizes are measured: rates on whole exchanges at their usual load, sizes as bytes of a
-closed partition divided by its rows.
+Rates and sizes are measured: rates on whole exchanges at their usual load (`LOAD` of each
+exchange), sizes as bytes of a closed partition divided by its rows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from coinspace.config import Settings
+from coinspace.exchanges import exchange as exchange_named
 from coinspace.market import ASSETS
 from coinspace.storage import retention
 from coinspace.storage.disk import free_bytes
@@ -25,21 +26,7 @@ LONGEST_DAYS = 3650
 YEAR_DAYS = 365
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Messages a second of one market that are not repeats."""
-
-    orderbook: float
-    ticker: float
-    trade: float
-
-
-# markets of the default assets, and all others; another exchange is taken for a busy one
-MAJOR = {"upbit": Rates(8, 4, 3), "bithumb": Rates(5, 4, 2), "binance": Rates(10, 1, 20)}
-OTHER = {"upbit": Rates(2.4, 0.5, 0.2), "bithumb": Rates(1, 0.5, 0.1), "binance": Rates(10, 1, 0.8)}
-BUSY = Rates(10, 1, 10)
-# markets that a pattern such as */KRW means
-LISTED = {("upbit", "KRW"): 290, ("bithumb", "KRW"): 480, ("binance", "USDT"): 450}
+# markets of a quote currency whose number is not known
 LISTED_ELSEWHERE = 200
 # bytes of one row
 ROWS = {
@@ -57,6 +44,8 @@ BOOK, LEVEL = 190, 32
 # ticks a second where each update makes one
 UPDATES = 10
 VENUES_OF_ASSET = 3
+# assets that the exchanges share, which a pattern such as * means
+SHARED = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +133,8 @@ def _messages(settings: Settings) -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
     for exchange, market, count in _markets(settings):
         major = market.partition("/")[0] in (*ASSETS, "USDT")
-        rates = (MAJOR if major else OTHER).get(exchange, BUSY)
+        load = exchange_named(exchange).LOAD
+        rates = load.major if major else load.other
         for kind in ("orderbook", "ticker", "trade"):
             rule = policies.of(kind, exchange, market)
             a_second: float = getattr(rates, kind)
@@ -171,20 +161,22 @@ def _markets(settings: Settings) -> Iterator[tuple[str, str, int]]:
                 f"{asset}/{quote}" for asset in ASSETS if fnmatchcase(f"{asset}/{quote}", market)
             ]
             yield from ((exchange, major, 1) for major in majors)
-            listed = LISTED.get((exchange, quote), LISTED_ELSEWHERE)
+            listed = exchange_named(exchange).LOAD.listed.get(quote, LISTED_ELSEWHERE)
             # any name stands for the others
             yield exchange, f"OTHER/{quote}", max(listed - len(majors), 0)
 
 
 def _index(settings: Settings) -> dict[str, float]:
     index = settings.index
-    assets = len(index.assets)
-    ticks = 1000 / index.interval_ms if index.interval_ms else UPDATES
+    intervals = [index.interval_ms_of(asset) for asset in index.assets if "*" not in asset]
+    if any("*" in asset for asset in index.assets):
+        intervals += [index.pattern_interval_ms] * max(SHARED - len(intervals), 0)
+    ticks = sum(1000 / interval if interval else UPDATES for interval in intervals)
     # the venues of the rate are stored once for all indices
-    rows = assets * VENUES_OF_ASSET + 2
+    fastest = 1000 / min(intervals, default=1000) if all(intervals) else UPDATES
     return {
-        "index_tick": assets * ticks * ROWS["index_tick"],
-        "index_venue": rows * ticks * ROWS["index_venue"],
-        "index_1s": assets * ROWS["index_1s"],
-        "index_1m": assets * ROWS["index_1m"] / 60,
+        "index_tick": ticks * ROWS["index_tick"],
+        "index_venue": (ticks * VENUES_OF_ASSET + 2 * fastest) * ROWS["index_venue"],
+        "index_1s": len(intervals) * ROWS["index_1s"],
+        "index_1m": len(intervals) * ROWS["index_1m"] / 60,
     }

@@ -33,9 +33,10 @@ cdef class RecentIds:
         int64_t *older           # owned: the generation before
         Py_ssize_t count         # ids in `newer`
         readonly Py_ssize_t window
-        size_t mask
+        size_t mask              # tables start small, since most markets are quiet, and grow for `window` ids
 
     cdef bint has(self, int64_t id) noexcept
+    cdef bint grow(self) noexcept
     # returns whether the id is new
     cdef bint put(self, int64_t id) noexcept
 

@@ -43,15 +43,24 @@ cdef inline bint table_has(const int64_t *table, size_t mask, int64_t key) noexc
     return False
 
 
+cdef inline void table_add(int64_t *table, size_t mask, int64_t key) noexcept nogil:
+    # the key is not in the table, which has free slots; 0 is no key
+    cdef size_t slot = <size_t>((<uint64_t>key * <uint64_t>0x9E3779B97F4A7C15ULL) >> 32) & mask
+    if not key:
+        return
+    while table[slot] != 0:
+        slot = (slot + 1) & mask
+    table[slot] = key
+
+
 cdef class RecentIds:
     def __cinit__(self, Py_ssize_t window=2048):
         cdef size_t room = 16
         if window < 1:
             raise ValueError(f"window: expected at least 1 id, was {window}")
-        if window > PY_SSIZE_T_MAX // <Py_ssize_t>(4 * sizeof(int64_t)):
+        # two tables of at most 4 * window
+        if window > PY_SSIZE_T_MAX // <Py_ssize_t>(8 * sizeof(int64_t)):
             raise MemoryError(f"window: no memory for {window} ids")
-        while room < <size_t>(2 * window):
-            room *= 2
         self.window = window
         self.mask = room - 1
         self.newer = <int64_t *>calloc(room, sizeof(int64_t))
@@ -67,22 +76,41 @@ cdef class RecentIds:
         # the table has id + 1: 0 marks a free slot and is also a valid id
         return id >= 0 and (table_has(self.newer, self.mask, id + 1) or table_has(self.older, self.mask, id + 1))
 
-    cdef bint put(self, int64_t id) noexcept:
+    cdef bint grow(self) noexcept:
+        # returns whether there was memory
+        cdef size_t room = 2 * (self.mask + 1)
+        cdef int64_t *newer = <int64_t *>calloc(room, sizeof(int64_t))
+        cdef int64_t *older = <int64_t *>calloc(room, sizeof(int64_t))
         cdef size_t slot
+        if newer == NULL or older == NULL:
+            free(newer)
+            free(older)
+            return False
+        for slot in range(self.mask + 1):
+            table_add(newer, room - 1, self.newer[slot])
+            table_add(older, room - 1, self.older[slot])
+        free(self.newer)
+        free(self.older)
+        self.newer = newer
+        self.older = older
+        self.mask = room - 1
+        return True
+
+    cdef bint put(self, int64_t id) noexcept:
         cdef int64_t *swap
+        cdef bint full
         if id < 0 or self.has(id):
             return False
-        if self.count >= self.window:
+        full = self.count >= self.window
+        if not full and 2 * <size_t>(self.count + 1) > self.mask + 1:
+            full = not self.grow()
+        if full:
             swap = self.older
             self.older = self.newer
             self.newer = swap
             memset(self.newer, 0, (self.mask + 1) * sizeof(int64_t))
             self.count = 0
-        id += 1
-        slot = <size_t>((<uint64_t>id * <uint64_t>0x9E3779B97F4A7C15ULL) >> 32) & self.mask
-        while self.newer[slot] != 0:
-            slot = (slot + 1) & self.mask
-        self.newer[slot] = id
+        table_add(self.newer, self.mask, id + 1)
         self.count += 1
         return True
 

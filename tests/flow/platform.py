@@ -54,7 +54,7 @@ class Platform:
         except (OSError, http.client.HTTPException):
             return None
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run a `coinspace` command beside the platform."""
         return subprocess.run(
             [sys.executable, "-m", "coinspace", *arguments],
@@ -62,7 +62,7 @@ class Platform:
             cwd=self.data,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout_s,
             check=False,
         )
 

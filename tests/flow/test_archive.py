@@ -183,6 +183,16 @@ def test_a_place_that_refuses_is_reported_and_nothing_is_dropped(
         done = run(str(tmp_path / "a"), "--table", "trade", "--drop", "1d")
     assert "cannot be written, No space left on device; nothing was dropped" in str(done.exception)
     assert [one for one in (tmp_path / "a").rglob("*") if one.is_file()] == [tmp_path / "a/.lock"]
+
+    def refused(found: Address, text: str, target: Path) -> None:
+        fetch(found, text.replace("trade", "no_such_table"), target)
+
+    with monkeypatch.context() as patched:
+        fetch = archives.fetch
+        patched.setattr(archives, "fetch", refused)
+        done = run(str(tmp_path / "a"), "--table", "trade", "--drop", "1d")
+    assert "expected rows, was status 400" in str(done.exception)
+    assert [one for one in (tmp_path / "a").rglob("*") if one.is_file()] == [tmp_path / "a/.lock"]
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "trade").write_text("a file")
     done = run(str(tmp_path / "b"), "--table", "trade", "--drop", "1d")

@@ -20,8 +20,11 @@ import pytest
 import pytest_asyncio
 
 from coinspace.client import AsyncClient, ConnectionLost
+from coinspace.clock import MILLISECOND_NS
 from coinspace.config import Settings
 from coinspace.endpoint.history import bulk
+from coinspace.endpoint.live.premium_day import PremiumDays
+from coinspace.endpoint.live.state import Live
 from coinspace.storage.questdb.address import address
 from tests.flow.database import applied
 from tests.flow.endpoint_stage import running, settings
@@ -76,6 +79,15 @@ async def test_values_are_half_open_and_paged(site: Site) -> None:
     null = body["values"][10]
     assert (null["value"], null["status"], null["reason"]) == (None, "no_value", "too_few_venues")
     assert body["values"][9]["value"] == "1009"
+
+
+async def test_the_premiums_of_a_day_are_read_from_stored_candles(site: Site) -> None:
+    now_ms = START_MS + 300_000
+    days = PremiumDays(Live(lambda: now_ms * MILLISECOND_NS), [ASSET])
+    await days.load(site[0].database)
+    found = days.day(ASSET, now_ms, 0.0005)
+    assert found is not None
+    assert (found.low, found.high, found.percentile, found.minutes) == ("0.0005", "0.001", "0", 3)
 
 
 async def test_times_are_epoch_ms_or_iso(site: Site) -> None:

@@ -13,7 +13,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from coinspace.endpoint.http.websocket import WebSocketConnection as WebSocket
+from coinspace.endpoint.http.websocket import WebSocketConnection
 from coinspace.endpoint.live.channel_state import state
 from coinspace.endpoint.routes import streams
 from coinspace.endpoint.worker import Endpoint
@@ -125,8 +125,8 @@ async def test_frames_that_break_the_protocol(endpoint: Endpoint, sent: bytes, c
 async def test_a_frame_that_breaks_the_protocol_before_the_handshake_is_answered(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed: list[WebSocket] = []
-    monkeypatch.setattr(WebSocket, "_failed", failed.append)
+    failed: list[WebSocketConnection] = []
+    monkeypatch.setattr(WebSocketConnection, "_failed", lambda one: failed.append(one))
     reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.server.port)
     writer.write(HANDSHAKE % b"" + frame(TEXT, PING_COMMAND, masked=False))
     async with asyncio.timeout(SOON_S):

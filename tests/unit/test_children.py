@@ -19,7 +19,14 @@ from coinspace import restart, supervisor
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.observe.health import health_of
-from coinspace.supervisor import Child, LogFile, Supervisor, last_reason, start_exchanges
+from coinspace.supervisor import (
+    STANDBY_SUFFIX,
+    Child,
+    LogFile,
+    Supervisor,
+    last_reason,
+    start_exchanges,
+)
 from tests.waiting import until
 
 SCRIPT = str(Path(__file__).with_name("supervised.py"))
@@ -322,6 +329,28 @@ async def test_a_process_that_is_killed_during_its_start_leaves_nothing(
     assert child._process is not None
     assert not child.running
     await until(lambda: open_files() <= before, "closed pipes", shown=open_files)
+
+
+async def test_of_two_processes_of_one_name_each_becomes_the_standby_of_the_other(
+    watching: Supervisor,
+) -> None:
+    name = "index-calculator"
+    watching.processes[name] = [name, "serve", str(watching.settings.data)]
+    watching.doubled.add(name)
+    pair = [watching._launch(name)]
+    await until(lambda: pair[0].ready, "a process that works")
+    pair.append(watching._launch(name, STANDBY_SUFFIX))
+    await until(lambda: pair[1].standby, "its standby")
+    before = {child.pid for child in pair}
+    await watching.replace(name)
+    assert watching.children == pair
+    assert before.isdisjoint({child.pid for child in pair})
+    [leader] = [child for child in pair if child.ready]
+    [standby] = [child for child in pair if child.standby and not child.ready]
+    assert health_of(watching.settings, name).pid == leader.pid
+    assert leader.pid is not None
+    os.kill(leader.pid, signal.SIGKILL)
+    await until(lambda: standby.ready, "the standby works")
 
 
 async def test_restart_reports_each_process_and_refuses_what_cannot_work(

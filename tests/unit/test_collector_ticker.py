@@ -702,6 +702,21 @@ def test_recent_ids_forget_the_oldest_only() -> None:
     assert 2**62 in ids
 
 
+@pytest.mark.parametrize("window", [1, 7, 2048])
+def test_recent_ids_keep_a_window_while_their_tables_grow(window: int) -> None:
+    ids = RecentIds(window)
+    draw = random.Random(window)
+    added: list[int] = []
+    for _ in range(5 * window + 20):
+        found = draw.randrange(2**62)
+        assert ids.add(found)
+        added.append(found)
+        oldest = added[-window:][0]
+        assert oldest in ids
+        assert not ids.add(oldest)
+    assert window <= len(ids.between(0, 2**62)) <= 2 * window
+
+
 # impossible values
 
 CENTURY_MS = 100 * 365 * 86_400_000

@@ -19,8 +19,8 @@ def whole(**storage: object) -> Settings:
     settings = Settings(storage=StorageSettings(**storage))  # type: ignore[arg-type]
     for name, pattern in WHOLE.items():
         settings.exchanges[name].markets = [pattern]
-    settings.index.interval_ms = 1000
-    settings.index.assets = [*ASSETS, *(f"C{n}" for n in range(250 - len(ASSETS)))]
+    # 250 indices: those of the default assets five times a second, the others each second
+    settings.index.assets = [*ASSETS, "*"]
     return settings
 
 

@@ -14,11 +14,16 @@ from coinspace.exchanges import EXCHANGES, every
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "coinspace"
-# a crisis of certain exchanges
-STORIES = {"simulator/markets/scenario.py"}
+# a crisis of certain exchanges, the load of certain exchanges, and examples of the API's documents
+STORIES = {
+    "simulator/markets/scenario.py",
+    "simulator/markets/whole.py",
+    "endpoint/meanings.py",
+}
 # each simulated protocol by the key that modules declare
 SIMULATED = {
     "simulator/markets/engine.py": "MARKETS",
+    "simulator/markets/looped.py": "LOOPED",
     "simulator/session.py": "SESSIONS",
     "simulator/rest.py": "REST",
 }

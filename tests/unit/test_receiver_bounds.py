@@ -156,3 +156,81 @@ async def test_a_topic_that_is_no_text_is_refused_on_arrival(
     assert victim.counters["callback_errors"] == 0
     assert not victim.gaps
     victim.subscriber.close()
+
+
+async def test_messages_of_a_busy_bus_are_read_together(rogue: Rogue) -> None:
+    pause_s = 0.2
+    got: list[int] = []
+    read_s: list[float] = []
+    loop = asyncio.get_running_loop()
+    subscriber = Subscriber(
+        [rogue.endpoint],
+        [b"orderbook."],
+        lambda message: got.append(message.sequence),
+        on_drained=lambda: read_s.append(loop.time()),
+        pause_s=pause_s,
+    )
+    subscriber.start()
+    while not got:
+        rogue.book(1)
+        await asyncio.sleep(0.01)
+    for number in range(2, 60):
+        rogue.book(number)
+        await asyncio.sleep(0.01)
+    await until(lambda: got[-1] == 59, "all are read")
+    # a pause ends at most a step of the clock too early
+    assert all(after - before > 0.9 * pause_s for before, after in itertools.pairwise(read_s))
+    # after a silence the next message is read, too
+    await until(lambda: not subscriber._paused, "the silence is noticed")
+    rogue.book(60)
+    await until(lambda: got[-1] == 60, "the next one is read")
+    assert subscriber.counters()["missed"] == 0
+    subscriber.close()
+
+
+async def test_a_market_that_is_added_later_has_lost_nothing_before(rogue: Rogue) -> None:
+    other = b"orderbook.upbit.ETH/KRW."
+    got: list[tuple[bytes, int]] = []
+    gaps: list[tuple[bytes, int, int, int]] = []
+    subscriber = Subscriber(
+        [rogue.endpoint],
+        [BOOK],
+        lambda message: got.append((message.topic, message.sequence)),
+        on_gap=lambda *gap: gaps.append(gap),
+    )
+    subscriber.start()
+    beat = b'{"process":"p","epoch":5,"sequences":{"%b":%d,"%b":%d},"states":{}}'
+    numbers = itertools.count(1)
+    while not got:
+        rogue.book(next(numbers))
+        await asyncio.sleep(0.01)
+    rogue.beat(beat % (BOOK, got[-1][1], other, 700))
+    await until(lambda: not subscriber.counters()["publishers_unheard"], "the heartbeat is read")
+    rogue.book(701, topic=other)
+    subscriber.add(other)
+    late = itertools.count(702)
+    while got[-1][0] != other:
+        rogue.book(next(late), topic=other)
+        await asyncio.sleep(0.01)
+    assert gaps == []
+    # from then on, missing messages are noticed
+    end = next(late)
+    rogue.book(end + 1, topic=other)
+    await until(lambda: (other, end + 1) in got, "later messages arrive")
+    assert gaps == [(other, 5, end, end + 1)]
+    subscriber.close()
+
+
+async def test_thousands_of_markets_can_be_subscribed_to(rogue: Rogue) -> None:
+    topics = [b"orderbook.upbit.C%d/KRW." % number for number in range(3000)]
+    got: set[bytes] = set()
+    subscriber = Subscriber([rogue.endpoint], topics, lambda message: got.add(message.topic))
+    subscriber.start()
+
+    def all_heard() -> bool:
+        for topic in set(topics) - got:
+            rogue.book(1, topic=topic)
+        return not set(topics) - got
+
+    await until(all_heard, "each market is heard", shown=lambda: len(got))
+    subscriber.close()

@@ -13,6 +13,10 @@ from coinspace.cli import coinspace
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import Settings, load, venues_path
 from coinspace.constituents import collected
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.live.hub import Hub
+from coinspace.endpoint.live.state import Live
 from coinspace.errors import ConfigError
 from coinspace.exchanges.exchange import Listing
 from coinspace.index.calculator import IndexCalculator
@@ -20,7 +24,9 @@ from coinspace.index.governance import definition
 from coinspace.market import Market
 from coinspace.method.aggregate import Aggregate
 from coinspace.method.record import IndexRecord
+from coinspace.preflight import check_start
 from coinspace.shared_assets import venues_of
+from coinspace.storage.read.pool import Database
 
 NOW_NS = 1_790_000_000 * SECOND_NS
 VENUES = {"ADA": 3, "BTC": 3, "SATS": 2, "KUB": 1}
@@ -112,6 +118,9 @@ def test_venues_are_traded_collected_constituents_by_the_asset_that_their_name_m
             _listing("BTC/USDT", trading=False),
         ],
     }
+    # without a venue in each region there is no index
+    assert venues_of(settings, lists, NOW_NS) == {"ADA": 3, "SATS": 2}
+    settings.index.parameters.regions = "off"
     found = venues_of(settings, lists, NOW_NS)
     assert found == {"ADA": 3, "SATS": 2, "TOKAMAK": 1, "BTC": 1}
     assert list(found)[:2] == ["ADA", "SATS"]
@@ -162,3 +171,38 @@ def test_the_command_lists_the_assets(settings: Settings) -> None:
     ]
     lines = CliRunner().invoke(coinspace, ["assets", "--json"]).output.splitlines()
     assert orjson.loads(lines[2]) == {"asset": "ADA", "interval_ms": 1000}
+
+
+@pytest.mark.parametrize("name", ["orderbook-aggregator", "index-calculator", "index-endpoint"])
+def test_processes_of_the_index_need_to_know_their_assets(name: str, settings: Settings) -> None:
+    venues_path(settings.data).unlink()
+    result = CliRunner().invoke(coinspace, [name])
+    assert isinstance(result.exception, ConfigError)
+    assert "coinspace assets --update" in str(result.exception)
+
+
+def test_a_pattern_may_have_overrides_before_its_assets_are_known(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venues_path(settings.data).unlink()
+    monkeypatch.setenv("COINSPACE_INDEX__OVERRIDES", '{"ADA": {"decimals": 4}}')
+    check_start(load())
+    monkeypatch.setenv("COINSPACE_INDEX__ASSETS", "BTC, E*")
+    with pytest.raises(ConfigError, match="no index of that asset"):
+        check_start(load())
+
+
+def test_the_endpoint_follows_a_market_from_its_first_request_on(settings: Settings) -> None:
+    section = settings.exchanges["upbit"]
+    section.markets = ["*/KRW"]
+    live = Live(settings=settings)
+    hub = Hub(max_streams=1, stall_s=1, resume_s=1, boot="x")
+    database = Database(lambda: "", size=1, timeout_s=1)
+    context = Context(settings, live, hub, database, lambda: NOW_NS, Path())
+    followed: list[tuple[str, str]] = []
+    context.follow = lambda exchange, market: followed.append((exchange, market))
+    live.states["upbit", "KUB/KRW"] = {"state": "synced"}
+    assert context.check_market("UPBIT", "kub/krw") == ("upbit", "KUB/KRW")
+    with pytest.raises(Problem):
+        context.check_market("upbit", "NONE/KRW")
+    assert followed == [("upbit", "KUB/KRW")]

@@ -35,18 +35,19 @@ COUNTS = {"upbit": 289, "bithumb": 480, "binance": 450}
 QUOTES = {"upbit": "KRW", "bithumb": "KRW", "binance": "USDT"}
 # books and trades of a whole exchange per second
 RATES = {"upbit": (785.0, 60.0), "bithumb": (968.0, 70.0), "binance": (3750.0, 350.0)}
-# which exchanges share how many assets
+# which exchanges share how many assets; 264 have venues in both regions
 SHARED = (
-    (170, ("upbit", "bithumb", "binance")),
-    (60, ("upbit", "bithumb")),
+    (220, ("upbit", "bithumb", "binance")),
+    (40, ("upbit", "bithumb")),
     (20, ("bithumb", "binance")),
-    (10, ("upbit", "binance")),
+    (24, ("upbit", "binance")),
 )
 # books per second: the grid of 100 ms is the most; a quieter market would count as delayed
 MOST, LEAST = 10.0, 0.3
 LEAST_TRADES = 0.01
-# worth of the made-up assets in USDT, spread evenly over the powers of ten
-CHEAPEST, DEAREST = 4e-8, 2e3
+# worth of the assets in USDT, spread evenly over the powers of ten; a tick of Binance is 1e-8, so
+# the books of the cheapest assets are too coarse for an index
+CHEAPEST, CHEAPEST_SHARED, DEAREST = 4e-8, 2e-5, 2e3
 CONSONANTS, VOWELS = "BDFGKLMNPRSTVZ", "AEIOU"
 
 
@@ -62,15 +63,16 @@ def whole_exchanges() -> Whole:
     """Return all markets; the same ones at each call."""
     names = _names()
     bases: dict[str, list[str]] = {name: [] for name in COUNTS}
+    worth: dict[str, float] = {}
     for number, exchanges in SHARED:
         for asset in islice(names, number):
+            worth[asset] = _worth(asset, CHEAPEST_SHARED)
             for name in exchanges:
                 bases[name].append(asset)
     for name, found in bases.items():
-        found += islice(names, COUNTS[name] - len(found))
-    worth = {
-        asset: _worth(asset) for found in bases.values() for asset in found if asset not in WORTH
-    }
+        for asset in islice(names, COUNTS[name] - len(found)):
+            worth[asset] = _worth(asset, CHEAPEST)
+            found.append(asset)
     markets = {name: [f"{base}/{QUOTES[name]}" for base in found] for name, found in bases.items()}
     paces = {}
     for name, listed in markets.items():
@@ -111,6 +113,6 @@ def _names() -> Iterator[str]:
             yield name
 
 
-def _worth(asset: str) -> float:
+def _worth(asset: str, cheapest: float) -> float:
     part = random.Random(asset).random()
-    return float(CHEAPEST * (DEAREST / CHEAPEST) ** part)
+    return float(cheapest * (DEAREST / cheapest) ** part)
