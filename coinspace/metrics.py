@@ -27,6 +27,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("starting", "ready", "degraded", "stopping", "stopped")
 # samples of one metric of one process; more are left out and counted
 SAMPLES_LIMIT = 2000
+# of a counter with its labels, as another host sends it
+KEY_LENGTH = 1000
 PAGE_BYTES = resource.getpagesize()
 # what reading a damaged health file can raise
 DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -387,7 +389,8 @@ def _of_process(health: dict[str, Any], now_ns: int) -> list[tuple[Metric, list[
     found: dict[str, list[str]] = {}
     left_out = 0
     for key, value in health["counters"].items():
-        known = _known(process, key)
+        # a long key is not kept in the cache
+        known = _known(process, key) if len(key) <= KEY_LENGTH else None
         text = _number(value) if isinstance(value, int | float) else ""
         lines = found.setdefault(known[0], []) if known else []
         if known is None or not text or len(lines) == SAMPLES_LIMIT:

@@ -22,7 +22,9 @@ from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.text import printable
 
 NAME = "supervisor.sock"
-REQUEST_BYTES = 65_536
+# of a request: room for the name of each process, and not for thousands of patterns
+REQUEST_BYTES = 4096
+REQUEST_S = 10.0
 # of this release's messages: the first byte of each
 MESSAGES = encode_header(HEARTBEAT)[0]
 
@@ -46,11 +48,11 @@ async def serve(settings: Settings, replaced: Replaced, stopping: asyncio.Event)
     """
 
     async def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
-            async for answer in _answers(await reader.readline(), replaced):
+        # TimeoutError is an OSError
+        with contextlib.suppress(OSError), contextlib.closing(writer):
+            async for answer in _answers(await _request(reader), replaced):
                 writer.write(orjson.dumps(answer) + b"\n")
                 await writer.drain()
-        writer.close()
 
     path = settings.data / "run" / NAME
     path.unlink(missing_ok=True)
@@ -60,6 +62,14 @@ async def serve(settings: Settings, replaced: Replaced, stopping: asyncio.Event)
         async with await asyncio.start_unix_server(on_client, sock=listener, limit=REQUEST_BYTES):
             await stopping.wait()
     path.unlink(missing_ok=True)
+
+
+async def _request(reader: asyncio.StreamReader) -> bytes:
+    """Return a client's line, b"" for one that is too long."""
+    try:
+        return await asyncio.wait_for(reader.readline(), REQUEST_S)
+    except ValueError:
+        return b""
 
 
 async def _answers(request: bytes, replaced: Replaced) -> AsyncIterator[dict[str, str]]:

@@ -216,6 +216,8 @@ class Child:
                     self._listener = opened.enter_context(contextlib.closing(Listener()))
                 process = self._process = await self._spawn(self._listener)
             opened.callback(self.log.close)
+            # ends the process if this task is cancelled, and closes pipes that others keep open
+            opened.callback(process._transport.close)  # type: ignore[attr-defined]
             tasks.spawn("stdout", self._pump(process.stdout, first=True), ends=True)
             tasks.spawn("stderr", self._pump(process.stderr), ends=True)
             watch = tasks.spawn("watch", self._watch(process, self._listener), ends=True)
@@ -304,10 +306,12 @@ class Child:
     async def kill(self) -> None:
         """End the process at once if it still runs."""
         self._stopping.set()
-        if self._process is not None and self._process.returncode is None:
+        async with self._spawning:
+            process = self._process
+        if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
+                process.kill()
+            await process.wait()
         await self._settle()
 
 

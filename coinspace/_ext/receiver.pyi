@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterable
 from coinspace._ext.message import Message
 
 CHANNEL_LIMIT: int
+HEARTBEAT_LIMIT: int
 
 class Receiver:
     def __init__(

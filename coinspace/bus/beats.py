@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from coinspace._ext.message import Message
+from coinspace._ext.receiver import HEARTBEAT_LIMIT
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.bus.topics import HEARTBEATS
@@ -68,7 +69,11 @@ class RemoteHealth:
         if self._host_of:
             endpoints = [settings.bus.beat_endpoint(name) for name in self._host_of]
             self._subscriber = Subscriber(
-                endpoints, [HEARTBEATS], self._on_message, bus=_bounded(settings.bus)
+                endpoints,
+                [HEARTBEATS],
+                self._on_message,
+                bus=_bounded(settings.bus),
+                message_bytes=HEARTBEAT_LIMIT,
             )
             if on_loop:
                 self._subscriber.start()
@@ -78,7 +83,8 @@ class RemoteHealth:
     def read(self) -> dict[str, dict[str, Any]]:
         """Return process -> its health, in the form of a health file with the field `host`."""
         if self._subscriber is not None:
-            self._subscriber.drain()
+            # a publisher that never pauses must not keep the caller here
+            self._subscriber.drain(QUEUED * len(self._host_of))
         return {name: self._heard.get(name) or self._unheard(name) for name in self._host_of}
 
     def wait(self, limit_s: float) -> None:

@@ -40,6 +40,7 @@ class Subscriber:
         pause_s: shortest time between two drains, so that the messages of a busy bus are read
             together; 0 = each message is read at once.
         bus: the settings with high-water mark and CURVE keys.
+        message_bytes: a publisher that sends a larger message is disconnected.
     """
 
     def __init__(
@@ -53,13 +54,14 @@ class Subscriber:
         on_drained: Callable[[], object] | None = None,
         pause_s: float = 0.0,
         bus: BusSettings | None = None,
+        message_bytes: int = MESSAGE_SIZE_LIMIT,
     ) -> None:
         self._endpoints = list(endpoints)
         # those to connect to
         self._waiting = list(endpoints)
         self._socket = open_socket(zmq.SUB)
         self._socket.rcvhwm = bus.high_water_mark if bus else BusSettings().high_water_mark
-        self._socket.maxmsgsize = MESSAGE_SIZE_LIMIT
+        self._socket.maxmsgsize = message_bytes
         # only subscriptions are sent; libzmq drops those beyond the mark, by default 1,000
         self._socket.sndhwm = 0
         # heartbeats last: after the first heartbeat all other subscriptions are active
@@ -111,11 +113,15 @@ class Subscriber:
         self._receiver.want(topic)
         self._socket.subscribe(topic)
 
-    def drain(self) -> int:
-        """Read all waiting messages without an event loop. Returns: their number."""
+    def drain(self, limit: int | None = None) -> int:
+        """Read waiting messages without an event loop. Returns: their number.
+
+        Args: limit: of messages, about; None = all that wait.
+        """
         before = self._receiver.received
-        while self._receiver.drain(DRAIN_LIMIT):
-            pass
+        while self._receiver.drain(min(DRAIN_LIMIT, limit or DRAIN_LIMIT)):
+            if limit is not None and self._receiver.received - before >= limit:
+                break
         return self._receiver.received - before
 
     def counters(self) -> dict[str, int]:

@@ -44,6 +44,10 @@ KEPT_TRADES = 500
 YIELD_RECORDS = 100
 # limit of sets of subscriptions that are played at the same time
 RUNS_LIMIT = 256
+# bytes of the newest frames: further symbols of a recording without end are left out
+KEPT_BYTES = 256 << 20
+# of a symbol besides its frame
+ENTRY_BYTES = 400
 
 # key of a run: an exchange and its set of (kind, symbol), None = one clock for all
 Key = tuple[str, frozenset[tuple[str, str]]] | None
@@ -62,15 +66,28 @@ class Newest:
     """The newest frames so far.
 
     last: (kind, symbol) -> frame. trades: symbol -> frames of the newest trades, oldest first.
+    size: bytes of both, about.
     """
 
     last: dict[tuple[str, str], bytes] = field(default_factory=dict)
     trades: dict[str, deque[bytes]] = field(default_factory=dict)
+    size: int = 0
 
     def keep(self, what: Label, payload: bytes) -> None:
-        self.last[what.kinds[0], what.symbol] = payload
-        if what.kinds[0] == "trade":
-            self.trades.setdefault(what.symbol, deque(maxlen=KEPT_TRADES)).append(payload)
+        key, before = (what.kinds[0], what.symbol), self.last.get((what.kinds[0], what.symbol))
+        grown = len(payload) - (len(before) if before is not None else -ENTRY_BYTES)
+        trades = self.trades.get(what.symbol, deque()) if what.kinds[0] == "trade" else None
+        if trades is not None:
+            grown += len(payload) - (len(trades[0]) if len(trades) == KEPT_TRADES else 0)
+        if self.size + grown > KEPT_BYTES:
+            return
+        self.size += grown
+        self.last[key] = payload
+        if trades is not None:
+            if len(trades) == KEPT_TRADES:
+                trades.popleft()
+            trades.append(payload)
+            self.trades[what.symbol] = trades
 
 
 class RequestedRecording:

@@ -13,6 +13,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from coinspace.endpoint.http.websocket import WebSocketConnection
 from coinspace.endpoint.live.channel_state import state
 from coinspace.endpoint.routes import streams
 from coinspace.endpoint.worker import Endpoint
@@ -119,6 +120,23 @@ async def test_frames_that_break_the_protocol(endpoint: Endpoint, sent: bytes, c
         ws.writer.write(sent)
         assert (await ws.closed())[0] == code
         await until(lambda: not endpoint.hub.clients)
+
+
+async def test_a_frame_that_breaks_the_protocol_before_the_handshake_is_answered(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[WebSocketConnection] = []
+    monkeypatch.setattr(WebSocketConnection, "_failed", lambda one: failed.append(one))
+    reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.server.port)
+    writer.write(HANDSHAKE % b"" + frame(TEXT, PING_COMMAND, masked=False))
+    async with asyncio.timeout(SOON_S):
+        await reader.readuntil(b"\r\n\r\n")
+    assert (await Socket(reader, writer).closed())[0] == 1002
+    await until(lambda: not endpoint.hub.clients)
+    async with opened(endpoint) as ws:
+        await ws.event("hello")
+    writer.close()
+    assert not failed
 
 
 BAD_COMMANDS = [

@@ -308,6 +308,29 @@ async def test_a_process_goes_on_when_its_successor_fails(watching: Supervisor) 
     assert old.pid == before
 
 
+async def test_a_process_that_is_killed_during_its_start_leaves_nothing(
+    watching: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, started, go_on = open_files(), asyncio.Event(), asyncio.Event()
+    real = Child._spawn
+
+    async def slow(child: Child, listener: Any) -> asyncio.subprocess.Process:
+        started.set()
+        await go_on.wait()
+        return await real(child, listener)
+
+    monkeypatch.setattr(Child, "_spawn", slow)
+    child = launch(watching, "good")
+    await asyncio.wait_for(started.wait(), 60)
+    killing = asyncio.ensure_future(child.kill())
+    await until(child._stopping.is_set, "the request to end")
+    go_on.set()
+    await killing
+    assert child._process is not None
+    assert not child.running
+    await until(lambda: open_files() <= before, "closed pipes", shown=open_files)
+
+
 async def test_of_two_processes_of_one_name_each_becomes_the_standby_of_the_other(
     watching: Supervisor,
 ) -> None:
@@ -350,6 +373,8 @@ async def test_restart_reports_each_process_and_refuses_what_cannot_work(
     await until((tmp_path / "run" / "supervisor.sock").exists, "the socket")
     assert await answers("endpoint") == [{"replaced": "index-endpoint"}, {"done": ""}]
     assert await answers("none") == [{"error": "role 'none': expected another"}]
+    [refused] = await answers(*["*"] * 5000)
+    assert "error" in refused
     assert asked == [["endpoint"], ["none"]]
     with monkeypatch.context() as newer:
         newer.setattr(restart, "MESSAGES", restart.MESSAGES + 1)
@@ -358,6 +383,11 @@ async def test_restart_reports_each_process_and_refuses_what_cannot_work(
     assert "expected messages of version 1" in refused["error"]
     assert "the installed release has 2: stop `up` and start it again" in refused["error"]
     assert len(asked) == 2
+    monkeypatch.setattr(restart, "REQUEST_S", 0.1)
+    with restart._place(settings) as place, socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(place)
+        # the server ends a connection without a request
+        assert await asyncio.wait_for(asyncio.to_thread(silent.recv, 1), 60) == b""
     stopping.set()
     await serving
     with pytest.raises(ConfigError, match="expected a running `coinspace up`"):

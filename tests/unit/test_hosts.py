@@ -272,3 +272,26 @@ def test_doctor_names_what_no_host_runs_and_a_bus_without_keys(tmp_path: Path) -
     settings = Settings(data=tmp_path, hosts=hosts)
     assert [one.text for one in _hosts(settings)] == ["no host runs index-endpoint"]
     assert not list(_hosts(Settings(data=tmp_path)))
+
+
+async def test_a_host_that_never_pauses_does_not_keep_the_reader(tmp_path: Path) -> None:
+    remote = RemoteHealth(two(tmp_path / "front", "front", free_port()), on_loop=True)
+    subscriber = remote._subscriber
+    assert subscriber is not None
+    assert int(subscriber._socket.maxmsgsize) <= 1 << 20
+
+    class Endless:
+        received = 0
+
+        def drain(self, limit: int) -> bool:
+            self.received += limit
+            assert self.received < 10_000
+            return True
+
+    receiver = subscriber._receiver
+    subscriber._receiver = Endless()  # type: ignore[assignment]
+    try:
+        assert remote.read()["questdb"]["state"] == "starting"
+    finally:
+        subscriber._receiver = receiver
+        remote.close()

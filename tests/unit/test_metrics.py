@@ -17,7 +17,7 @@ from coinspace._ext.message import INDEX, ORDERBOOK, REPEAT, REST, STATE
 from coinspace._ext.sink import ListSink
 from coinspace.config import PROCESSES, MetricsSettings, Settings
 from coinspace.exporter import CONNECTIONS_LIMIT, Exporter
-from coinspace.metrics import METRICS, SAMPLES_LIMIT, as_health, exposition
+from coinspace.metrics import METRICS, SAMPLES_LIMIT, _known, as_health, exposition
 from coinspace.process import Process, target_path
 from tests.waiting import until
 
@@ -94,6 +94,13 @@ def test_labels_are_bounded() -> None:
     found = lines(health(**many))
     assert sum(line.startswith("coinspace_market_frames_total{") for line in found) == SAMPLES_LIMIT
     assert value("coinspace_metrics_left_out", found) == "5"
+
+
+def test_a_long_label_is_left_out_and_not_kept() -> None:
+    kept = _known.cache_info().currsize
+    found = lines(health(**{f'market_frames{{market="{"M" * 10_000}"}}': 1}))
+    assert value("coinspace_metrics_left_out", found) == "1"
+    assert _known.cache_info().currsize == kept
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import orjson
 import pytest
 
 from coinspace.errors import FeedError
+from coinspace.exchanges.exchange import Label
 from coinspace.recording.format import FeedReader, FeedWriter, Record
+from coinspace.simulator import playback
 from coinspace.simulator.commands import serve
 from coinspace.simulator.playback import RUNS_LIMIT, Playback, Playing
 from coinspace.simulator.server import ExchangeServer
@@ -182,3 +184,24 @@ async def test_a_server_ends_when_its_source_fails(work: str, ends: bool) -> Non
     else:
         await serving
     assert server.counters["task_failures"] == 1
+
+
+def test_frames_of_ever_new_symbols_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(playback, "KEPT_BYTES", 20_000)
+    newest = playback.Newest()
+    for number in range(1000):
+        for kind in ("depth", "trade"):
+            newest.keep(Label((kind,), f"S{number}", False), b"x" * 1000)
+    kept = len(newest.last) * 1000 + sum(map(len, newest.trades.values())) * 1000
+    assert 5_000 < kept <= newest.size <= 20_000
+    # a symbol that is known is kept up to date
+    newest.keep(Label(("depth",), "S0", False), b"y" * 1000)
+    assert newest.last["depth", "S0"] == b"y" * 1000
+
+
+def test_the_newest_trades_of_a_symbol_take_the_place_of_older_ones() -> None:
+    newest = playback.Newest()
+    for number in range(1000):
+        newest.keep(Label(("trade",), "S", False), b"%d" % number)
+    assert list(newest.trades["S"]) == [b"%d" % one for one in range(500, 1000)]
+    assert newest.size == 3 * 500 + 3 + playback.ENTRY_BYTES

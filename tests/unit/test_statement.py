@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from coinspace.errors import StorageError
@@ -39,11 +41,32 @@ READING = [
         for text in ("KRW-%", "%/KRW", "%BTC%", "%", "", "a_c", "a%b", "a%b%")
     ),
     "select '%a%b', a.like from trade a",
+    "declare @a := 1, @b := (@a + @a) * 2, @c := @b, @d := @c + @c select @a, @b, @c, @d, @d",
+    "with a as (select 1 x), b as (select x from a), c as (select x from a join b on x = b.x)"
+    " select * from c, a, b where x in (select x from c)",
+    "select * from trade where market in (" + ", ".join("'KRW-BTC'" for _ in range(5000)) + ")",
 ]
 MATCHING = (
     *("'%a%b'", "'%a%b%'", "'a%b%c'", "'%%a'", "'a' || '%b%c'", "'a'::text", "concat('%a', '%b')"),
     *("@pattern", "('a%')", "market", "'a'/* x */|| '%b%c'"),
 )
+
+
+def declared(n: int) -> str:
+    """Return a statement whose last variable means 2 ** n numbers."""
+    more = "".join(f", @a{i} := (@a{i - 1} + 1) * @A{i - 1}" for i in range(1, n))
+    return f"declare @a0 := 1{more} select @a{n - 1}"
+
+
+def named(n: int, quote: str = "") -> str:
+    """Return a statement whose last name means 2 ** n tables."""
+    names = [f"{quote}{one}{i}{quote}" for i, one in enumerate("aA" * n)][:n]
+    more = "".join(
+        f", {b} as (select x from {a} join {a} t on x = t.x)" for a, b in pairwise(names)
+    )
+    return f"with {names[0]} as (select x from trade){more} select x from {names[-1].lower()}"
+
+
 OTHERS = [
     "",
     " ; ",
@@ -130,6 +153,11 @@ OTHERS = [
     "select * from 'pg_catalog.PG_CLASS'",
     "declare @x := 'memory_metrics' select * from @x",
     "trade",
+    # the server would compile these for hours
+    *(declared(n) for n in (24, 60, 1000)),
+    *(named(n, quote) for n in (12, 40) for quote in ("", '"', "'")),
+    f"select * from ({named(20)})",
+    declared(24).replace("@a", "@a$").replace("@A", "@a$"),
 ]
 # the server nests comments, and reads quotes in them
 HIDING = [

@@ -145,6 +145,8 @@ class Connection(asyncio.Protocol):
         self.deadline = math.inf
         # no further request is accepted; later bytes are dropped until the client closes
         self.ended = False
+        # nothing more may be written
+        self.finished = False
         self._drained: asyncio.Future[None] | None = None
         self._paused = False
         self._written = self._taken = 0
@@ -152,7 +154,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes; `check` watches whether the client reads them."""
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self.finished:
             self._written += len(data)
             self.transport.write(data)
 
@@ -229,7 +231,8 @@ class Connection(asyncio.Protocol):
         answer.
         """
         self.linger()
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self.finished:
+            self.finished = True
             self.transport.write_eof()
 
     def linger(self) -> None:

@@ -100,7 +100,7 @@ class Client:
         """Write an event, or keep the newest of its channel while the socket is full."""
         if self.paused_at is not None:
             self._keep(event)
-        elif not self.closed.done():
+        elif not self.closed.done() and not self.connection.finished:
             if self.kind == "sse":
                 frame = event.sse
             else:

@@ -7,10 +7,15 @@ and change its own time-out. So the kinds of statements and the functions are li
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from coinspace.errors import StorageError
 
 SIZE_LIMIT = 100_000
+# words that names of WITH and DECLARE add where the server replaces them by their definitions. A
+# name that uses the one before twice doubles them: 24 such names stop the server, which compiles
+# without a time-out.
+GROWTH_LIMIT = 3000
 KINDS = ("SELECT", "WITH", "EXPLAIN", "SHOW", "DECLARE")
 SHOWN = ("TABLES", "COLUMNS", "PARTITIONS", "CREATE")
 # The names that may come before a parenthesis: words of the language and types, then functions of
@@ -86,7 +91,8 @@ def check(text: str) -> str:
         raise StorageError("sql: expected text in UTF-8, was other bytes")
     if "\0" in text:
         raise StorageError("sql: expected text without NUL, since the server ignores the rest")
-    words, texts, without = _read(text)
+    words, texts, names, without = _read(text)
+    _check_growth(names)
     kind = next((word for word in words if word != "("), "")
     if kind.upper() not in KINDS:
         raise StorageError(
@@ -129,6 +135,44 @@ def _check_kinds(words: list[str]) -> None:
             raise StorageError("sql: expected one statement, was more after ';'")
 
 
+def _check_growth(names: list[str]) -> None:
+    """Check how long a statement becomes with the definitions in place of their names."""
+    # the server's capital dotted I is a small i
+    plain = [name.replace("\u0130", "i").lower() for name in names]
+    sizes: dict[str, int] = {}
+    # definitions that have not ended: name, of a variable?, depth of parentheses, size before
+    opened: list[tuple[str, bool, int, int]] = []
+    depth = size = variables = 0
+    for at, word in enumerate(plain):
+        declares = word == "@" and plain[at + 2 : at + 4] == [":", "="]
+        depth -= word == ")"
+        while opened and _ends(word, declares, depth, *opened[-1][1:3]):
+            name, _, _, before = opened.pop()
+            sizes[name] = max(sizes.get(name, 0), size - before)
+        if declares:
+            opened.append((plain[at + 1], True, depth, size))
+            variables += 1
+        elif word == "(":
+            if at > 1 and plain[at - 1] == "as":
+                opened.append((plain[at - 2], False, depth, size))
+            depth += 1
+        size += 1 + sizes.get(word, 0)
+        if size > len(plain) + GROWTH_LIMIT:
+            raise StorageError(
+                "sql: expected names of WITH or DECLARE that are used a few times, was a statement"
+                f" of more than {GROWTH_LIMIT} words with their definitions"
+            )
+    if variables != sum(pair == (":", "=") for pair in pairwise(plain)):
+        raise StorageError("sql: expected variables of letters and digits such as @x")
+
+
+def _ends(word: str, declares: bool, depth: int, variable: bool, begun: int) -> bool:
+    """Return whether a word ends the definition that began at a depth of parentheses."""
+    if variable and (declares or word in ("select", "with")):
+        return depth <= begun
+    return word == ")" and depth < begun + (not variable)
+
+
 def _check_like(before: str, like: bool, kind: str | None, token: str) -> None:
     """Check a token. Args: before: the token before it; like: whether that one follows LIKE."""
     if before.strip('"').upper() in ("LIKE", "ILIKE"):
@@ -144,9 +188,9 @@ def _check_like(before: str, like: bool, kind: str | None, token: str) -> None:
         raise StorageError("sql: expected LIKE, since the server cannot end a regular expression")
 
 
-def _read(text: str) -> tuple[list[str], list[str], str]:
-    """Return the words of a statement, its texts, and the statement without comments."""
-    words, texts, parts = [], [], []
+def _read(text: str) -> tuple[list[str], list[str], list[str], str]:
+    """Return a statement's words, its texts, both in order, and the statement without comments."""
+    words, texts, both, parts = [], [], [], []
     before, like = "", False
     for found in TOKEN.finditer(text):
         kind = found.lastgroup
@@ -163,9 +207,11 @@ def _read(text: str) -> tuple[list[str], list[str], str]:
             raise StorageError("sql: expected a closing */, was none")
         if kind in ("word", "quoted", "other"):
             words.append(found[kind])
+            both.append(found[kind])
         elif kind == "text":
             texts.append(found[kind][1:-1])
+            both.append(texts[-1])
         parts.append(" " if kind == "gap" else found[0])
     if not words:
         raise StorageError("sql: expected a statement, was none")
-    return words, texts, "".join(parts).strip()
+    return words, texts, both, "".join(parts).strip()
