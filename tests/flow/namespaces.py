@@ -34,6 +34,9 @@ class Network:
             _ip("-n", name, "link", "set", "lo", "up")
         _ip("-n", switch, "link", "add", "bridge0", "type", "bridge")
         _ip("-n", switch, "link", "set", "bridge0", "up")
+        # hosts are joined by such pairs, which not every kernel has
+        _ip("-n", switch, "link", "add", "probe0", "type", "veth", "peer", "name", "probe1")
+        _ip("-n", switch, "link", "del", "probe0")
 
     def join(self) -> None:
         """Join each host to the switch."""
