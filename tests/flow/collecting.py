@@ -20,7 +20,9 @@ from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import RestTrade, Stream
 from coinspace.market import Market
 from coinspace.process import Process
+from coinspace.simulator.rest import answer
 from coinspace.simulator.server import ExchangeServer
+from coinspace.simulator.simulation import Simulation
 from tests.waiting import until
 
 
@@ -90,14 +92,14 @@ class Truth:
         self.books: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
     async def watch(self) -> None:
-        """Fetch books until cancelled; faults for the collector do not affect these requests."""
+        """Read books until cancelled, without faults and without weight of the address."""
         source = self.collecting.server.source
+        assert isinstance(source, Simulation)
         while True:
             for symbol in self.symbols:
-                answer = await source.rest(
-                    "binance", "/api/v3/depth", {"symbol": symbol, "limit": "1000"}, stale=False
-                )
-                self.note(symbol, answer)
+                query = {"symbol": symbol, "limit": "1000"}
+                _, content = source.rests["binance"].content("/api/v3/depth", query)
+                self.note(symbol, answer(content))
             await asyncio.sleep(0.02)
 
     def note(self, symbol: str, answer: Any) -> None:

@@ -26,6 +26,8 @@ class Connection:
         self.transport = self
         self.written: list[bytes] = []
         self.waiting = 0
+        # nothing may be written any more
+        self.finished = False
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
