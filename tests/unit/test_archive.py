@@ -1,0 +1,68 @@
+"""The archive's files, without a database."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coinspace.clock import DAY_NS
+from coinspace.config import Settings, StorageSettings
+from coinspace.errors import StorageError
+from coinspace.storage import archive as archives
+from coinspace.storage import schema
+from coinspace.storage.archive import Archive, Archiver, File, Part, remove_parts
+from coinspace.storage.tables import ORDERBOOK, TRADE
+
+DAYS = ("2026-01-01", "2026-01-02")
+
+
+def test_only_parts_of_the_archive_are_removed(tmp_path: Path) -> None:
+    own = [tmp_path / "trade" / "upbit" / "2026-01-01.piece", tmp_path / "index_tick" / "a.part"]
+    others = [tmp_path / "film.mkv.part", tmp_path / "downloads" / "x.part"]
+    for path in (*own, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half a file")
+    (tmp_path / "trade" / "folder.part").mkdir()
+    remove_parts(tmp_path)
+    assert [path.exists() for path in (*own, *others)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("ttl", [0, 7])
+def test_the_file_of_a_day_that_the_retention_shortens_is_kept(
+    ttl: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, lines = Archive(tmp_path), list[str]()
+    part = Part(ORDERBOOK, DAYS[0], "upbit")
+    (tmp_path / "orderbook").mkdir()
+    archive.add(part, File(10, 1, ""))
+    written: list[str] = []
+
+    def rows(connection: object, text: str, *values: object) -> list[tuple[Any, ...]]:
+        return [("upbit", "BTC/KRW")] if "DISTINCT" in text else [(ttl, "DAY")]
+
+    def export(self: Archiver, part: Part, path: Path) -> File:
+        written.append(part.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".part").write_text("rows")
+        return File(5, 1, "")
+
+    monkeypatch.setattr(schema, "connect", lambda found: nullcontext())
+    monkeypatch.setattr(archives, "stored_days", lambda connection, table: list(DAYS))
+    monkeypatch.setattr(archives, "rows", rows)
+    monkeypatch.setattr(archives, "_count", lambda connection, part: 5)
+    monkeypatch.setattr(Archiver, "_export", export)
+    server = StorageSettings(ilp="http::addr=127.0.0.1:1;", sql="postgresql://127.0.0.1:1/x")
+    settings = Settings(data=tmp_path, storage=server)
+    work = Archiver(settings, archive, lines.append)
+    if not ttl:
+        with pytest.raises(StorageError, match="has 10 rows, the database has 5"):
+            work.run(DAY_NS, None, (ORDERBOOK, TRADE))
+        return
+    work.run(DAY_NS, None, (ORDERBOOK, TRADE))
+    # the other files are written
+    assert written == [f"upbit/{DAYS[1]}.parquet", *(f"upbit/{day}.parquet" for day in DAYS)]
+    assert archive.files("orderbook")[part.name].rows == 10
+    assert lines[0] == f"{archive.path(part)}: kept, the retention has removed rows of its day"
