@@ -33,7 +33,7 @@ array_elem_min array_elem_sum array_max array_min array_position array_reverse a
 array_stddev array_stddev_pop array_stddev_samp array_sum asin atan atan2 base64 ceil ceiling
 coalesce concat cos cot current_catalog current_database current_schema current_schemas
 current_user date_trunc dateadd datediff day day_of_week day_of_week_sunday_first days_in_month
-degrees dim_length dot_product exp extract flatten floor from_base64 generate_series
+degrees dim_length dot_product exp extract flatten floor from_base64
 geo_distance_meters greatest hour insertion_point interval interval_end interval_start
 is_leap_year json_extract l2price least length length_bytes ln log long_sequence lower lpad
 ltrim make_geohash matmul md5 micros mid millis minute month nanos netmask now now_ns nullif pi
@@ -56,6 +56,10 @@ all_tables functions keywords materialized_views table_columns table_partitions 
 tables views wal_tables wal_transactions
 """
 CALLED = frozenset(ALLOWED.split())
+# Rows that no table has. The time-out does not end a search in them such as `IN (SELECT …)` of
+# symbols, or the reading of a PIVOT's values.
+SEQUENCE = "long_sequence"
+SEQUENCE_LIMIT = 10_000_000
 # functions that the server also calls by their name alone, in place of a table or a column
 INSIDE = re.compile(
     r"\w+_activity|(?:reader|writer)_pool|memory_metrics|table_writer_metrics|checkpoint_status"
@@ -99,8 +103,10 @@ def check(text: str) -> str:
             f"sql: expected a statement that reads, one of {', '.join(KINDS)}, was {kind[:40]!r}"
         )
     _check_kinds(words)
-    for name, following in zip(words, [*words[1:], ""], strict=True):
+    for at, (name, following) in enumerate(zip(words, [*words[1:], ""], strict=True)):
         plain = name.rpartition(".")[2]
+        if following == "(" and plain.lower() == SEQUENCE:
+            _check_sequence(words, at + 2)
         called = following == "(" and not SYMBOL.fullmatch(name) and plain.lower() not in CALLED
         if called or INSIDE.fullmatch(plain):
             raise StorageError(f"sql: expected functions of tables and values, was {name[:40]!r}")
@@ -133,6 +139,16 @@ def _check_kinds(words: list[str]) -> None:
                 raise StorageError(f"sql: expected SHOW of {', '.join(SHOWN)}, was {shown[:40]!r}")
         if word == ";" and at + 1 < len(upper):
             raise StorageError("sql: expected one statement, was more after ';'")
+
+
+def _check_sequence(words: list[str], begin: int) -> None:
+    """Check the argument of a sequence, which begins at a word: its number of rows."""
+    end = next((at for at in range(begin, len(words)) if words[at] == ")"), begin)
+    digits = "".join(words[begin:end]).replace("_", "")
+    if not (re.fullmatch(r"[0-9]{1,12}", digits) and int(digits) <= SEQUENCE_LIMIT):
+        raise StorageError(
+            f"sql: expected {SEQUENCE}(N) of a number up to {SEQUENCE_LIMIT}, was {digits[:40]!r}"
+        )
 
 
 def _check_growth(names: list[str]) -> None:
