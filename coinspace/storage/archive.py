@@ -62,6 +62,7 @@ TRIES = 3
 SAFE = re.compile(r"[a-z0-9_-]{1,64}")
 BLOCK_BYTES = 1 << 20
 DROP_TIMEOUT_S = 30.0
+EVICT_MARGIN_NS = MINUTE_NS
 # rows are kept for ever
 NO_TTL: retention.Length = (0, "h")
 
@@ -361,11 +362,14 @@ def _evict(connection: Connection, table: Table, end_ns: int) -> bool:
     newest = number(connection, f"SELECT max(ts)::long FROM {table.name}")
     if newest is None:
         return False
-    days = (min(newest, now_ns()) - end_ns) // DAY_NS
-    if days < 1:
+    # In partitions of the table: with days, the hours of a later day would go as well.
+    unit, length_ns = ("HOURS", HOUR_NS) if table.partition == "HOUR" else ("DAYS", DAY_NS)
+    count, rest_ns = divmod(min(newest, now_ns()) - end_ns, length_ns)
+    if count < 1 or rest_ns > length_ns - EVICT_MARGIN_NS:
+        # rows that come now could end one more partition; a later run drops these
         return False
     before = retention.sql(_retention(connection, table))
-    connection.execute(f"ALTER TABLE {table.name} SET TTL {days} DAYS".encode())
+    connection.execute(f"ALTER TABLE {table.name} SET TTL {count} {unit}".encode())
     try:
         # the server looks at the TTL at a commit; the row replaces itself
         connection.execute(

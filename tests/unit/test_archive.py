@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from coinspace.clock import DAY_NS
+from coinspace.clock import DAY_NS, HOUR_NS, MINUTE_NS
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import StorageError
 from coinspace.storage import archive as archives
 from coinspace.storage import schema
-from coinspace.storage.archive import Archive, Archiver, File, Part, remove_parts
-from coinspace.storage.tables import ORDERBOOK, TRADE
+from coinspace.storage.archive import Archive, Archiver, File, Part, day_ns, remove_parts
+from coinspace.storage.tables import ORDERBOOK, TRADE, Table
 
 DAYS = ("2026-01-01", "2026-01-02")
 
@@ -66,3 +66,35 @@ def test_the_file_of_a_day_that_the_retention_shortens_is_kept(
     assert written == [f"upbit/{DAYS[1]}.parquet", *(f"upbit/{day}.parquet" for day in DAYS)]
     assert archive.files("orderbook")[part.name].rows == 10
     assert lines[0] == f"{archive.path(part)}: kept, the retention has removed rows of its day"
+
+
+@pytest.mark.parametrize(
+    ("table", "newest", "ttl"),
+    [
+        # hours of the day after the dropped ones must stay
+        (ORDERBOOK, (1, 20, 30), "44 HOURS"),
+        (ORDERBOOK, (0, 1, 0), "1 HOURS"),
+        (ORDERBOOK, (1, 20, 59.5), None),
+        (TRADE, (1, 20, 30), "1 DAYS"),
+        (TRADE, (0, 20, 30), None),
+    ],
+)
+def test_only_verified_days_are_dropped(
+    table: Table, newest: tuple[float, ...], ttl: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_ns = day_ns(DAYS[1])
+    days, hours, minutes = newest
+    newest_ns = end_ns + int(days * DAY_NS + hours * HOUR_NS + minutes * MINUTE_NS)
+    executed: list[str] = []
+
+    class Fake:
+        def execute(self, text: bytes) -> None:
+            executed.append(text.decode())
+
+    monkeypatch.setattr(archives, "number", lambda connection, text: newest_ns)
+    monkeypatch.setattr(archives, "rows", lambda connection, text: [(0, "HOUR")])
+    monkeypatch.setattr(archives, "stored_days", lambda connection, name: [DAYS[1]])
+    connection: Any = Fake()
+    assert archives._evict(connection, table, end_ns) == (ttl is not None)
+    found = [text.partition(" SET TTL ")[2] for text in executed if "TTL" in text]
+    assert found == ([ttl, "0h"] if ttl else [])
