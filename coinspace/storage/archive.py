@@ -16,6 +16,8 @@ import hashlib
 import http.client
 import os
 import re
+import signal
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -484,10 +486,13 @@ def archive(
         lock = lock_file(folder / ".lock", f"archive {folder}", advice="wait until it has ended")
     except OSError as error:
         raise ConfigError(f"{folder}: expected a writable folder, {error.strerror}") from None
+    # the table's TTL is set back in any case
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         remove_parts(folder)
         work = Archiver(settings, Archive(folder), click.echo)
         work.run(older_ns, drop_ns, tuple(known[name] for name in names or known))
     finally:
+        signal.signal(signal.SIGTERM, before)
         os.close(lock)
     click.echo(f"{work.written} files written, {work.dropped} days dropped", err=True)

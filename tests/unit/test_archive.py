@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from coinspace.cli import coinspace
 from coinspace.clock import DAY_NS, HOUR_NS, MINUTE_NS
 from coinspace.config import Settings, StorageSettings
 from coinspace.errors import StorageError
@@ -98,3 +102,24 @@ def test_only_verified_days_are_dropped(
     assert archives._evict(connection, table, end_ns) == (ttl is not None)
     found = [text.partition(" SET TTL ")[2] for text in executed if "TTL" in text]
     assert found == ([ttl, "0h"] if ttl else [])
+
+
+def test_a_run_that_is_ended_sets_the_ttl_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+
+    def run(self: Archiver, *given: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setenv("COINSPACE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("COINSPACE_STORAGE__ILP", "http::addr=127.0.0.1:1;")
+    monkeypatch.setenv("COINSPACE_STORAGE__SQL", "postgresql://127.0.0.1:1/x")
+    monkeypatch.setattr(Archiver, "run", run)
+    before = signal.getsignal(signal.SIGTERM)
+    done = CliRunner().invoke(coinspace, ["archive", str(tmp_path / "a")])
+    assert (done.exit_code, ended) == (143, [True])
+    assert signal.getsignal(signal.SIGTERM) == before
