@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
+
+
+def read_regular(path: Path) -> bytes:
+    """Return a file's content. Raises: OSError, also for a pipe or a device: it may never end."""
+    with open(path, "rb", opener=_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "expected a regular file", str(path))
+        return file.read()
+
+
+def _at_once(path: str, flags: int) -> int:
+    # a pipe without a writer does not wait
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def replace_file(path: Path, content: bytes, *, private: bool = False) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import orjson
 
+from coinspace.files import read_regular
+
 HEALTH_INTERVAL_S = 1.0
 
 
@@ -26,7 +28,7 @@ def health_path(settings: Located, name: str) -> Path:
 def read_health(settings: Located, name: str) -> dict[str, Any] | None:
     """Return a process's last health file, None when it has none."""
     try:
-        health: dict[str, Any] = orjson.loads(health_path(settings, name).read_bytes())
+        health: dict[str, Any] = orjson.loads(read_regular(health_path(settings, name)))
     except (OSError, ValueError):
         return None
     return health if isinstance(health, dict) else None

@@ -74,6 +74,8 @@ KINDS = {
 # limits of an answer that is kept in memory, and of the rows of a list
 ANSWER_BYTES = 1 << 30
 ROWS_LIMIT = 1_000_000
+# a server must not keep the command asking for ever
+PAGES_LIMIT = 10_000
 # queries that the database can answer; the others need a running endpoint
 STORED = ("values", "ohlc", "explain", "orderbook", "books", "trades", "gaps", "methodology", "sql")
 
@@ -234,7 +236,7 @@ def _all_rows(
     """Return the rows of all pages of a list, or of one page with `limit` rows."""
     rows: list[dict[str, Any]] = []
     given = parameters
-    while True:
+    for _ in range(PAGES_LIMIT):
         body = _object(ask(given))
         rows += _list(body, name)
         if "limit" in parameters or not body.get("next"):
@@ -242,6 +244,7 @@ def _all_rows(
         if len(rows) > ROWS_LIMIT:
             raise EndpointError(f"expected at most {ROWS_LIMIT:,} {name}; take a shorter range")
         given = {key: one[0] for key, one in parse_qs(urlsplit(str(body["next"])).query).items()}
+    raise EndpointError(f"expected at most {PAGES_LIMIT:,} pages; take a shorter range")
 
 
 def _object(parts: Iterable[bytes]) -> dict[str, Any]:

@@ -119,7 +119,10 @@ class AsyncClient:
             await self.close()
         if self._session is None:
             self._loop = loop
-            self._session = aiohttp.ClientSession(headers=self._headers, connector=Connector())
+            # the API has no cookies, and those of each answer would add up
+            self._session = aiohttp.ClientSession(
+                headers=self._headers, connector=Connector(), cookie_jar=aiohttp.DummyCookieJar()
+            )
         return self._session
 
     async def get(

@@ -297,6 +297,8 @@ class Fetcher:
                 requote_redirect_url=False,
                 # `inflate` bounds the size
                 auto_decompress=False,
+                # cookies of each answer would add up
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 
 import coinspace
-from coinspace.files import replace_file
+from coinspace.files import read_regular, replace_file
 
 KEPT = "status-settings"
 # of a configuration file, as in `config_sources`, whose import takes the time that is saved here
@@ -65,7 +65,7 @@ def _read(config_path: str | None) -> Watched:
 
 def _kept(config_path: str | None, digest: str) -> Watched | None:
     try:
-        found = orjson.loads((_folder(config_path) / KEPT).read_bytes())
+        found = orjson.loads(read_regular(_folder(config_path) / KEPT))
         if found["digest"] != digest:
             return None
         names = [str(name) for name in found["names"]]

@@ -16,6 +16,8 @@ import hashlib
 import http.client
 import os
 import re
+import signal
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -62,6 +64,9 @@ TRIES = 3
 SAFE = re.compile(r"[a-z0-9_-]{1,64}")
 BLOCK_BYTES = 1 << 20
 DROP_TIMEOUT_S = 30.0
+EVICT_MARGIN_NS = MINUTE_NS
+# rows are kept for ever
+NO_TTL: retention.Length = (0, "h")
 
 
 class File(msgspec.Struct, frozen=True):
@@ -238,6 +243,10 @@ class Archiver:
         if known is not None and known.rows == stored and path.exists():
             return
         if known is not None and known.rows > stored:
+            if _retention(connection, part.table) != NO_TTL:
+                # it removes the oldest hours of a day first, also those that are archived
+                self._report(f"{path}: kept, the retention has removed rows of its day")
+                return
             raise StorageError(
                 f"{path}: has {known.rows} rows, the database has {stored}; it was not changed"
             )
@@ -340,6 +349,13 @@ def _linked(connection: Connection, day: str) -> bool:
     return bool(number(connection, sql, (day_ns(day),)))
 
 
+def _retention(connection: Connection, table: Table) -> retention.Length:
+    ((value, unit),) = rows(
+        connection, f"SELECT ttlValue, ttlUnit FROM tables() WHERE table_name = '{table.name}'"
+    )
+    return retention.length(value, unit or "")
+
+
 def _evict(connection: Connection, table: Table, end_ns: int) -> bool:
     """Drop all rows before an instant by a TTL that ends there. Returns: whether they are gone.
 
@@ -348,14 +364,14 @@ def _evict(connection: Connection, table: Table, end_ns: int) -> bool:
     newest = number(connection, f"SELECT max(ts)::long FROM {table.name}")
     if newest is None:
         return False
-    days = (min(newest, now_ns()) - end_ns) // DAY_NS
-    if days < 1:
+    # In partitions of the table: with days, the hours of a later day would go as well.
+    unit, length_ns = ("HOURS", HOUR_NS) if table.partition == "HOUR" else ("DAYS", DAY_NS)
+    count, rest_ns = divmod(min(newest, now_ns()) - end_ns, length_ns)
+    if count < 1 or rest_ns > length_ns - EVICT_MARGIN_NS:
+        # rows that come now could end one more partition; a later run drops these
         return False
-    ((value, unit),) = rows(
-        connection, f"SELECT ttlValue, ttlUnit FROM tables() WHERE table_name = '{table.name}'"
-    )
-    before = retention.sql(retention.length(value, unit or ""))
-    connection.execute(f"ALTER TABLE {table.name} SET TTL {days} DAYS".encode())
+    before = retention.sql(_retention(connection, table))
+    connection.execute(f"ALTER TABLE {table.name} SET TTL {count} {unit}".encode())
     try:
         # the server looks at the TTL at a commit; the row replaces itself
         connection.execute(
@@ -393,6 +409,18 @@ def fetch(found: Address, query: str, target: Path) -> None:
                 file.write(block)
         except (TimeoutError, http.client.HTTPException, ConnectionError) as error:
             raise StorageError(f"export: expected a whole answer, {error!r}") from None
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a run that was killed left: the lock shows that none runs.
+
+    The folder may have other files than the archive's.
+    """
+    for table in ARCHIVED:
+        for name in ("*.part", "*.piece", "*/*.part", "*/*.piece"):
+            for left in (folder / table.name).glob(name):
+                if left.is_file():
+                    left.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:
@@ -458,13 +486,13 @@ def archive(
         lock = lock_file(folder / ".lock", f"archive {folder}", advice="wait until it has ended")
     except OSError as error:
         raise ConfigError(f"{folder}: expected a writable folder, {error.strerror}") from None
+    # the table's TTL is set back in any case
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        for name in ("*.part", "*.piece"):
-            # of a run that was killed: the lock shows that none runs
-            for left in folder.rglob(name):
-                left.unlink(missing_ok=True)
+        remove_parts(folder)
         work = Archiver(settings, Archive(folder), click.echo)
         work.run(older_ns, drop_ns, tuple(known[name] for name in names or known))
     finally:
+        signal.signal(signal.SIGTERM, before)
         os.close(lock)
     click.echo(f"{work.written} files written, {work.dropped} days dropped", err=True)

@@ -145,10 +145,29 @@ def read_parts(row: Mapping[str, Any], record: type[Struct] = IndexRecord) -> di
 
 
 def stored_siblings(row: Mapping[str, Any]) -> str:
-    """Return the parts of a row as JSON, the same text for both ways of storing them."""
+    """Return the parts of a row as JSON, the same text for both ways of storing them.
+
+    A row that stores parts in both ways, or that is damaged, gives a text that no other row has:
+    who changes a row must not find a second form of it with the hash of the first.
+    """
     text: str = row["siblings"] or "{}"
-    stored = orjson.loads(text)
-    return text if WITH_COLUMNS[0] in stored else as_json(_from_columns(row) | stored)
+    try:
+        stored = orjson.loads(text)
+        found = {} if WITH_COLUMNS[0] in stored else _from_columns(row)
+        # no column belongs to JSON of all parts, or to a tick without parts
+        unread = not found.get(WITH_COLUMNS[0]) and _any_column(row)
+        if not unread and not stored.keys() & found.keys():
+            return as_json(found | stored) if found else text
+    except (ValueError, TypeError, AttributeError):
+        pass
+    columns = {name: row.get(name) for name in sorted(PART_NAMES)}
+    given = {"siblings": text, "columns": columns}
+    return orjson.dumps(given, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+
+
+def _any_column(row: Mapping[str, Any]) -> bool:
+    values = (row.get(name) for name in PART_NAMES)
+    return any(value is not None and value is not False for value in values)
 
 
 def _from_columns(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +189,8 @@ def _region(row: Mapping[str, Any], region: str) -> Valuation:
     prefix, raw = REGIONS[region]
     values = {one.attribute: row[prefix + str(one.column)] for one in region_facts()}
     values["value_raw"] = row[raw]
-    names = [name for name in (row[prefix + VENUES] or "").split(",") if name]
+    venues = row[prefix + VENUES]
+    names = venues.split(",") if venues else []
     values["shares"] = dict(zip(names, _list(row[prefix + SHARES]), strict=True))
     for one in region_facts():
         if one.needs and values[one.needs] is None:

@@ -433,3 +433,13 @@ def test_query_ends_when_the_pages_do_not(monkeypatch: pytest.MonkeyPatch) -> No
         )
         assert len(server.requests) == 2
     assert "at most 3 gaps" in str(done.exception)
+
+
+def test_query_ends_when_empty_pages_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "PAGES_LIMIT", 3)
+    with serving(b'{"gaps":[],"next":"/v1/gaps?cursor=a"}') as server:
+        done = CliRunner().invoke(
+            coinspace, ["query", "gaps", "--format", "csv", "--url", server.url]
+        )
+        assert len(server.requests) == 3
+    assert "at most 3 pages" in str(done.exception)

@@ -488,3 +488,21 @@ def test_counters_say_how_much_of_the_limits_is_used() -> None:
     assert shown['rest_limit{group="weight"}'] == window.limit.count
     assert shown['rest_address_used{group="weight"}'] == 1234
     assert shown['rest_address_limit{group="weight"}'] == 5400
+
+
+def test_cookies_are_not_kept() -> None:
+    seen = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("Cookie"))
+        return web.Response(body=b"[]", headers={"Set-Cookie": f"c{len(seen)}=1"})
+
+    async def twice(world: World) -> None:
+        # a client keeps no cookies of an address in any case
+        world.fetcher.base = world.fetcher.base.replace("127.0.0.1", "localhost")
+        for number in range(2):
+            world.fetcher.submit(request(number))
+            await world.until(number + 1)
+
+    serve(handler, twice)
+    assert seen == [None, None]

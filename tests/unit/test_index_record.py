@@ -240,6 +240,34 @@ def test_a_payload_that_is_not_a_record_is_refused(payload: bytes) -> None:
         decode(payload)
 
 
+def test_no_second_form_of_a_row_has_its_hash() -> None:
+    (case,) = (one for one in CASES if one["name"] == "ok")
+    row = selected(rows_of(decode(case["record"].encode()), computed(case))[0], INDEX_TICK)
+    text = stored_siblings(row)
+    premium = {"premium_parts": orjson.loads(text)["premium_parts"]}
+    without = selected(Row("index_tick", row["ts"], {"asset": "BTC"}, {}), INDEX_TICK)
+    forms: list[dict[str, Any]] = [
+        row,
+        # parts as JSON and as columns, all or one
+        row | {"siblings": text, "kr_value": 1.0},
+        row | {"siblings": orjson.dumps(premium).decode(), "premium_b": 9.9},
+        row | {"kr_venues": f",{row['kr_venues']}"},
+        without,
+        without | {"kr_value": 1.0},
+        # damaged
+        row | {"siblings": "{"},
+        row | {"siblings": "[]"},
+        row | {"kr_shares": [1.0]},
+        row | {"liquidity": [[1.0, 2.0]]},
+        row | {"liquidity": [1.0]},
+    ]
+    hashes = {
+        orjson.dumps(hashed_row(INDEX_TICK, tuple(one[name] for name, _ in INDEX_TICK.columns)))
+        for one in forms
+    }
+    assert len(hashes) == len(forms)
+
+
 class Wider(IndexRecord, kw_only=True, gc=False):
     """A record with one more field of each storage format."""
 

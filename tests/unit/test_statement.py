@@ -44,6 +44,9 @@ READING = [
     "declare @a := 1, @b := (@a + @a) * 2, @c := @b, @d := @c + @c select @a, @b, @c, @d, @d",
     "with a as (select 1 x), b as (select x from a), c as (select x from a join b on x = b.x)"
     " select * from c, a, b where x in (select x from c)",
+    "select strpos(market, 'it''s'), replace(a[1, 2], '-', b || c), split_part(left(b, 2), '/', 1)",
+    f"select replace(market, '{'a' * 100}', 'b') from trade where market like '%{'a' * 98}%'",
+    "select * from long_sequence(9), pg_catalog.long_sequence ( 10_000_000 )",
     "select * from trade where market in (" + ", ".join("'KRW-BTC'" for _ in range(5000)) + ")",
 ]
 MATCHING = (
@@ -112,6 +115,36 @@ OTHERS = [
     "select * from trade where market \"like\" '%a%b'",
     "select like(market, '%a%b') from trade",
     "select \"like\"(market, '%a%b') from trade",
+    *(
+        f"select 1 from trade where market in (select x::string from {rows})"
+        for rows in (
+            "long_sequence(1000000000000)",
+            'pg_catalog."Long_Sequence"/* x */(10_000_001)',
+            "long_sequence(1e13)",
+            f"long_sequence({'0' * 30}1000000000000)",
+            "long_sequence(9 * 999999999999)",
+            "long_sequence((select 999999999999))",
+            "long_sequence(",
+            "generate_series(1, 9000000000000000000, 1)",
+        )
+    ),
+    # and of texts with a million characters
+    *(
+        f"select {call} from trade"
+        for call in (
+            "strpos(rpad('a', 500000, 'a'), rpad('a', 250000, 'a') || 'b')",
+            "Position(market, 'a' || market)",
+            'split_part(market, ("market"), 1)',
+            "\"replace\" (market, rpad('a', 500000), 'b')",
+            "replace(a['x', 'x'], market, 'b')",
+            "strpos(position(market, 'a'), market)",
+            "strpos(market)",
+            f"strpos(market, '{'a' * 101}')",
+            f"market like '%{'a' * 101}%'",
+        )
+    ),
+    "select dim_length(matmul(bids, bids), 1) from orderbook",
+    "select * from trade pivot (sum(price) for x in (select 1 from long_sequence(1000000000000)))",
     "show parameters",
     "select * from (show parameters)",
     "select * from ( /* x */ show parameters)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from coinspace.config import load
 from coinspace.errors import ConfigError
+from coinspace.files import read_regular
+from coinspace.health_file import health_path, read_health
 from coinspace.observe import watched as module
 from coinspace.observe.watched import KEPT, watched
 
@@ -151,3 +154,14 @@ def test_what_is_kept_is_private_and_may_fail(
     assert (host.data / "run" / KEPT).stat().st_mode & 0o777 == 0o600
     monkeypatch.setenv("COINSPACE_DATA", str(tmp_path / "\udcff"))
     assert watched(None).data == tmp_path / "\udcff"
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(host: Host) -> None:
+    os.mkfifo(host.data / "run" / KEPT)
+    os.mkfifo(health_path(load(host.file), "questdb"))
+    (host.data / "run" / "folder").mkdir()
+    assert host.low_mb() == 100
+    assert read_health(load(host.file), "questdb") is None
+    for name, error in (("questdb.json", "expected a regular file"), ("folder", "directory")):
+        with pytest.raises(OSError, match=error):
+            read_regular(host.data / "run" / name)

@@ -9,6 +9,7 @@ import orjson
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, monotonic_ns
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import Pipeline, ProcessHealth
+from coinspace.files import read_regular
 from coinspace.metrics import exposition
 from coinspace.observe.health import judge, reasons
 from coinspace.process import State
@@ -24,7 +25,7 @@ def files(context: Context) -> list[dict[str, Any]]:
     found = []
     for path in sorted((context.settings.data / "run").glob("*.json")):
         try:
-            health = orjson.loads(path.read_bytes())
+            health = orjson.loads(read_regular(path))
             whole = all(isinstance(health[name], kind) for name, kind in NEEDED.items())
         except (OSError, ValueError, KeyError, TypeError):
             continue

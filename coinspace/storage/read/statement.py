@@ -33,10 +33,10 @@ array_elem_min array_elem_sum array_max array_min array_position array_reverse a
 array_stddev array_stddev_pop array_stddev_samp array_sum asin atan atan2 base64 ceil ceiling
 coalesce concat cos cot current_catalog current_database current_schema current_schemas
 current_user date_trunc dateadd datediff day day_of_week day_of_week_sunday_first days_in_month
-degrees dim_length dot_product exp extract flatten floor from_base64 generate_series
+degrees dim_length dot_product exp extract flatten floor from_base64
 geo_distance_meters greatest hour insertion_point interval interval_end interval_start
 is_leap_year json_extract l2price least length length_bytes ln log long_sequence lower lpad
-ltrim make_geohash matmul md5 micros mid millis minute month nanos netmask now now_ns nullif pi
+ltrim make_geohash md5 micros mid millis minute month nanos netmask now now_ns nullif pi
 position power quote_ident radians replace round round_down round_half_even
 round_up rpad rtrim second sha1 sha256 shift sign sin size_pretty split_part spread spread_bps
 sqrt starts_with strpos substring switch sysdate systimestamp systimestamp_ns tan
@@ -56,6 +56,10 @@ all_tables functions keywords materialized_views table_columns table_partitions 
 tables views wal_tables wal_transactions
 """
 CALLED = frozenset(ALLOWED.split())
+# Rows that no table has. The time-out does not end a search in them such as `IN (SELECT …)` of
+# symbols, or the reading of a PIVOT's values.
+SEQUENCE = "long_sequence"
+SEQUENCE_LIMIT = 10_000_000
 # functions that the server also calls by their name alone, in place of a table or a column
 INSIDE = re.compile(
     r"\w+_activity|(?:reader|writer)_pool|memory_metrics|table_writer_metrics|checkpoint_status"
@@ -63,6 +67,10 @@ INSIDE = re.compile(
     r"|txid_current",
     re.IGNORECASE,
 )
+# Functions that look for their second argument in the first: without a time-out, and in time of the
+# product of both lengths. Texts can be made long, as by `rpad`.
+SEARCHES = frozenset({"position", "replace", "split_part", "strpos"})
+SEARCHED_LIMIT = 100
 SYMBOL = re.compile(r"[\W\d]")
 # Texts for LIKE that need time in proportion to the length of a value. The server makes a regular
 # expression of others, and the time-out of a query does not end the search for one.
@@ -93,14 +101,17 @@ def check(text: str) -> str:
         raise StorageError("sql: expected text without NUL, since the server ignores the rest")
     words, texts, names, without = _read(text)
     _check_growth(names)
+    _check_searches(text)
     kind = next((word for word in words if word != "("), "")
     if kind.upper() not in KINDS:
         raise StorageError(
             f"sql: expected a statement that reads, one of {', '.join(KINDS)}, was {kind[:40]!r}"
         )
     _check_kinds(words)
-    for name, following in zip(words, [*words[1:], ""], strict=True):
+    for at, (name, following) in enumerate(zip(words, [*words[1:], ""], strict=True)):
         plain = name.rpartition(".")[2]
+        if following == "(" and plain.lower() == SEQUENCE:
+            _check_sequence(words, at + 2)
         called = following == "(" and not SYMBOL.fullmatch(name) and plain.lower() not in CALLED
         if called or INSIDE.fullmatch(plain):
             raise StorageError(f"sql: expected functions of tables and values, was {name[:40]!r}")
@@ -133,6 +144,49 @@ def _check_kinds(words: list[str]) -> None:
                 raise StorageError(f"sql: expected SHOW of {', '.join(SHOWN)}, was {shown[:40]!r}")
         if word == ";" and at + 1 < len(upper):
             raise StorageError("sql: expected one statement, was more after ';'")
+
+
+def _check_searches(text: str) -> None:
+    """Check that functions look for short texts only."""
+    # open parentheses: whether the arguments are those of a search, the number of those that have
+    # ended, and the tokens of the present one
+    opened: list[tuple[bool, int, list[str]]] = []
+    before = ""
+    for found in TOKEN.finditer(text):
+        token = found[0]
+        if found.lastgroup == "gap":
+            continue
+        if token in (")", "]", ",") and opened:
+            searches, ended, argument = opened.pop()
+            if searches and (ended == 1 or (ended == 0 and token == ")")):
+                _check_searched(argument if ended else [])
+            if token == ",":
+                opened.append((searches, ended + 1, []))
+        elif opened and len(opened[-1][2]) < 2:
+            opened[-1][2].append(token)
+        if token in ("(", "["):
+            name = before.strip('"').rpartition(".")[2].lower()
+            opened.append((token == "(" and name in SEARCHES, 0, []))
+        before = token
+
+
+def _check_searched(argument: list[str]) -> None:
+    (token, *more) = argument or [""]
+    if more or not token.startswith("'") or len(token) > SEARCHED_LIMIT + 2:
+        raise StorageError(
+            f"sql: expected {', '.join(sorted(SEARCHES))} of a text up to {SEARCHED_LIMIT}"
+            f" characters as the second argument, was {token[:40]!r}"
+        )
+
+
+def _check_sequence(words: list[str], begin: int) -> None:
+    """Check the argument of a sequence, which begins at a word: its number of rows."""
+    end = next((at for at in range(begin, len(words)) if words[at] == ")"), begin)
+    digits = "".join(words[begin:end]).replace("_", "")
+    if not (re.fullmatch(r"[0-9]{1,12}", digits) and int(digits) <= SEQUENCE_LIMIT):
+        raise StorageError(
+            f"sql: expected {SEQUENCE}(N) of a number up to {SEQUENCE_LIMIT}, was {digits[:40]!r}"
+        )
 
 
 def _check_growth(names: list[str]) -> None:
@@ -176,12 +230,13 @@ def _ends(word: str, declares: bool, depth: int, variable: bool, begun: int) -> 
 def _check_like(before: str, like: bool, kind: str | None, token: str) -> None:
     """Check a token. Args: before: the token before it; like: whether that one follows LIKE."""
     if before.strip('"').upper() in ("LIKE", "ILIKE"):
-        good = kind == "text" and LIKE.fullmatch(token[1:-1]) is not None
+        short = len(token) <= SEARCHED_LIMIT + 2
+        good = short and kind == "text" and LIKE.fullmatch(token[1:-1]) is not None
     else:
         good = not like or token not in "|:+-"
     if not good:
         raise StorageError(
-            "sql: expected LIKE with one text such as 'KRW-%', '%/KRW', '%BTC%' or 'a%b', was"
+            "sql: expected LIKE with one short text such as 'KRW-%', '%/KRW', '%BTC%' or 'a%b', was"
             f" {token[:40]!r}"
         )
     if token == "~":
