@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -836,7 +835,7 @@ def read_venues(data: Path) -> dict[str, int]:
     """Return asset -> number of its venues, {} = not known yet. Raises: ConfigError."""
     path = venues_path(data)
     try:
-        found = json.loads(path.read_bytes())
+        found = orjson.loads(path.read_bytes())
         return {str(asset): int(number) for asset, number in found.items()}
     except FileNotFoundError:
         return {}

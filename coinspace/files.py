@@ -1,8 +1,9 @@
-"""Files that are replaced as a whole: a crash or a full disk keeps the old one."""
+"""Files as a whole: their content, their hash, and how they are replaced."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -21,8 +22,17 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file. Raises: OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def replace_file(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Write a file beside `path`, then rename it. Args: private: only its owner may read it."""
+    """Write a file beside `path`, then rename it: a crash or a full disk keeps the old one.
+
+    Args: private: only its owner may read it.
+    """
     # no other file of the folder has this name, whatever its ending
     part = path.with_name(f".{path.name}.part")
     if private:

@@ -192,7 +192,7 @@ class Soak:
         print(f"  {time.strftime('%H:%M:%S')} {text}", flush=True)
 
     def _disturb(self, fault: str) -> None:
-        # `up` has told the collectors where the simulated exchanges are
+        # the collectors' environment says where the simulated exchanges are
         pid = next(pid for name, pid in self.pids().items() if "-collector-" in name)
         variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
         rest = dict(one.split("=", 1) for one in variables if one)[

@@ -12,12 +12,9 @@ the manifest again.
 from __future__ import annotations
 
 import base64
-import hashlib
 import http.client
 import os
 import re
-import signal
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -34,8 +31,9 @@ import msgspec
 from coinspace.clock import DAY_NS, HOUR_NS, MINUTE_NS, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
-from coinspace.files import replace_file
+from coinspace.files import digest, replace_file
 from coinspace.lock import lock_file
+from coinspace.process import ended_by_signals
 from coinspace.storage import retention, schema
 from coinspace.storage.policy import policies
 from coinspace.storage.questdb.address import Address, address
@@ -147,7 +145,7 @@ class Archive:
         """Return how a file differs from its manifest, None = it is whole."""
         path, file = self.folder / table / name, self.files(table)[name]
         try:
-            found = _digest(path)
+            found = digest(path)
         except OSError as error:
             return f"{path}: {error.strerror}"
         return None if found == file.sha256 else f"{path}: expected SHA-256 {file.sha256}"
@@ -296,7 +294,7 @@ class Archiver:
             with target.open("rb") as file:
                 os.fsync(file.fileno())
             count = arrow.parquet.ParquetFile(target).metadata.num_rows
-            return File(count, target.stat().st_size, _digest(target))
+            return File(count, target.stat().st_size, digest(target))
         except BaseException as error:
             target.unlink(missing_ok=True)
             if isinstance(error, OSError):
@@ -429,11 +427,6 @@ def _plain(value: Any) -> Any:
     return None if value != value else value
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _refused(path: Path, error: OSError) -> StorageError:
     return StorageError(
         f"{path}: cannot be written, {error.strerror or error}; nothing was dropped"
@@ -486,13 +479,12 @@ def archive(
         lock = lock_file(folder / ".lock", f"archive {folder}", advice="wait until it has ended")
     except OSError as error:
         raise ConfigError(f"{folder}: expected a writable folder, {error.strerror}") from None
-    # the table's TTL is set back in any case
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        remove_parts(folder)
-        work = Archiver(settings, Archive(folder), click.echo)
-        work.run(older_ns, drop_ns, tuple(known[name] for name in names or known))
+        # a signal, too, sets the table's TTL back
+        with ended_by_signals():
+            remove_parts(folder)
+            work = Archiver(settings, Archive(folder), click.echo)
+            work.run(older_ns, drop_ns, tuple(known[name] for name in names or known))
     finally:
-        signal.signal(signal.SIGTERM, before)
         os.close(lock)
     click.echo(f"{work.written} files written, {work.dropped} days dropped", err=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from coinspace.clock import now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
 from coinspace.lock import lock_file
+from coinspace.process import ended_by_signals
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address, root
 
@@ -199,21 +199,6 @@ def restore_backup(settings: Settings, source: Path) -> dict[str, Any]:
     return manifest
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let a signal end the command as an error does: with its checkpoint, lock and part removed."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {one: signal.signal(one, end) for one in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
 @click.command()
 @config_option
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -224,7 +209,7 @@ def backup(config_path: str | None, folder: Path, recordings: bool) -> None:
     The platform may run meanwhile. The configuration file is not part of the data folder: keep it
     yourself.
     """
-    with _ended_by_signals():
+    with ended_by_signals():
         manifest = make_backup(load(config_path), folder, recordings=recordings)
     click.echo(f"{folder}: {manifest['files']:,} files, {manifest['bytes']:,} bytes")
 
@@ -238,6 +223,6 @@ def restore(config_path: str | None, folder: Path) -> None:
     The database completes the restore at its next start, such as by `coinspace up`.
     """
     settings = load(config_path)
-    with _ended_by_signals():
+    with ended_by_signals():
         manifest = restore_backup(settings, folder)
     click.echo(f"{settings.data}: {manifest['files']:,} files")

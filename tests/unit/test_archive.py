@@ -104,14 +104,15 @@ def test_only_verified_days_are_dropped(
     assert found == ([ttl, "0h"] if ttl else [])
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_run_that_is_ended_sets_the_ttl_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
     ended = []
 
     def run(self: Archiver, *given: object) -> None:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         finally:
             ended.append(True)
 
@@ -119,7 +120,7 @@ def test_a_run_that_is_ended_sets_the_ttl_back(
     monkeypatch.setenv("COINSPACE_STORAGE__ILP", "http::addr=127.0.0.1:1;")
     monkeypatch.setenv("COINSPACE_STORAGE__SQL", "postgresql://127.0.0.1:1/x")
     monkeypatch.setattr(Archiver, "run", run)
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     done = CliRunner().invoke(coinspace, ["archive", str(tmp_path / "a")])
-    assert (done.exit_code, ended) == (143, [True])
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert (done.exit_code, ended) == (code, [True])
+    assert signal.getsignal(number) == before

@@ -8,12 +8,12 @@ name in the cache after it is complete and verified.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import tempfile
 from pathlib import Path
 
 from coinspace.errors import ConfigError
+from coinspace.files import digest
 
 VERSION = "9.3.4"
 SHA256 = "939bc53ab22f93dbaa6545143a6e7c536d4904c07b7f2d381e8eef10436be062"
@@ -90,7 +90,7 @@ def unknown_jar() -> str | None:
     """Return a line about the user's jar when it is not the pinned one, else None."""
     given = os.environ.get(JAR)
     try:
-        found = _digest(Path(given)) if given else SHA256
+        found = digest(Path(given)) if given else SHA256
     except OSError as error:
         return f"{JAR} {given}: {error.strerror}"
     if found == SHA256:
@@ -100,13 +100,8 @@ def unknown_jar() -> str | None:
     )
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _is_whole(path: Path) -> bool:
-    return path.is_file() and _digest(path) == SHA256
+    return path.is_file() and digest(path) == SHA256
 
 
 def _download(path: Path) -> None:
@@ -120,7 +115,7 @@ def _download(path: Path) -> None:
                 f" once, or set {JAR} to a questdb-{VERSION}.jar,"
                 " or storage.ilp and storage.sql to a running server"
             ) from None
-        found = _digest(fetched)
+        found = digest(fetched)
         if found != SHA256:
             raise ConfigError(
                 f"QuestDB {VERSION} jar: expected SHA-256 {SHA256}, was {found}; try again,"
