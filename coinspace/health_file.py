@@ -11,6 +11,8 @@ import orjson
 from coinspace.files import read_regular
 
 HEALTH_INTERVAL_S = 1.0
+# what every health has, in a file or a heartbeat
+NEEDED = {"counters": dict, "updated_ns": int, "started_ns": int}
 
 
 class Located(Protocol):
@@ -32,6 +34,11 @@ def read_health(settings: Located, name: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return health if isinstance(health, dict) else None
+
+
+def is_whole(health: dict[str, Any]) -> bool:
+    """Return whether a health has what its readers need."""
+    return all(isinstance(health.get(name), kind) for name, kind in NEEDED.items())
 
 
 def alive(pid: int) -> bool:

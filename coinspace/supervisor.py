@@ -583,13 +583,12 @@ def within_roles(roles: Iterable[str], processes: Iterable[str]) -> list[str]:
 
 # beginnings of the names in each group; for the start: the store, then the readers of the bus, then
 # its writers; for the stop: along the flow
-_COLLECTORS = COLLECTORS
 _STORAGE = ("orderbook-storage", "ticker-storage")
 _AGGREGATOR = ("orderbook-aggregator",)
 _INDEX = ("index-calculator",)
 _ENDPOINT = (ENDPOINT,)
-_START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, _COLLECTORS)
-_STOP = (_COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
+_START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, COLLECTORS)
+_STOP = (COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
 
 
 def start_groups(names: list[str]) -> list[list[str]]:

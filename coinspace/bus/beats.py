@@ -18,12 +18,11 @@ from coinspace.bus.subscriber import Subscriber
 from coinspace.bus.topics import HEARTBEATS
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import BusSettings, Settings
+from coinspace.health_file import is_whole
 
 # heartbeats queued for a reader: older ones say nothing new
 QUEUED = 60
 POLL_S = 0.05
-# what a heartbeat must say, and of what kind it is
-NEEDED = {"state": str, "counters": dict, "updated_ns": int, "started_ns": int}
 
 
 def _bounded(bus: BusSettings) -> BusSettings:
@@ -113,7 +112,7 @@ class RemoteHealth:
         name, health = facts.get("process"), facts.get("health")
         if name not in self._host_of or not isinstance(health, dict):
             return
-        if not all(isinstance(health.get(key), kind) for key, kind in NEEDED.items()):
+        if not (is_whole(health) and isinstance(health.get("state"), str)):
             return
         # process ids and monotonic times mean nothing on this host
         health |= {"process": name, "host": self._host_of[name], "pid": None}

@@ -10,14 +10,13 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS, monotonic_ns
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.models import Pipeline, ProcessHealth
 from coinspace.files import read_regular
+from coinspace.health_file import is_whole
 from coinspace.metrics import exposition
 from coinspace.observe.health import judge, reasons
 from coinspace.process import State
 from coinspace.storage.disk import disk_problems
 
 STATES = get_args(State)
-# what a health file must have
-NEEDED = {"counters": dict, "updated_ns": int, "started_ns": int}
 
 
 def files(context: Context) -> list[dict[str, Any]]:
@@ -26,10 +25,9 @@ def files(context: Context) -> list[dict[str, Any]]:
     for path in sorted((context.settings.data / "run").glob("*.json")):
         try:
             health = orjson.loads(read_regular(path))
-            whole = all(isinstance(health[name], kind) for name, kind in NEEDED.items())
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             continue
-        if whole:
+        if isinstance(health, dict) and is_whole(health):
             # a damaged name could be another process's
             found.append({**health, "process": path.stem})
     if context.remote is not None:
