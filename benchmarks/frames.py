@@ -310,6 +310,89 @@ def coinone_ticker(rng: random.Random, *, short: bool = False) -> str:
     return _coinone(rng, "TICKER", dict(data), short=short)
 
 
+def _instant(rng: random.Random) -> str:
+    return f"2026-06-19T16:{rng.randrange(60):02d}:34.{rng.randrange(10**6):06d}Z"
+
+
+def _coinbase_pairs(rng: random.Random, best: float, step: float, count: int) -> list[list[str]]:
+    return [[f"{best + i * step:.2f}", f"{_size(rng):.8f}"] for i in range(count)]
+
+
+def coinbase_snapshot(rng: random.Random) -> str:
+    """Return a whole Coinbase book of 300 levels per side."""
+    mid = 63_200 + rng.randrange(10_000) / 100
+    return json.dumps(
+        {
+            "type": "snapshot",
+            "product_id": "BTC-USD",
+            "asks": _coinbase_pairs(rng, mid + 0.01, 0.01, 300),
+            "bids": _coinbase_pairs(rng, mid, -0.01, 300),
+            "time": _instant(rng),
+        },
+        separators=(",", ":"),
+    )
+
+
+def coinbase_update(rng: random.Random) -> str:
+    """Return a Coinbase update of 12 levels, a fifth of them deletions."""
+    mid = 63_200 + rng.randrange(10_000) / 100
+    changes = []
+    for _ in range(12):
+        side = rng.choice(("buy", "sell"))
+        price = mid + rng.randrange(100) / 100 * (1 if side == "sell" else -1)
+        size = 0.0 if rng.random() < 0.2 else _size(rng)
+        changes.append([side, f"{price:.2f}", f"{size:.8f}"])
+    return json.dumps(
+        {"type": "l2update", "product_id": "BTC-USD", "changes": changes, "time": _instant(rng)},
+        separators=(",", ":"),
+    )
+
+
+def coinbase_trade(rng: random.Random) -> str:
+    """Return a Coinbase match."""
+    return json.dumps(
+        {
+            "type": "match",
+            "trade_id": 1_040_406_588 + rng.randrange(10**6),
+            "maker_order_id": "2a0da34e-61f7-4c36-88e5-c9dd15927b16",
+            "taker_order_id": "3c82abaa-c01e-4608-be59-6a1e69742891",
+            "side": rng.choice(("buy", "sell")),
+            "size": f"{_size(rng):.8f}",
+            "price": f"{63_200 + rng.randrange(10_000) / 100:.2f}",
+            "product_id": "BTC-USD",
+            "sequence": 7_100_000_001 + rng.randrange(10**6),
+            "time": _instant(rng),
+        },
+        separators=(",", ":"),
+    )
+
+
+def coinbase_ticker(rng: random.Random) -> str:
+    """Return a Coinbase ticker."""
+    price = 63_200 + rng.randrange(10_000) / 100
+    return json.dumps(
+        {
+            "type": "ticker",
+            "sequence": 7_100_000_001 + rng.randrange(10**6),
+            "product_id": "BTC-USD",
+            "price": f"{price:.2f}",
+            "open_24h": f"{price - 600:.2f}",
+            "volume_24h": f"{rng.randrange(10**12) / 10**8:.8f}",
+            "low_24h": f"{price - 1000:.2f}",
+            "high_24h": f"{price + 100:.2f}",
+            "best_bid": f"{price:.2f}",
+            "best_bid_size": f"{_size(rng):.8f}",
+            "best_ask": f"{price + 0.01:.2f}",
+            "best_ask_size": f"{_size(rng):.8f}",
+            "side": "buy",
+            "time": _instant(rng),
+            "trade_id": 1_040_406_588,
+            "last_size": f"{_size(rng):.8f}",
+        },
+        separators=(",", ":"),
+    )
+
+
 KINDS: dict[str, Callable[[random.Random], str]] = {
     "upbit-book": upbit_book,
     "upbit-book-simple": lambda rng: upbit_book(rng, simple=True),
@@ -324,6 +407,10 @@ KINDS: dict[str, Callable[[random.Random], str]] = {
     "bithumb-ticker": bithumb_ticker,
     "binance-ticker": binance_ticker,
     "binance-top": binance_top,
+    "coinbase-snapshot": coinbase_snapshot,
+    "coinbase-update": coinbase_update,
+    "coinbase-trade": coinbase_trade,
+    "coinbase-ticker": coinbase_ticker,
     "coinone-book": coinone_book,
     "coinone-book-short": lambda rng: coinone_book(rng, short=True),
     "coinone-trade": coinone_trade,

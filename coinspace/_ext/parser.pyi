@@ -27,6 +27,7 @@ class Parser:
     window: int
     day_volume: float
     suspended: bool
+    flawed: int
     control: int
     malformed: int
     levels_dropped: int

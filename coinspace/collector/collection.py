@@ -256,6 +256,9 @@ class Collection:
             self._markets_ns = now
             self.fetcher.submit(self.exchange.markets_request())
         self._fetch()
+        for number, frames in self.stage.take_frames().items():
+            for connection in self.connections:
+                connection.send(number, frames)
         for number, reason in self.stage.take_reconnects().items():
             for connection in self.connections:
                 connection.replace(number, reason)

@@ -8,7 +8,7 @@ the same version. A REST book that is ahead of the stream waits until the stream
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,8 @@ ANSWER_NS = 15 * SECOND_NS
 HISTORY = 256
 # levels per side of a kept book
 COMPARED_LEVELS = 100
+# the best price of a moving market may differ by this share between two moments
+NEAR = 0.001
 # a book is suspected after this many answers in a row, over this time, that are behind it
 SUSPECT_AFTER = 3
 SUSPECT_NS = 10 * SECOND_NS
@@ -54,6 +56,19 @@ class Version(NamedTuple):
             if not np.array_equal(kept[:, :n], other):
                 return False
         return True
+
+
+def _within(books: Iterable[Version], book: RestBook) -> bool:
+    """Return whether the best prices of REST lie between those of the books, or near them."""
+    for theirs, side in ((book.bids, "bids"), (book.asks, "asks")):
+        best = [float(getattr(one, side)[0, 0]) for one in books if getattr(one, side).shape[1]]
+        if (
+            not theirs
+            or not best
+            or not (min(best) * (1 - NEAR) <= theirs[0][0] <= max(best) * (1 + NEAR))
+        ):
+            return False
+    return True
 
 
 class ComparedStage(Stage, BookCollector):
@@ -164,6 +179,9 @@ class Comparison:
         self._stage.counts["compares"] += 1
         if not market.usable:
             return
+        if self._stage.in_stream:
+            self._compare_best(market, book, now_ns)
+            return
         if book.version <= self._version(market):
             self._compare_with(market, book, now_ns)
         elif market.index not in self._suspects:
@@ -191,6 +209,33 @@ class Comparison:
             self._stage.counts["doubts"] += 1
             self._suspects[market.index] = (book, now_ns + GRACE_NS)
 
+    def _compare_best(self, market: BookMarket, book: RestBook, now_ns: int) -> None:
+        """Compare the best levels of a book without ids with all books since the request.
+
+        REST shows another moment than any of them, so while the market moves, its best prices must
+        only be near theirs.
+        """
+        _, books = self._asked.pop(market.index, (0, deque()))
+        self._watch_books()
+        # one is kept at the request
+        moved = len(books) > 1 or now_ns - market.heard_ns < SILENT_NS
+        self._remember(market, books)
+        if any(one.agrees(book) for one in books) or (moved and _within(books, book)):
+            self._confirm(market, now_ns)
+            return
+        self._stage.counts["unmatched"] += 1
+        if self._is_repeated(market, now_ns):
+            self._drift(market, now_ns)
+
+    def _is_repeated(self, market: BookMarket, now_ns: int) -> bool:
+        """Count an answer that speaks against a book; return whether there are enough in a row."""
+        times, since_ns = self._behind.get(market.index, (0, now_ns))
+        self._behind[market.index] = (times + 1, since_ns)
+        if times + 1 < SUSPECT_AFTER or now_ns - since_ns < SUSPECT_NS:
+            return False
+        del self._behind[market.index]
+        return True
+
     def _judge_unmatched(
         self, market: BookMarket, book: RestBook, books: deque[Version], now_ns: int
     ) -> None:
@@ -201,12 +246,9 @@ class Comparison:
         if book.version >= (books[0].version if books else self._version(market)):
             self._behind.pop(market.index, None)
             return
-        times, since_ns = self._behind.get(market.index, (0, now_ns))
-        self._behind[market.index] = (times + 1, since_ns)
-        if times + 1 < SUSPECT_AFTER or now_ns - since_ns < SUSPECT_NS:
+        if not self._is_repeated(market, now_ns):
             return
         # REST is older than the book again and again: the ids or times of one have started again
-        del self._behind[market.index]
         self._stage.counts["suspected"] += 1
         self._stage.suspect(market, now_ns, "REST stays behind the book")
 

@@ -13,6 +13,7 @@ import logging
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -262,6 +263,8 @@ class Connection:
         self._tuning = tuning or TuningSettings()
         self._stopping = False
         self._replace = ""
+        # frames to send on the newest link
+        self._frames: list[bytes] = []
         self._wake = asyncio.Event()
         self._failure_log = FailureLog()
         self._replacement_log = FailureLog()
@@ -291,6 +294,12 @@ class Connection:
         if self.links and self.links[-1].number == number:
             self._want_replacement(reason)
 
+    def send(self, number: int, frames: Sequence[bytes]) -> None:
+        """Send further frames on the newest link of this connection, within the limits."""
+        if self.links and self.links[-1].number == number:
+            self._frames.extend(frames)
+            self._wake.set()
+
     @property
     def _goes_on(self) -> bool:
         return not self._stopping
@@ -301,6 +310,9 @@ class Connection:
                 await self._dial()
             elif self._due(self.links[-1]):
                 await self._succeed(self.links[-1])
+            elif self._frames:
+                frames, self._frames = self._frames, []
+                await self._send(self.links[-1], frames)
             else:
                 await self._sleep(POLL_S)
                 self._look()
@@ -346,7 +358,7 @@ class Connection:
         is_ready = False
         try:
             await self._open(link)
-            await self._subscribe(link)
+            await self._send(link, self.subscription.frames)
             is_ready = True
         except DialError as error:
             self._failed(error)
@@ -368,8 +380,9 @@ class Connection:
         # the first frames may come in the same buffer as the handshake: the stage must know the
         # link before them
         self.dialer.opened(link.opened_ns)
-        # this link is the replacement that was wanted
+        # this link is the replacement that was wanted; what waits was meant for the link before
         self._replace = ""
+        self._frames.clear()
         if self._recorder is not None and link.listener is not None:
             if not self.links:
                 self._recorder.mark("connect")
@@ -452,8 +465,8 @@ class Connection:
         self.dialer.lost(monotonic_ns(), error.retry_after_s)
         self.stage.on_connect_failed(self.subscription.symbols, str(error), monotonic_ns())
 
-    async def _subscribe(self, link: Link) -> None:
-        for frame in self.subscription.frames:
+    async def _send(self, link: Link, frames: Sequence[bytes]) -> None:
+        for frame in frames:
             while link in self.links and (wait_ns := self._message_wait_ns()) > 0:
                 await self._sleep(wait_ns / SECOND_NS)
             if link not in self.links or link.transport is None or not self._goes_on:

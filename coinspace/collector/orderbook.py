@@ -50,6 +50,13 @@ CROSSED_WAIT_NS = 5 * SECOND_NS
 PATIENCE_LIMIT_NS = 300 * SECOND_NS
 
 
+# shortest time between two requests for the whole book of one market, of several MB
+RESUBSCRIBE_NS = 10 * SECOND_NS
+# a book without ids is renewed this often, so that a lost update does not stay for ever …
+RENEW_NS = 3600 * SECOND_NS
+# … and because of levels that cannot be read at most this often
+FLAWED_NS = 300 * SECOND_NS
+
 # levels of a snapshot per published level: when the price leaves the range of the snapshot, the
 # book is unknown until the next snapshot
 ROOM = 10
@@ -79,6 +86,8 @@ class OrderBookStage(ComparedStage):
         "buffer_dropped",
         "deepened",
         "truncated_updates",
+        "resubscribed",
+        "flawed",
     )
     summed = ("applied", "repeats", "outdated", "crossed", "overlap_skipped")
 
@@ -110,7 +119,15 @@ class OrderBookStage(ComparedStage):
             )
             for index, (symbol, market) in enumerate(entries)
         ]
-        BookCollector.__init__(self, parser, sink, markets, updates=updates, kept=kept)
+        BookCollector.__init__(
+            self,
+            parser,
+            sink,
+            markets,
+            updates=updates,
+            kept=kept,
+            in_stream=exchange.SNAPSHOTS_IN_STREAM,
+        )
         Stage.__init__(self, exchange, entries, sink, needed, first)
         self.comparison = Comparison(self)
         self.snapshot_depth = snapshot_levels(exchange, depth, snapshot_depth)
@@ -283,7 +300,7 @@ class OrderBookStage(ComparedStage):
         if self.updates and not (sync.drifted_ns and silent):
             # only this book is rebuilt
             sync.drifted_ns = now_ns
-            self._restart(market, now_ns, reason)
+            self._lose(market, now_ns, reason)
             market.sequence.trust()
             return
         # a new connection brings a whole book, or the updates that have stopped
@@ -294,12 +311,94 @@ class OrderBookStage(ComparedStage):
         self.want_reconnect(status, f"{status.market}: {reason}")
 
     def on_condition(self, market: BookMarket, condition: int, received_ns: int) -> None:
-        if condition == Condition.WHOLE:
+        if condition == Condition.WHOLE and self.in_stream:
+            self._whole(market, self.now_ns)
+        elif condition == Condition.WHOLE:
             self.change(self.statuses[market.index], State.SYNCED, self.now_ns)
         elif condition == Condition.CROSSED:
             self._crossed(market)
+        elif condition == Condition.FLAWED:
+            self._flawed(market)
         else:
             self._left(market)
+
+    # books whose snapshot is in the stream
+
+    def _whole(self, market: BookMarket, now_ns: int) -> None:
+        sync = self.syncs[market.index]
+        refresh = bool(sync.loaded_ns and not sync.lost_ns)
+        self.counts["refreshes" if refresh else "snapshots"] += 1
+        sync.loaded_ns, sync.suspected = now_ns, ""
+        sync.fresh_span = market.book.span if market.book is not None else math.inf
+        recovery: dict[str, Any] = {"recovery_ns": now_ns - sync.lost_ns} if sync.lost_ns else {}
+        self._recovery_ns = recovery.get("recovery_ns", self._recovery_ns)
+        sync.lost_ns = 0
+        self.change(self.statuses[market.index], State.SYNCED, now_ns, **recovery)
+
+    def _lose(self, market: BookMarket, now_ns: int, reason: str) -> None:
+        """Drop a book and get it again, from the stream or by REST."""
+        if not self.in_stream:
+            self._restart(market, now_ns, reason)
+            return
+        self.counts["resyncs"] += 1
+        self.syncs[market.index].lost_ns = now_ns
+        self._forget(market)
+        self.change(self.statuses[market.index], State.BUFFERING, now_ns, reason)
+        self._resubscribe(market, now_ns)
+
+    def _resubscribe(self, market: BookMarket, now_ns: int) -> None:
+        sync, status = self.syncs[market.index], self.statuses[market.index]
+        if now_ns >= sync.not_before_ns:
+            sync.not_before_ns = now_ns + RESUBSCRIBE_NS
+            self.counts["resubscribed"] += 1
+            self.want_frames(status, self.exchange.resubscribe_frames(status.symbol))
+
+    def _suspected(self, market: BookMarket, reason: str) -> None:
+        # an update is lost, and no id would ever show it
+        sync = self.syncs[market.index]
+        if market.usable:
+            sync.suspected = reason
+            if self.now_ns >= sync.not_before_ns:
+                self._lose(market, self.now_ns, reason)
+
+    def _flawed(self, market: BookMarket) -> None:
+        # the exchange may send such a level for hours: then the book is used without it
+        sync = self.syncs[market.index]
+        self.counts["flawed"] += 1
+        if not sync.flawed_ns or self.now_ns - sync.flawed_ns > FLAWED_NS:
+            sync.flawed_ns = self.now_ns
+            self._suspected(market, "a level cannot be read")
+
+    def _watch_stream(self, market: BookMarket, status: Status, sync: Sync, now_ns: int) -> None:
+        if not market.usable:
+            # a market that has never sent anything may be unknown
+            if market.heard_ns >= status.subscribed_ns:
+                self._resubscribe(market, now_ns)
+            return
+        span = market.book.span if market.book is not None else math.inf
+        if sync.suspected and now_ns >= sync.not_before_ns:
+            self._lose(market, now_ns, sync.suspected)
+        elif (
+            market.phase == Phase.LEFT
+            or sync.narrow(span, now_ns)
+            or now_ns - sync.loaded_ns > RENEW_NS
+        ):
+            # the book stays in use until the new one comes
+            self._resubscribe(market, now_ns)
+
+    def on_successor(self, status: Status, now_ns: int) -> None:
+        if self.in_stream:
+            self._forget(self.entry_of(status))
+            self.change(status, State.BUFFERING, now_ns, "connection lost")
+
+    def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
+        super().on_malformed(frame, received_ns, connection)
+        if not self.in_stream:
+            return
+        market = self.entry(self.exchange.label(frame).symbol)
+        for one in self.markets if market is None else [market]:
+            if connection in self.statuses[one.index].live:
+                self._suspected(one, "a frame cannot be read")
 
     def _crossed(self, market: BookMarket) -> None:
         if self.updates:
@@ -308,7 +407,7 @@ class OrderBookStage(ComparedStage):
                 # the exchange's own data is crossed: more snapshots would not help
                 sync.not_before_ns = self.now_ns + CROSSED_WAIT_NS
             sync.crossed_ns = self.now_ns
-            self._restart(market, self.now_ns, "crossed")
+            self._lose(market, self.now_ns, "crossed")
             return
         market.forget()
         self.change(self.statuses[market.index], State.QUARANTINED, self.now_ns, "crossed")
@@ -320,7 +419,10 @@ class OrderBookStage(ComparedStage):
             self.change(status, State.STALE, self.now_ns, "price left the known range")
         # updates are kept for a snapshot that covers the price again
         self._move(market, Phase.LEFT)
-        self._request(market, self.now_ns)
+        if self.in_stream:
+            self._resubscribe(market, self.now_ns)
+        else:
+            self._request(market, self.now_ns)
 
     def _on_snapshot(
         self, market: BookMarket, request: Request, payload: bytes, now_ns: int
@@ -456,7 +558,9 @@ class OrderBookStage(ComparedStage):
         for market, status, sync in zip(self.markets, self.statuses, self.syncs, strict=True):
             if not status.live:
                 continue
-            if self.updates:
+            if self.in_stream:
+                self._watch_stream(market, status, sync, now_ns)
+            elif self.updates:
                 self._watch_sync(market, status, sync, now_ns)
             self.watch_first_frame(status, market.heard_ns, now_ns)
             self._watch_age(market, status, max(proofs[link] for link in status.live), now_ns)
@@ -549,6 +653,7 @@ class OrderBookStage(ComparedStage):
 
     def counters(self) -> dict[str, int | float]:
         found = super().counters()
+        found["early_updates"] = self.early
         found["bad_ids"], found["bad_times"] = self.bad_ids, self.bad_times
         found["books_published"] = sum(market.published for market in self.markets)
         found["recovery_ms"] = self._recovery_ns / 1e6

@@ -63,7 +63,7 @@ def may_change(before: State, after: State) -> bool:
 
 HEAD_BYTES = 120
 # kinds of control frames, as `ext/parse/parser.pxd` numbers them
-ACK, ERROR, SHUTDOWN = 2, 3, 4
+ACK, ERROR, SHUTDOWN, HEARTBEAT = 2, 3, 4, 6
 # longest wait for a first frame: the exchanges report no error for an unknown symbol
 FIRST_FRAME_NS = 10 * SECOND_NS
 # a market that REST does not know is requested again, alone, after this wait, which doubles
@@ -147,6 +147,7 @@ class Stage:
         self._refusals: dict[int, Refusal] = {}
         # connection -> its last control frame
         self.proven_ns: dict[int, int] = {}
+        self._frames: dict[int, list[bytes]] = {}
         # all bad frames are counted, and a few logged
         self._gate = LogGate()
         # called for each new wanted request, so that it need not wait for the timer
@@ -265,6 +266,7 @@ class Stage:
         self.counts["disconnects"] += 1
         self._reconnects.pop(connection, None)
         self.proven_ns.pop(connection, None)
+        self._frames.pop(connection, None)
         for status in self.statuses:
             if connection not in status.live:
                 continue
@@ -273,6 +275,7 @@ class Stage:
             if status.live:
                 if entry.primary == connection:
                     entry.primary = max(status.live)
+                    self.on_successor(status, now_ns)
                 continue
             self.on_unsubscribed(status, now_ns)
             self.change(status, State.DISCONNECTED, now_ns, reason)
@@ -298,7 +301,10 @@ class Stage:
     def on_unsubscribed(self, status: Status, now_ns: int) -> None:
         """Called when a market has lost its last connection."""
 
-    # wanted requests and reconnects
+    def on_successor(self, status: Status, now_ns: int) -> None:
+        """Called when a newer connection takes over a market that it has not delivered yet."""
+
+    # wanted requests, frames and reconnects
 
     def ask(self, request: Request, value: Value) -> None:
         """Add a REST request to the wanted ones."""
@@ -359,6 +365,16 @@ class Stage:
         taken, self._reconnects = self._reconnects, {}
         return taken
 
+    def want_frames(self, status: Status, frames: tuple[bytes, ...]) -> None:
+        """Ask for frames to be sent on the newest connection of a market."""
+        if status.live:
+            self._frames.setdefault(max(status.live), []).extend(frames)
+
+    def take_frames(self) -> dict[int, list[bytes]]:
+        """Return the frames to send, by connection."""
+        taken, self._frames = self._frames, {}
+        return taken
+
     def take_refusal(self, connection: int) -> Refusal | None:
         """Return the error that the exchange sent on a connection, once."""
         return self._refusals.pop(connection, None)
@@ -405,6 +421,12 @@ class Stage:
             self.log.error("refused by the exchange", text=refusal.text, fatal=refusal.fatal)
         elif control == ACK:
             self.counts["acks"] += 1
+        elif control == HEARTBEAT:
+            parser = self.parser  # type: ignore[attr-defined]
+            self.on_heartbeat(parser.symbol_name, parser.trade_id)
+
+    def on_heartbeat(self, symbol: str, trade_id: int) -> None:
+        """Called for a heartbeat of a market, with the id of its newest trade."""
 
     # the exchange's list of markets
 

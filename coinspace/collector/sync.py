@@ -46,6 +46,7 @@ class Condition(IntEnum):
     WHOLE = 1
     CROSSED = 2
     RANGE_LEFT = 3
+    FLAWED = 4
 
 
 class Phase(IntEnum):
@@ -104,6 +105,10 @@ class Sync:
     # when the loaded snapshot is published if no update comes before, 0 = not at all
     announce_ns: int = 0
     lost_ns: int = 0
+    # why the book may lack an update, "" = it is not suspected; of books without ids
+    suspected: str = ""
+    # when the book last lacked a level that could not be read
+    flawed_ns: int = 0
     # a snapshot that is ahead of the stream, and when it came
     early: tuple[Request, bytes] | None = None
     early_ns: int = 0

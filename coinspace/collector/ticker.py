@@ -45,6 +45,8 @@ MUTE_NS = 60 * SECOND_NS
 NEWER_NS = SECOND_NS
 # REST lists per hole at most
 ANSWERS = 20
+# a heartbeat with an id further ahead is not believed
+FAR_IDS = 100_000
 # ticker and trades of a market agree with each other when nothing came for this long
 QUIET_NS = 100 * MILLISECOND_NS
 
@@ -96,6 +98,8 @@ class TickerStage(Stage, TickerCollector):
         self._rest_ns: dict[int, int] = {}
         # index -> time until which the stream must bring the newest REST trade
         self._suspects: dict[int, int] = {}
+        # index -> first id that a heartbeat has named and the stream has not brought
+        self._promised: dict[int, int] = {}
         # connection -> when REST was asked whether it is mute
         self._proofs: dict[int, int] = {}
         # markets whose ids count up by one need no check of the volume
@@ -152,10 +156,16 @@ class TickerStage(Stage, TickerCollector):
         self, market: TickerMarket, first: int, last: int, received_ns: int
     ) -> None:
         status = self.statuses[market.index]
+        known_ids = market.ids.between(first, last)
+        missing = holes.missing(first, last, known_ids)
+        if missing is None:
+            # REST has brought them, since a heartbeat named them
+            return
+        first, last = missing.first, missing.last
         # the newer of two connections may be ahead; the older one brings the trades in between
         overlap = len(status.live) > 1
         if not overlap:
-            self._report_missing(status, Missing(first, last, last - first + 1), self.now_ns)
+            self._report_missing(status, missing, self.now_ns)
         known = self._holes.get(market.index)
         if known is not None and known.first_id:
             first, overlap = min(first, known.first_id), overlap and known.reason == "overlap"
@@ -167,6 +177,16 @@ class TickerStage(Stage, TickerCollector):
             last,
             ask_ns=self.now_ns + (SETTLE_NS if overlap else SETTLE_NS // 4),
         )
+
+    def on_heartbeat(self, symbol: str, trade_id: int) -> None:
+        market = self.entry(symbol)
+        if market is None or market.trade_id < 0 or not 0 < trade_id - market.trade_id < FAR_IDS:
+            return
+        # a trade that is on its way comes before the next heartbeat
+        if self._promised.get(market.index) != market.trade_id + 1:
+            self._promised[market.index] = market.trade_id + 1
+        elif market.index not in self._holes:
+            self.on_missing_trades(market, market.trade_id + 1, trade_id, 0)
 
     def _report_missing(self, status: Status, missing: Missing, now_ns: int) -> None:
         self.counts["trade_gaps"] += 1

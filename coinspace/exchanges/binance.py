@@ -76,6 +76,7 @@ PROTOCOL = "binance"
 # "How to manage a local order book correctly" (WebSocket Streams): updates are applied to a REST
 # snapshot
 UPDATES = True
+SNAPSHOTS_IN_STREAM = False
 # BTCUSDT does not show where its base ends: the list of markets has base and quote
 NAMED_SYMBOLS = True
 BOOK_KIND = "depth"
@@ -174,6 +175,11 @@ def subscriptions(
 def depth_weight(levels: int) -> int:
     """Return the weight of a request for a book."""
     return next(weight for most, weight in DEPTH_WEIGHTS if levels <= most)
+
+
+def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
+    """Return none: REST brings a snapshot."""
+    return ()
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:

@@ -45,6 +45,7 @@ PROTOCOL = "bithumb"
 # documented: each frame is the whole book, of at most 15 levels. Seen: half of the frames repeat
 # the one before; a level with a price and size 0 is dust and is left out
 UPDATES = False
+SNAPSHOTS_IN_STREAM = False
 NAMED_SYMBOLS = False
 BOOK_KIND = "orderbook"
 CONTIGUOUS_TRADES = False
@@ -107,6 +108,11 @@ def subscriptions(
     # WRONG_FORMAT and closes the connection
     frame = korean.subscribe_frame(parts, settings.format)
     return [Subscription(settings.websocket, (frame,), names)]
+
+
+def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
+    """Return none: each frame is a whole book."""
+    return ()
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:

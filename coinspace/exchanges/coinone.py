@@ -58,6 +58,7 @@ PROTOCOL = "coinone"
 # documented and seen: each frame is the whole book of 16 levels per side. Seen: asks come worst
 # first; a fifth of the frames repeat the levels of the one before under a new id
 UPDATES = False
+SNAPSHOTS_IN_STREAM = False
 NAMED_SYMBOLS = False
 BOOK_KIND = "orderbook"
 # documented: an id is a time in ms and three digits; ids rise and are not consecutive
@@ -160,6 +161,11 @@ def subscribe_frame(channel: str, symbol: str, form: str) -> bytes:
             "format": form,
         }
     )
+
+
+def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
+    """Return none: each frame is a whole book."""
+    return ()
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:

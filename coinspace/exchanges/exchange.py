@@ -272,6 +272,9 @@ class Exchange(Protocol):
     PROTOCOL: str
     # books come as updates to a snapshot, so that a local book is kept
     UPDATES: bool
+    # each subscription begins with a whole book, and its updates have no ids; else a snapshot is
+    # requested by REST, and ids show which updates follow it
+    SNAPSHOTS_IN_STREAM: bool
     # symbols do not show base and quote: only the list of markets has them
     NAMED_SYMBOLS: bool
     # beginning of the kinds of recorded book frames
@@ -312,6 +315,8 @@ class Exchange(Protocol):
     def subscriptions(
         self, settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
     ) -> list[Subscription]: ...
+    # frames that bring the whole book of one market again, () = REST brings it
+    def resubscribe_frames(self, symbol: str) -> tuple[bytes, ...]: ...
     def snapshot_request(self, symbol: str, levels: int) -> Request: ...
     def compare_requests(self, symbols: Sequence[str]) -> list[Request]: ...
     def trades_request(self, symbol: str) -> Request: ...

@@ -43,6 +43,7 @@ LOAD = Load(Rates(8, 4, 3), Rates(2.4, 0.5, 0.2), {"KRW": 290})
 PROTOCOL = "upbit"
 # documented and seen: each frame is the whole book, never a change of it
 UPDATES = False
+SNAPSHOTS_IN_STREAM = False
 NAMED_SYMBOLS = False
 BOOK_KIND = "orderbook"
 # documented: `sequential_id` is unique, but does not give the order of trades
@@ -130,6 +131,11 @@ def subscriptions(
         widths = tuple(float(levels[name]) for name in grouped)
         found.append(Subscription(url, (frame,), tuple(grouped), widths))
     return found
+
+
+def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
+    """Return none: each frame is a whole book."""
+    return ()
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:

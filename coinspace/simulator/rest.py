@@ -248,12 +248,39 @@ class CoinoneRest(Rest):
         return status, content
 
 
+class CoinbaseRest(Rest):
+    """Coinbase: requests a second and address."""
+
+    per_second = 10
+
+    @staticmethod
+    def refusal(status: int) -> Any:
+        return {"message": "Public rate limit exceeded" if status == 429 else "Internal error"}
+
+    def __init__(self, engine: Engine, exchange: str, *, limits: bool = True) -> None:
+        super().__init__(engine, exchange, limits=limits)
+        self._used = Used(1.0)
+
+    def get(self, path: str, query: Mapping[str, str], now_s: float) -> Answer:
+        if self._used.add(now_s) > self.per_second and self.limits:
+            return answer(self.refusal(429), 429)
+        status, content = self.content(path, query)
+        return answer(content, status)
+
+    def content(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
+        status, content = super().content(path, query)
+        for row in content if isinstance(content, list) and path == "/products" else ():
+            row["trading_disabled"] = self._markets[row["id"]].status != "active"
+        return status, content
+
+
 # PROTOCOL of an exchange's module -> its REST
 REST: dict[str, type[Rest]] = {
     "upbit": KoreanRest,
     "bithumb": BithumbRest,
     "binance": BinanceRest,
     "coinone": CoinoneRest,
+    "coinbase": CoinbaseRest,
 }
 
 

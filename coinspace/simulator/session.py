@@ -16,7 +16,7 @@ from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.binance import unwrapped, wrapped
 from coinspace.exchanges.coinone import CHANNELS, subscribe_frame
 from coinspace.exchanges.exchange import Label
-from coinspace.simulator.markets import binance, coinone, korean
+from coinspace.simulator.markets import binance, coinbase, coinone, korean
 from coinspace.simulator.markets.market import Event, SimulatedMarket
 from coinspace.window import Used
 
@@ -27,6 +27,10 @@ STREAMS = ("depth@100ms", "bookTicker", "trade", "ticker")
 # a client's messages in one second
 MOST_MESSAGES = 5
 TYPES = ("ticker", "trade", "orderbook")
+# Coinbase: seconds without a subscription, channels without a key, and their kinds of events
+UNSUBSCRIBED_S = 5.0
+PUBLIC = ("level2_batch", "matches", "ticker", "heartbeat")
+KINDS = {"matches": "trade"}
 SESSION_ID = "6f3e1d0f-f9ab-f300-1567-0eb31af6d6ef"
 Send = Callable[[bytes], None]
 End = Callable[[int, str, float], None]
@@ -69,7 +73,7 @@ class Session:
         cls, path: str, query: Mapping[str, str], send: Send, end: End, *, limits: bool
     ) -> Self | None:
         """Return the session of a URL, None for an unknown path."""
-        raise NotImplementedError
+        return cls(send, end, limits=limits) if path == cls.path else None
 
     @classmethod
     def recorded(
@@ -180,12 +184,6 @@ class KoreanSession(Session):
     default_level = 0
     no_type = ("NO_TYPE", "type 필드가 존재하지 않습니다.")
     message_limits: tuple[tuple[float, int], ...] = ((1.0, 5), (60.0, 100))
-
-    @classmethod
-    def opened(
-        cls, path: str, query: Mapping[str, str], send: Send, end: End, *, limits: bool
-    ) -> Self | None:
-        return cls(send, end, limits=limits) if path == cls.path else None
 
     @classmethod
     def recorded(
@@ -528,12 +526,6 @@ class CoinoneSession(Session):
     pongs = False
 
     @classmethod
-    def opened(
-        cls, path: str, query: Mapping[str, str], send: Send, end: End, *, limits: bool
-    ) -> Self | None:
-        return cls(send, end, limits=limits) if path == cls.path else None
-
-    @classmethod
     def recorded(
         cls, symbols: Sequence[str], ticket: str, send: Send, end: End
     ) -> tuple[Self, str, list[bytes]]:
@@ -627,12 +619,105 @@ class CoinoneSession(Session):
         return frozenset(self.topics)
 
 
+class CoinbaseSession(Session):
+    """A session of Coinbase: channels of markets are added and removed, snapshots come first."""
+
+    path = "/"
+    attempts = (20, 1.0)
+    error_frame = b'{"type":"error","message":"Malformed JSON"}'
+
+    @classmethod
+    def recorded(
+        cls, symbols: Sequence[str], ticket: str, send: Send, end: End
+    ) -> tuple[Self, str, list[bytes]]:
+        frame = {"type": "subscribe", "product_ids": list(symbols), "channels": list(PUBLIC)}
+        return cls(send, end), "", [orjson.dumps(frame)]
+
+    def __init__(self, send: Send, end: End, *, limits: bool = True) -> None:
+        super().__init__(send, end, limits=limits)
+        self.topics: dict[tuple[str, str], None] = {}
+        self._markets: Mapping[str, SimulatedMarket] | None = None
+        self._beat_s = 0.0
+
+    def attach(self, markets: Mapping[str, SimulatedMarket]) -> None:
+        self._markets = markets
+
+    def is_idle(self, open_s: float, silent_s: float, idle_s: float) -> bool:
+        return open_s > UNSUBSCRIBED_S and not self.topics
+
+    def on_text(self, text: bytes, now_s: float) -> None:
+        if self.ended:
+            return
+        try:
+            request = orjson.loads(text)
+            kind, products = request["type"], request["product_ids"]
+            channels = request["channels"]
+        except (orjson.JSONDecodeError, LookupError, TypeError):
+            self.send(self.error_frame)
+            return
+        if kind not in ("subscribe", "unsubscribe"):
+            self._refuse(f"Type has to be either subscribe or unsubscribe, was {kind}")
+            return
+        for channel in channels:
+            if channel not in PUBLIC:
+                self._refuse(f"{channel} now requires authentication")
+                return
+        for product in products:
+            if self._markets is not None and product not in self._markets:
+                self._refuse(f"{product} is not a valid product")
+                return
+        self._change(kind, [(KINDS.get(one, one), name) for one in channels for name in products])
+
+    def _refuse(self, reason: str) -> None:
+        frame = {"type": "error", "message": "Failed to subscribe", "reason": reason}
+        self.send(orjson.dumps(frame))
+
+    def _change(self, kind: str, keys: list[tuple[str, str]]) -> None:
+        added = [key for key in keys if kind == "subscribe" and key not in self.topics]
+        for key in keys:
+            self.topics.pop(key, None)
+            if kind == "subscribe":
+                self.topics[key] = None
+        state: dict[str, list[str]] = {}
+        for channel, product in self.topics:
+            state.setdefault(channel, []).append(product)
+        channels = [{"name": name, "product_ids": names} for name, names in state.items()]
+        self.send(orjson.dumps({"type": "subscriptions", "channels": channels}))
+        self.changed(added)
+
+    def on_second(self, now_s: float) -> None:
+        if now_s - self._beat_s < 1.0 or self._markets is None or self.ended:
+            return
+        self._beat_s = now_s
+        for channel, product in self.topics:
+            if channel == "heartbeat":
+                self.send(cast("coinbase.CoinbaseMarket", self._markets[product]).heartbeat())
+
+    def first_frames(
+        self, added: Any, markets: Mapping[str, SimulatedMarket]
+    ) -> Iterator[tuple[bytes, str, str]]:
+        for kind, symbol in self.topics if added is None else added:
+            market = markets.get(symbol)
+            event = market.snapshot(kind) if market and kind != "heartbeat" else None
+            if event is not None:
+                yield event.frame("last_match"), kind, symbol
+
+    def frames(self, event: Event) -> list[bytes]:
+        key = (event.kind, event.market.symbol)
+        return [event.frame("")] if key in self.topics else []
+
+    @property
+    def subscription(self) -> frozenset[tuple[str, str]]:
+        return frozenset(self.topics)
+
+
 # PROTOCOL of an exchange's module -> its sessions
 SESSIONS: dict[str, type[Session]] = {
     "upbit": KoreanSession,
     "bithumb": BithumbSession,
     "binance": BinanceSession,
     "coinone": CoinoneSession,
+    "coinbase": CoinbaseSession,
 }
 
 

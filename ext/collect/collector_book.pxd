@@ -24,6 +24,7 @@ cdef enum Condition:
     WHOLE = 1           # the first whole book after a start, a loss or a quarantine
     CROSSED = 2         # the best bid is not below the best ask
     RANGE_LEFT = 3      # a side has no known level any more
+    FLAWED = 4          # a level could not be read
 
 
 cdef class BookMarket(MarketEntry):
@@ -56,6 +57,8 @@ cdef class BookMarket(MarketEntry):
 cdef class BookCollector(Collector):
     cdef:
         readonly bint updates            # the exchange sends updates
+        readonly bint in_stream          # its snapshots are in the stream, and its updates have no ids
+        readonly int64_t early           # updates without a book
         readonly int64_t bad_ids         # updates with impossible ids
         readonly int64_t bad_times       # absurd times: the book is published without its time
         Parser kept                      # reads snapshots and kept frames
@@ -64,6 +67,10 @@ cdef class BookCollector(Collector):
 
     cdef int64_t sound_time(self, int64_t exchange_ns, int64_t received_ns) noexcept
     cdef int take_whole(self, BookMarket market, int64_t received_ns, int connection) except -1
+    cdef int take_snapshot(self, BookMarket market, int64_t received_ns, int connection) except -1
+    cdef int take_next(self, BookMarket market, int64_t received_ns, int connection) except -1
+    cdef int publish_next(self, BookMarket market, int64_t received_ns) except -1
+    cdef int publish_applied(self, BookMarket market, int64_t received_ns) except -1
     cdef int take_update(
         self, BookMarket market, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
     ) except -1

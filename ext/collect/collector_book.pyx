@@ -127,9 +127,11 @@ cdef class BookCollector(Collector):
 
     def __init__(
         self, Parser parser not None, Sink sink not None, list markets not None, *, bint updates, Parser kept=None,
+        bint in_stream=False,
     ):
         Collector.__init__(self, parser, sink, markets)
         self.updates = updates
+        self.in_stream = in_stream
         # a second parser, because a frame may be half read when a snapshot or a kept frame is read
         self.kept = parser if kept is None else kept
 
@@ -139,6 +141,10 @@ cdef class BookCollector(Collector):
         if kind != ORDERBOOK:
             self.ignored += 1
             return 0
+        if self.in_stream:
+            if self.parser.snapshot:
+                return self.take_snapshot(<BookMarket>market, received_ns, connection)
+            return self.take_next(<BookMarket>market, received_ns, connection)
         if self.updates:
             if self.parser.snapshot:
                 # a partial book in a stream of updates: the local book already has its levels
@@ -187,6 +193,44 @@ cdef class BookCollector(Collector):
         market.applied += 1
         return self.send_book(market, 0, received_ns)
 
+    cdef int take_snapshot(self, BookMarket market, int64_t received_ns, int connection) except -1:
+        # the updates of this connection follow it; those of an older connection are not applied any more
+        cdef Parser parser = self.parser
+        if connection < market.primary:
+            return 0
+        market.primary = connection
+        market.book.load_levels(
+            parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
+            parser.capacity,
+        )
+        market.exchange_ns = self.sound_time(parser.exchange_ns, received_ns)
+        if market.phase < USED or market.phase == LEFT:
+            market.phase = USED
+        self.on_condition(market, WHOLE, received_ns)
+        return self.publish_next(market, received_ns)
+
+    cdef int take_next(self, BookMarket market, int64_t received_ns, int connection) except -1:
+        cdef Parser parser = self.parser
+        if market.phase < USED:
+            self.early += 1
+            return 0
+        if connection != market.primary:
+            # only the updates that follow the snapshot fit the book
+            return 0
+        market.book.apply_levels(
+            parser.bid_price, parser.bid_size, parser.n_bids, parser.ask_price, parser.ask_size, parser.n_asks,
+        )
+        if parser.exchange_ns:
+            market.exchange_ns = self.sound_time(parser.exchange_ns, received_ns)
+        return self.publish_next(market, received_ns)
+
+    cdef int publish_next(self, BookMarket market, int64_t received_ns) except -1:
+        cdef bint flawed = self.parser.flawed or (self.parser.cut and not self.parser.snapshot)
+        self.publish_applied(market, received_ns)
+        if flawed:
+            self.on_condition(market, FLAWED, received_ns)
+        return 0
+
     cdef int take_update(
         self, BookMarket market, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
     ) except -1:
@@ -228,6 +272,11 @@ cdef class BookCollector(Collector):
         )
         market.sequence.reach(parser.final_update_id)
         market.exchange_ns = self.sound_time(parser.exchange_ns, received_ns)
+        return self.publish_applied(market, received_ns)
+
+    cdef int publish_applied(self, BookMarket market, int64_t received_ns) except -1:
+        # publish the local book after a change, unless it cannot be right
+        cdef OrderBook book = market.book
         if book.crossed():
             market.crossed += 1
             self.on_condition(market, CROSSED, received_ns)

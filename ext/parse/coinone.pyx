@@ -20,7 +20,7 @@ from libc.string cimport memcmp
 
 from coinspace._ext.parser cimport (
     ABSENT, ACK, ASK, ASK_SIZE, BID, BID_SIZE, ERROR, FALSE, HIGH, LAST, LEVELS, LOW, MALFORMED, NO_TYPE, NO_WINDOW,
-    OBJECT, OPEN, ORDERBOOK, Parser, QUOTE_VOLUME, STATUS, STRING, TICKER, TICKER_SIZE, TRADE, TRUE, UTC_DAY, VOLUME,
+    OBJECT, OPEN, ORDERBOOK, Parser, PONG, QUOTE_VOLUME, STATUS, STRING, TICKER, TICKER_SIZE, TRADE, TRUE, UTC_DAY, VOLUME,
     WRONG, add_level, is_text, level_number,
 )
 from coinspace._ext.scan cimport skip_space, skip_value
@@ -159,8 +159,10 @@ cdef class CoinoneParser(Parser):
             return self.control_message(ERROR)
         if is_text(self, RESPONSE, b"SUBSCRIBED", 10) or is_text(self, RESPONSE, b"UNSUBSCRIBED", 12):
             return self.control_message(ACK)
-        if is_text(self, RESPONSE, b"CONNECTED", 9) or is_text(self, RESPONSE, b"PONG", 4):
+        if is_text(self, RESPONSE, b"CONNECTED", 9):
             return self.control_message(STATUS)
+        if is_text(self, RESPONSE, b"PONG", 4):
+            return self.control_message(PONG)
         return self.ignore(RESPONSE)
 
     cdef int _head(self) noexcept:

@@ -27,6 +27,8 @@ cdef enum:
     ACK = 2          # detail: the frame
     ERROR = 3        # detail: the frame; a wrapped error object is its field "error"
     SHUTDOWN = 4     # detail: the message
+    PONG = 5         # an answer to a text that keeps the connection alive
+    HEARTBEAT = 6    # symbol, trade_id: the market's newest trade
 
 cdef enum:
     NO_WINDOW = 0
@@ -147,6 +149,7 @@ cdef class Parser:
         double *scratch                    # for sort_levels, one side
         int unsorted                       # sides whose levels came out of order: bit 1 bids, bit 0 asks
         int cut                            # sides with more levels than the capacity, same bits
+        readonly int flawed                # sides that lack a level, since it cannot be read; same bits
         readonly double price
         readonly double size
         readonly bint sell                 # the taker sold
@@ -210,6 +213,7 @@ cdef class Parser:
     cdef int as_number(self, int slot, double *out) noexcept
     cdef int as_integer(self, int slot, int64_t *out) noexcept
     cdef int as_time(self, int slot, int64_t *out) noexcept
+    cdef int as_instant(self, int slot, int64_t *out) noexcept
     cdef int needs(self, int state, int slot) noexcept
     cdef int control_message(self, int control) noexcept
     cdef int ignore(self, int slot) noexcept

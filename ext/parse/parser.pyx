@@ -23,11 +23,13 @@ DEFAULT_CAPACITY = 5000
 MOST_LEVELS = 1 << 24
 # 2^53: every integer below it is exact as a double
 cdef double EXACT_INTEGERS = 9007199254740992.0
+# of a time in ns since 1970 that fits into 64 bits
+cdef int64_t LAST_YEAR = 2261
 # symbols kept with their market; an exchange has under 4,000
 NAMES_LIMIT = 8192
 
 KIND_NAMES = ("end", "orderbook", "ticker", "trade", "top", "control", "ignored", "malformed")
-CONTROL_NAMES = ("", "status", "ack", "error", "shutdown")
+CONTROL_NAMES = ("", "status", "ack", "error", "shutdown", "pong", "heartbeat")
 WINDOWS = (None, "24h", "utc_day", "kst_day")
 
 
@@ -540,6 +542,54 @@ cdef class Parser:
             out[0] = time
         return 1
 
+    cdef int as_instant(self, int slot, int64_t *out) noexcept:
+        """Read an RFC 3339 text in UTC as ns. A time before 1970, such as the year 1, is none (0)."""
+        cdef const char *p = self.slots.at[slot]
+        cdef Py_ssize_t size = self.slots.to[slot] - p
+        cdef int64_t parts[6]
+        cdef int64_t fraction = 0
+        cdef int64_t scale = 1_000_000_000
+        cdef int64_t days
+        cdef Py_ssize_t i
+        cdef int part = 0
+        out[0] = 0
+        if self.slots.type[slot] != STRING:
+            return 0 if self.slots.type[slot] == ABSENT else -1
+        # 2026-06-19T16:43:34.123456Z
+        if size < 20 or p[size - 1] != c'Z' or p[4] != c'-' or p[7] != c'-' or p[10] != c'T':
+            return -1
+        if p[13] != c':' or p[16] != c':':
+            return -1
+        parts[0] = 0
+        for i in range(19):
+            if i == 4 or i == 7 or i == 10 or i == 13 or i == 16:
+                part += 1
+                parts[part] = 0
+                continue
+            if not c'0' <= p[i] <= c'9':
+                return -1
+            parts[part] = parts[part] * 10 + p[i] - c'0'
+        if size > 20 and (p[19] != c'.' or size == 21):
+            return -1
+        for i in range(20, size - 1):
+            if not c'0' <= p[i] <= c'9':
+                return -1
+            scale //= 10
+            fraction += (p[i] - c'0') * scale
+        if not 1 <= parts[1] <= 12 or not 1 <= parts[2] <= 31 or parts[3] > 23 or parts[4] > 59 or parts[5] > 60:
+            return -1
+        if parts[0] < 1970 or parts[0] > LAST_YEAR:
+            return 1
+        # days since 1970 of the civil calendar, with years that begin in March
+        parts[0] -= parts[1] <= 2
+        days = (
+            parts[0] * 365 + parts[0] // 4 - parts[0] // 100 + parts[0] // 400
+            + (153 * (parts[1] + (-3 if parts[1] > 2 else 9)) + 2) // 5 + parts[2] - 1 - 719468
+        )
+        out[0] = ((days * 24 + parts[3]) * 60 + parts[4]) * 60 + parts[5]
+        out[0] = out[0] * 1_000_000_000 + fraction
+        return 1
+
     # ---- overridden by each exchange ----
 
     cdef int message(self) noexcept:
@@ -691,6 +741,8 @@ cdef class Parser:
         out["symbol"] = symbol
         if kind == ORDERBOOK:
             out["snapshot"] = self.snapshot
+            if self.flawed:
+                out["flawed"] = True
         out["exchange_ns"] = self.exchange_ns or None
         if kind == ORDERBOOK:
             self._book_dict(out)

@@ -9,18 +9,9 @@ from coinspace.simulator.server import ExchangeServer
 from coinspace.simulator.simulation import Simulation
 from tests.flow.collecting import Collecting, collecting
 
-# faults of frames, each on every few frames
-FAULTS = (
-    "drop",
-    "duplicate",
-    "reorder",
-    "truncate",
-    "garbage",
-    "flip",
-    "split",
-    "chop",
-    "coalesce",
-)
+# faults of frames; without ids, a lost update shows only once the book is crossed
+FAULTS = ("duplicate", "truncate", "garbage", "flip", "split", "chop")
+LOSSES = ("drop", "reorder")
 
 
 def levels(side: Any) -> list[tuple[float, float]]:
@@ -28,7 +19,10 @@ def levels(side: Any) -> list[tuple[float, float]]:
 
 
 async def agreed(running: Collecting, exchange: str, market: str) -> None:
-    """Wait until a published book is, level by level, REST's book of the same id."""
+    """Wait until a published book is, level by level, REST's book of the same id.
+
+    An exchange without ids gives its best levels.
+    """
     module: Any = exchange_named(exchange)
     source: Any = running.server.source
     (request,) = module.compare_requests([running.worker.stage.statuses[0].symbol])
@@ -38,7 +32,11 @@ async def agreed(running: Collecting, exchange: str, market: str) -> None:
     def same() -> bool:
         (book,) = module.read_books(request, source.rests[exchange].get(path, query, 0.0).body)
         found = (one for one in running.books(market)[-100:] if one.id == book.version)
-        return any(levels(one.bids) == book.bids and levels(one.asks) == book.asks for one in found)
+        return any(
+            levels(one.bids)[: len(book.bids)] == book.bids
+            and levels(one.asks)[: len(book.asks)] == book.asks
+            for one in found
+        )
 
     await running.until(same, "a book that equals REST's")
 
@@ -57,7 +55,7 @@ async def test_a_text_keeps_a_connection_alive(monkeypatch: pytest.MonkeyPatch) 
         assert running.count("connects") == 1
 
 
-@pytest.mark.parametrize("exchange", ["coinone"])
+@pytest.mark.parametrize("exchange", ["coinone", "coinbase"])
 async def test_books_and_trades_survive_faults(exchange: str) -> None:
     market = exchange_named(exchange).SETTINGS.markets[0]
     simulation = Simulation(6, {exchange: [market]}, rate=3.0)
@@ -66,17 +64,17 @@ async def test_books_and_trades_survive_faults(exchange: str) -> None:
         collecting(server, exchange, markets=[market]) as running,
     ):
         await running.synced()
-        for kind in FAULTS:
-            running.fault(f"{kind}:{exchange}:every=7")
+        for kind in (*FAULTS, *(LOSSES if exchange == "coinone" else ())):
+            running.fault(f"{kind}:{exchange}:every=25")
         begin = running.count("books_published")
         await running.until(
             lambda: (
-                running.count("malformed") >= 3 and running.count("books_published") > begin + 20
+                running.count("malformed") >= 2 and running.count("books_published") > begin + 20
             ),
             "books beside malformed frames",
         )
-        running.fault(f"reset:{exchange}")
         server.disorder.clear()
-        await running.until(lambda: running.count("connects") >= 1, "a connection")
+        running.fault(f"reset:{exchange}")
+        await running.until(lambda: running.count("connects") >= 2, "a new connection")
         await running.synced()
         await agreed(running, exchange, market)

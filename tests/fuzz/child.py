@@ -19,6 +19,7 @@ from benchmarks import frames as generated
 from coinspace._ext import parser as compiled
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.bithumb import BithumbParser
+from coinspace._ext.coinbase import CoinbaseParser
 from coinspace._ext.coinone import CoinoneParser
 from coinspace._ext.upbit import UpbitParser
 from tests.fuzz import mutate, twin
@@ -28,6 +29,7 @@ PARSERS = {
     "bithumb": BithumbParser,
     "binance": BinanceParser,
     "coinone": CoinoneParser,
+    "coinbase": CoinbaseParser,
 }
 MARKETS = {"BTCUSDT": "BTC/USDT"}
 LAST = Path("last.bin")

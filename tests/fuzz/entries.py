@@ -44,7 +44,7 @@ from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.values import decode_cursor, encode_cursor
 from coinspace.errors import CoinSpaceError
-from coinspace.exchanges import coinone, korean
+from coinspace.exchanges import coinbase, coinone, korean
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.binance import LocalBook, rest_trade, unwrapped
 from coinspace.exchanges.exchange import UNREADABLE, Request, shaped
@@ -62,13 +62,14 @@ FOLDER = tempfile.mkdtemp(
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 STALL_S = 0.1
 MEMORY = 256 << 20
-EXCHANGES = ("upbit", "bithumb", "binance", "coinone")
+EXCHANGES = ("upbit", "bithumb", "binance", "coinone", "coinbase")
 # how each exchange's recorded frames become rows of REST
 ROWS = {
     "upbit": korean.rest_row,
     "bithumb": korean.rest_row,
     "binance": rest_trade,
     "coinone": coinone.rest_row,
+    "coinbase": coinbase.rest_row,
 }
 NUMBERS = (
     b"0",
@@ -259,11 +260,19 @@ COINONE = {
         ]
     },
 }
+COINBASE = {
+    "books": {"bids": [["1.0", "2.0", 1]] * 3, "asks": [["2.0", "1.0", 3]] * 3, "sequence": 5},
+    "trades": [
+        {"trade_id": 1, "side": "buy", "size": "1", "price": "1", "time": "2026-06-19T16:43:34.5Z"}
+    ],
+    "markets": [coinbase.product("BTC-USD")],
+}
 ANSWERS: dict[str, dict[str, Any]] = {
     "upbit": KOREAN,
     "bithumb": KOREAN,
     "binance": BINANCE,
     "coinone": COINONE,
+    "coinbase": COINBASE,
 }
 
 

@@ -28,6 +28,18 @@ CONTROL = {
         b'{"status":"0000","resmsg":"Connected Successfully"}',
         b'{"type":"transaction","content":{"list":[{"contPrice":"3.9"}]}}',
     ],
+    "coinbase": [
+        b'{"type":"subscriptions","channels":[{"name":"level2_batch","product_ids":["BTC-USD"]}]}',
+        b'{"type":"heartbeat","last_trade_id":1040406590,"product_id":"BTC-USD","sequence":7}',
+        b'{"type":"error","message":"Failed to subscribe","reason":"X is not a valid product"}',
+        b'{"type":"snapshot","product_id":"YFI-USD","asks":[["40584.89","0.039985"]],'
+        b'"bids":[["40533.24","0.020416"],["40531.19","0.-10000"]]}',
+        b'{"type":"l2update","product_id":"BTC-EUR","changes":[["buy","9202.70","0.5"],'
+        b'["sell","9222.39","0"],["hold","1","1"]],"time":"0001-01-01T00:00:00.000000Z"}',
+        b'{"type":"last_match","trade_id":1,"side":"sell","size":"1","price":"2",'
+        b'"product_id":"BTC-USD","time":"2026-02-31T23:59:60.1234567891Z"}',
+        b'{"type":"status","products":[]}',
+    ],
     "coinone": [
         b'{"response_type":"CONNECTED","data":{"session_id":"6f3e1d0f"}}',
         b'{"response_type":"SUBSCRIBED","channel":"ORDERBOOK","data":{"target_currency":"eth"}}',

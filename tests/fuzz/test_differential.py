@@ -7,6 +7,7 @@ import pytest
 
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.bithumb import BithumbParser
+from coinspace._ext.coinbase import CoinbaseParser
 from coinspace._ext.coinone import CoinoneParser
 from coinspace._ext.parser import Parser
 from coinspace._ext.upbit import UpbitParser
@@ -24,10 +25,11 @@ def parser(exchange: str, capacity: int = 5000) -> Parser:
         "bithumb": BithumbParser,
         "coinone": CoinoneParser,
     }
+    makers["coinbase"] = CoinbaseParser
     return makers[exchange](capacity)
 
 
-@pytest.mark.parametrize("exchange", ["upbit", "bithumb", "binance", "coinone"])
+@pytest.mark.parametrize("exchange", ["upbit", "bithumb", "binance", "coinone", "coinbase"])
 def test_every_outcome_equals_the_twin(exchange: str) -> None:
     rng = Random(f"{exchange} 20261122")
     capacity = 3

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -61,9 +62,21 @@ COINONE = {
     "abp": "ask_best_price",
     "abq": "ask_best_qty",
 }
+# type of Coinbase's frames -> kind
+COINBASE = {
+    "snapshot": "orderbook",
+    "l2update": "orderbook",
+    "match": "trade",
+    "last_match": "trade",
+    "ticker": "ticker",
+    "heartbeat": "heartbeat",
+}
+INSTANT = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(\.([0-9]+))?Z", re.ASCII
+)
 COINONE_CONTROLS = {
     "CONNECTED": "status",
-    "PONG": "status",
+    "PONG": "pong",
     "SUBSCRIBED": "ack",
     "UNSUBSCRIBED": "ack",
     "ERROR": "error",
@@ -144,6 +157,40 @@ def side(levels: list[tuple[float, float]], falling: bool, capacity: int) -> lis
     return [list(level) for level in ordered[:capacity]]
 
 
+side_of = side
+
+
+def readable(value: object) -> float | None:
+    try:
+        return number(value)
+    except Malformed:
+        return None
+
+
+def instant(value: object, *, needed: bool) -> int | None:
+    """Return an RFC 3339 time in ns; None for one before 1970."""
+    try:
+        if type(value) is not str:
+            raise Malformed("time")
+        found = INSTANT.fullmatch(value)
+        if found is None:
+            raise Malformed("time")
+        year, month, day, hour, minute, second = (int(part) for part in found.groups()[:6])
+        limits = 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second <= 60
+        if not limits:
+            raise Malformed("time")
+    except Malformed:
+        if needed:
+            raise
+        return None
+    if not 1970 <= year <= 2261:
+        return None
+    # a day beyond the end of its month is counted on, as the parser does
+    days = (date(year, month, 1) - date(1970, 1, 1)).days + day - 1
+    seconds = ((days * 24 + hour) * 60 + minute) * 60 + second
+    return seconds * 10**9 + int(f"{(found[8] or '')[:9]:0<9}") or None
+
+
 def decode(
     exchange: str,
     frame: bytes,
@@ -201,6 +248,8 @@ class Twin:
             }
             if self.exchange == "binance":
                 message = self.binance(fields, plain, stream)
+            elif self.exchange == "coinbase":
+                message = self.coinbase(fields, plain)
             elif self.exchange == "coinone":
                 message = self.coinone(fields, plain)
             else:
@@ -215,8 +264,9 @@ class Twin:
             raise Malformed("symbol")
         if self.exchange == "binance":
             return {"market": self.markets.get(symbol), "symbol": symbol}
-        quote, dash, base = symbol.partition("-")
-        return {"market": f"{base}/{quote}" if dash else None, "symbol": symbol}
+        first, dash, second = symbol.partition("-")
+        market = f"{first}/{second}" if self.exchange == "coinbase" else f"{second}/{first}"
+        return {"market": market if dash else None, "symbol": symbol}
 
     # ---- Upbit and Bithumb ----
 
@@ -374,6 +424,86 @@ class Twin:
             "ask": optional(data.get("ask_best_price")),
             "bid_size": optional(data.get("bid_best_qty")),
             "ask_size": optional(data.get("ask_best_qty")),
+        }
+
+    # ---- Coinbase ----
+
+    def coinbase(self, fields: dict[str, Any], plain: Any) -> dict[str, Any]:
+        kind = text(fields.get("type"))
+        if kind in ("subscriptions", "error"):
+            if kind == "error":
+                return {"kind": "control", "name": "error", "detail": self.error(plain)}
+            return {"kind": "control", "name": "ack", "detail": plain}
+        if kind not in COINBASE:
+            return {"kind": "ignored", "type": kind}
+        head = self.named(text(fields.get("product_id")))
+        if kind == "heartbeat":
+            integer(fields.get("last_trade_id"))
+            return {"kind": "control", "name": "heartbeat", "detail": plain}
+        made: dict[str, Any] = getattr(self, f"coinbase_{COINBASE[kind]}")(fields)
+        return {"kind": COINBASE[kind], **head, **made}
+
+    def coinbase_orderbook(self, fields: dict[str, Any]) -> dict[str, Any]:
+        whole = fields["type"] == "snapshot"
+        sides: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+        rows: list[tuple[bool | None, list[Any]]] = []
+        for name in ("asks", "bids") if whole else ("changes",):
+            if not isinstance(fields.get(name), list):
+                raise Malformed("levels")
+            for row in fields[name]:
+                if not isinstance(row, list) or len(row) < (2 if whole else 3):
+                    raise Malformed("level")
+                known = {"buy": True, "sell": False}
+                side = name == "bids" if whole else None
+                if not whole and type(row[0]) is str:
+                    side = known.get(row[0])
+                rows.append((side, row if whole else row[1:]))
+        flawed = False
+        for side, (price_text, size_text, *_) in rows:
+            price, size = readable(price_text), readable(size_text)
+            good = side is not None and price is not None and price > 0
+            if good and size is not None and (size > 0 or (size == 0 and not whole)):
+                sides[bool(side)].append((price or 0.0, size))
+                continue
+            if not (whole and good and size == 0):
+                flawed = True
+            if good and not whole:
+                sides[bool(side)].append((price or 0.0, 0.0))
+        return {
+            "snapshot": whole,
+            **({"flawed": True} if flawed else {}),
+            "exchange_ns": instant(fields.get("time"), needed=False),
+            "bids": side_of(sides[True], True, self.capacity),
+            "asks": side_of(sides[False], False, self.capacity),
+        }
+
+    def coinbase_trade(self, fields: dict[str, Any]) -> dict[str, Any]:
+        if type(fields.get("side")) is not str or fields["side"] not in ("buy", "sell"):
+            raise Malformed("side")
+        return {
+            "exchange_ns": instant(fields.get("time"), needed=True),
+            "price": number(fields.get("price")),
+            "size": number(fields.get("size")),
+            "side": "sell" if fields["side"] == "buy" else "buy",
+            "trade_id": integer(fields.get("trade_id")),
+            "snapshot": fields["type"] == "last_match",
+        }
+
+    def coinbase_ticker(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "exchange_ns": instant(fields.get("time"), needed=False),
+            "last": number(fields.get("price")),
+            "open": optional(fields.get("open_24h")),
+            "high": optional(fields.get("high_24h")),
+            "low": optional(fields.get("low_24h")),
+            "volume": optional(fields.get("volume_24h")),
+            "quote_volume": None,
+            "change": None,
+            "window": "24h",
+            "bid": optional(fields.get("best_bid")),
+            "ask": optional(fields.get("best_ask")),
+            "bid_size": optional(fields.get("best_bid_size")),
+            "ask_size": optional(fields.get("best_ask_size")),
         }
 
     # ---- Binance ----

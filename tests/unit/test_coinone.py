@@ -76,8 +76,7 @@ def test_frames_decode_to_their_expected_values(feeds: Path) -> None:
                 continue
             assert found["kind"] == wanted["type"]
             if kind == "control":
-                names = {"pong": "status"}
-                assert found["name"] == names.get(wanted["control"], wanted["control"])
+                assert found["name"] == wanted["control"]
                 if "symbol" in wanted:
                     assert found["detail"]["data"]["target_currency"] == wanted["symbol"]
                 continue

@@ -76,7 +76,8 @@ class Seen:
     backwards: int = 0
     crossed: int = 0
     gaps: int = 0
-    # whole books with an id, and those whose id is lower than the one before
+    # whole books; those with an id; those whose id is lower than the one before
+    whole: int = 0
     with_ids: int = 0
     falling: int = 0
     trade_gaps: int = 0
@@ -167,6 +168,7 @@ class Watcher(WSListener):
         parser, seen = self.parser, self.seen
         seen.depths.append(max(parser.n_bids, parser.n_asks))
         if parser.snapshot:
+            seen.whole += 1
             if parser.n_bids and parser.n_asks:
                 seen.crossed += bool(parser.bids[0, 0] >= parser.asks[0, 0])
             if parser.final_update_id:
@@ -210,7 +212,7 @@ class Probe:
                     self._judge_stream(stream, symbols, seen)
                     if stream == "ticker":
                         self._trade_ids = set(seen.trade_ids)
-                    elif self.exchange.UPDATES and symbols:
+                    elif symbols and self.exchange.UPDATES and not seen.whole:
                         await self._check_snapshot(symbols[0])
             for trial in self.exchange.trials(self.settings, symbols[0] if symbols else ""):
                 await self._try(trial)
@@ -343,7 +345,7 @@ class Probe:
 
     def _judge_books(self, seen: Seen) -> None:
         books = len(seen.depths)
-        if self.exchange.UPDATES:
+        if self.exchange.UPDATES and not self.exchange.SNAPSHOTS_IN_STREAM:
             self._add("updates follow each other", books > 10, not seen.gaps, f"{seen.gaps} gaps")
             return
         deepest = max(seen.depths, default=0)

@@ -9,6 +9,7 @@ from coinspace.exchanges import every
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.market import Market
 from coinspace.simulator.markets.binance import BinanceMarket
+from coinspace.simulator.markets.coinbase import CoinbaseMarket
 from coinspace.simulator.markets.coinone import CoinoneMarket
 from coinspace.simulator.markets.korean import BithumbMarket, UpbitMarket
 from coinspace.simulator.markets.looped import LOOPED
@@ -22,12 +23,15 @@ START_NS = 1_793_577_600_000_000_000
 # exchange -> the markets of its default section, whether or not it is collected by default
 USUAL_MARKETS = {one.NAME: list(one.SETTINGS.markets) for one in every()}
 DEFAULT_MARKETS = {one.NAME: USUAL_MARKETS[one.NAME] for one in every() if one.BY_DEFAULT}
+# USDT is traded a little below the dollar
+USD_PER_USDT = 0.9994
 # PROTOCOL of an exchange's module -> its markets
 MARKETS: dict[str, type[SimulatedMarket]] = {
     "upbit": UpbitMarket,
     "bithumb": BithumbMarket,
     "binance": BinanceMarket,
     "coinone": CoinoneMarket,
+    "coinbase": CoinbaseMarket,
 }
 
 
@@ -62,7 +66,7 @@ class Engine:
         parsed = {name: [Market.parse(text) for text in texts] for name, texts in markets.items()}
         bases = [market.base for listed in parsed.values() for market in listed]
         quotes = [market.quote for listed in parsed.values() for market in listed]
-        money = {"KRW", "USDT"}
+        money = {"KRW", "USD", "USDT"}
         # sorted: the order of assets decides the order of draws and must not depend on the caller
         self.prices = Prices(seed, sorted({*bases, *quotes} - money), whole.worth if whole else {})
         self._heap: list[tuple[int, int, Callable[[int], None]]] = []
@@ -107,6 +111,8 @@ class Engine:
         price = self.usdt_price(market)
         if market.quote == "KRW":
             price *= self.prices.rate
+        elif market.quote == "USD":
+            price *= USD_PER_USDT
         elif market.quote != "USDT":
             price /= self.prices.worth[market.quote]
         if self.scenario is not None:

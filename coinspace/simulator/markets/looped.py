@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from coinspace.market import Market
 from coinspace.simulator.markets.binance import BinanceMarket, Diff, Top, Variant
 from coinspace.simulator.markets.book import Side
+from coinspace.simulator.markets.coinbase import CoinbaseMarket
 from coinspace.simulator.markets.coinone import CoinoneMarket
 from coinspace.simulator.markets.korean import REPEATS, BithumbMarket, KoreanMarket, UpbitMarket
 from coinspace.simulator.markets.market import (
@@ -303,6 +304,28 @@ class LoopedBinance(LoopedMarket, BinanceMarket):
         )
 
 
+class LoopedCoinbase(LoopedBinance, CoinbaseMarket):
+    """A market of Coinbase; its few frames are rendered one by one."""
+
+    encode = CoinbaseMarket.encode
+    emit = CoinbaseMarket.emit
+
+    def _whole(self, event: Event) -> str:
+        text = self.snapshot_text(self.levels)
+        return f'{{"type":"snapshot","product_id":"{self.symbol}",{text[1:]}'
+
+    def emit_window(self) -> None:
+        before = self.place
+        self.step()
+        forth = self.place > before
+        changed: dict[int, dict[int, int]] = {0: {}, 1: {}}
+        numbers = self._changes(before).changes
+        for is_bid, tick, old, new in zip(*(numbers[at::4] for at in range(4)), strict=True):
+            changed[is_bid][tick] = new if forth else old
+        if changed[0] or changed[1]:
+            self.emit("level2_batch", (changed[1], changed[0], False))
+
+
 def _packed(side: Side) -> array[int]:
     return array("q", (number for level in side.sizes.items() for number in level))
 
@@ -313,4 +336,5 @@ LOOPED: dict[str, type[LoopedMarket]] = {
     "bithumb": LoopedBithumb,
     "binance": LoopedBinance,
     "coinone": LoopedCoinone,
+    "coinbase": LoopedCoinbase,
 }

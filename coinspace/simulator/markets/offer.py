@@ -14,8 +14,8 @@ from coinspace.market import Market
 from coinspace.simulator.markets.engine import USUAL_MARKETS
 from coinspace.simulator.markets.whole import QUOTES
 
-# the unit of all other prices, without a price of its own
-UNPRICED = "KRW"
+# units of other prices, without a price of their own
+UNPRICED = ("KRW", "USD")
 # published levels per side when whole exchanges are collected
 DEPTH = 30
 
@@ -38,7 +38,8 @@ def offer(settings: Settings) -> dict[str, list[str]]:
         if refused:
             raise ConfigError(
                 f"exchanges.{exchange}.markets: the simulated exchanges cannot offer"
-                f" {', '.join(refused)}: expected a base other than {UNPRICED} and than the quote"
+                f" {', '.join(refused)}: expected a base other than"
+                f" {' and '.join(UNPRICED)}, and than the quote"
             )
         if markets:
             found[exchange] = markets
@@ -77,4 +78,4 @@ def _json(names: list[str]) -> str:
 
 
 def _possible(market: Market) -> bool:
-    return market.base not in (UNPRICED, market.quote)
+    return market.base not in (*UNPRICED, market.quote)
