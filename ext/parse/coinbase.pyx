@@ -15,7 +15,6 @@
 """
 
 from libc.math cimport NAN
-from libc.stdint cimport int64_t
 from libc.string cimport memcmp
 
 from coinspace._ext.parser cimport (

@@ -20,8 +20,8 @@ from libc.string cimport memcmp
 
 from coinspace._ext.parser cimport (
     ABSENT, ACK, ASK, ASK_SIZE, BID, BID_SIZE, ERROR, FALSE, HIGH, LAST, LEVELS, LOW, MALFORMED, NO_TYPE, NO_WINDOW,
-    OBJECT, OPEN, ORDERBOOK, Parser, PONG, QUOTE_VOLUME, STATUS, STRING, TICKER, TICKER_SIZE, TRADE, TRUE, UTC_DAY, VOLUME,
-    WRONG, add_level, is_text, level_number,
+    OBJECT, OPEN, ORDERBOOK, Parser, PONG, QUOTE_VOLUME, STATUS, STRING, TICKER, TICKER_SIZE, TRADE, TRUE, UTC_DAY,
+    VOLUME, WRONG, add_level, is_text, level_number,
 )
 from coinspace._ext.scan cimport skip_space, skip_value
 
