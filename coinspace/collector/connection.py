@@ -358,7 +358,7 @@ class Connection:
         is_ready = False
         try:
             await self._open(link)
-            await self._send(link, self.subscription.frames)
+            await self._subscribe(link)
             is_ready = True
         except DialError as error:
             self._failed(error)
@@ -464,6 +464,9 @@ class Connection:
         self._note(error.cause, str(error))
         self.dialer.lost(monotonic_ns(), error.retry_after_s)
         self.stage.on_connect_failed(self.subscription.symbols, str(error), monotonic_ns())
+
+    async def _subscribe(self, link: Link) -> None:
+        await self._send(link, self.subscription.frames)
 
     async def _send(self, link: Link, frames: Sequence[bytes]) -> None:
         for frame in frames:
