@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from coinspace.cli import coinspace
 from coinspace.config import Settings, load
+from coinspace.exchanges import exchange
 from coinspace.market import FX_MARKET, Market
 from coinspace.simulator.markets import binance, korean
 from coinspace.simulator.markets.engine import START_NS, Engine
@@ -19,6 +20,7 @@ from coinspace.simulator.markets.looped import LoopedMarket
 from coinspace.simulator.markets.market import Event
 from coinspace.simulator.markets.offer import whole_markets
 from coinspace.simulator.markets.whole import COUNTS, RATES, whole_exchanges
+from coinspace.simulator.session import session_of
 
 SECOND_NS = 1_000_000_000
 DIFF = binance.Variant("x@depth@100ms")
@@ -173,3 +175,25 @@ def test_whole_exchanges_go_with_few_options(arguments: list[str]) -> None:
     result = CliRunner().invoke(coinspace, arguments)
     assert result.exit_code
     assert "--markets all" in str(result.exception) + result.output
+
+
+@pytest.mark.parametrize(("name", "market"), [("coinone", "BTC/KRW"), ("coinbase", "BTC/USD")])
+def test_looped_markets_of_further_exchanges_are_read(name: str, market: str) -> None:
+    sent: list[bytes] = []
+    engine = Engine(1, {name: [market]}, whole=whole_exchanges())
+    markets = engine.markets[name]
+    session, _, requests = session_of(name).recorded(
+        list(markets), "t", sent.append, lambda code, reason, delay_s: None
+    )
+    session.attach(markets)
+    session.changed = lambda added: sent.extend(
+        frame for frame, _, _ in session.first_frames(added, markets)
+    )
+    engine.on_event = lambda event: sent.extend(session.frames(event))
+    for request in requests:
+        session.on_text(request, 0.0)
+    engine.advance(engine.now_ns + 20 * 10**9)
+    parser = exchange(name).parser(5000)
+    kinds = [one["kind"] for frame in sent for one in parser.decode(frame)]
+    assert {"orderbook", "trade", "ticker", "control"} == set(kinds)
+    assert kinds.count("orderbook") > 10

@@ -45,7 +45,8 @@ class CoinbaseMarket(BinanceMarket):
         self.emit(TICKER, trade)
 
     def emit(self, kind: str, facts: Any) -> None:
-        if kind in (BOOK, TRADE, TICKER):
+        # a ticker comes with its trade, and never by a timer
+        if kind in (BOOK, TRADE, TICKER) and facts is not None:
             super().emit(kind, facts)
 
     def snapshot(self, kind: str) -> Event | None:
