@@ -64,6 +64,11 @@ READING = [
     "select * from trade where market in (select concat(a, b) from t) or market in (lower(a), b)",
     "select * from trade pivot (avg(price) for market in ('BTC/KRW' as btc, 'ETH/KRW' as eth))",
     "select ts, avg(price) from trade where market = 'x' sample by 1m fill(prev)",
+    "select first_value(price) ignore nulls over (order by ts rows between unbounded preceding"
+    " and current row), last_value(price) ignore nulls over (partition by market order by ts)"
+    " from trade",
+    "select avg(price) over (order by ts rows between 9 preceding and current row) from trade",
+    "select splice, ignore from a lt join b on (x)",
     "select ts, sum(size) s from trade sample by 1d from '2026' to '2027' fill(0) limit 100;",
     "select * from trade where market in (" + ", ".join("'KRW-BTC'" for _ in range(5000)) + ")",
 ]

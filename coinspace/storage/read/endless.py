@@ -1,8 +1,11 @@
-"""What the server does not end in users' SQL, whatever its time-out: ranges of times, and FILL.
+"""What the server does not end in users' SQL, whatever its time-out, and what ends the server.
 
-A text such as `[2025..2026]-[01..12]` after IN means a list of times, which the server makes before
-it reads a row. SAMPLE BY with FILL makes rows that no table has. The end of the connection ends
-them where they are sent, but not where an outer SELECT consumes them.
+* A text such as `[2025..2026]-[01..12]` after IN means a list of times, which the server makes
+  before it reads a row.
+* SAMPLE BY with FILL makes rows that no table has. The end of the connection ends them where they
+  are sent, but not where an outer SELECT consumes them.
+* A window that ignores nulls is searched from its beginning for each row.
+* SPLICE JOIN reads memory that it has freed (server 9.3.4).
 """
 
 from __future__ import annotations
@@ -41,7 +44,16 @@ def check_endless(tokens: Sequence[Token]) -> None:
     for at, word in enumerate(words):
         if word.strip('"').upper() == "IN":
             _check_operand(words, ends, at + 1)
-    _check_fill([word.strip('"').upper() for word in words])
+    plain = [word.strip('"').upper() for word in words]
+    _check_fill(plain)
+    pairs = set(pairwise(plain))
+    if ("SPLICE", "JOIN") in pairs:
+        raise StorageError(
+            "sql: expected ASOF JOIN, LT JOIN or others, since SPLICE ends the server"
+        )
+    bounds = {before for before, after in pairs if after in ("FOLLOWING", "PRECEDING")}
+    if ("IGNORE", "NULLS") in pairs and bounds - {"UNBOUNDED"}:
+        raise StorageError("sql: expected IGNORE NULLS of a window that begins UNBOUNDED PRECEDING")
 
 
 def _ends(words: Sequence[str]) -> dict[int, int]:
