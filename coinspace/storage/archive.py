@@ -202,8 +202,8 @@ class Archiver:
         self._policies = policies(settings)
         self.archive = archive
         self._report = report
-        # the TTL that a table has to get back
-        self._note = settings.data / "run" / "archive-ttl.json"
+        # The TTL that a table has to get back. Not in `run`, which `coinspace up` clears.
+        self._note = settings.data / "archive-ttl.json"
         self.written = self.dropped = 0
 
     def run(self, older_ns: int, drop_ns: int | None, tables: tuple[Table, ...]) -> None:
