@@ -254,6 +254,7 @@ def _run(context: Context, scope: Any, client: Client, text: str | bytes) -> Non
         return
     if command.op not in ("subscribe", "unsubscribe"):
         raise invalid("op", f"expected subscribe, unsubscribe or ping, was {command.op[:40]!r}")
+    check_count(len(command.channels))
     names = {channel(context, name) for name in command.channels}
     if not names:
         raise invalid("channels", "expected at least one")
@@ -262,7 +263,7 @@ def _run(context: Context, scope: Any, client: Client, text: str | bytes) -> Non
         _reply(context, client, "unsubscribed", Channels(sorted(names), echo))
         return
     check_role(scope, names)
-    check_count(names | client.channels)
+    check_count(len(names | client.channels))
     fresh = names - client.channels
     hub.subscribe(client, fresh)
     _reply(context, client, "subscribed", Channels(sorted(names), echo))

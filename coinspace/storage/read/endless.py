@@ -5,6 +5,7 @@
 * SAMPLE BY with FILL makes rows that no table has. The end of the connection ends them where they
   are sent, but not where an outer SELECT consumes them.
 * A window that ignores nulls is searched from its beginning for each row.
+* WINDOW JOIN and HORIZON JOIN by a text read all rows of a window for each row.
 * SPLICE JOIN reads memory that it has freed (server 9.3.4).
 """
 
@@ -29,6 +30,7 @@ RANGE = re.compile(r"\s*([0-9]{1,4})\s*\.\.\s*([0-9]{1,4})\s*")
 CALLS = frozenset({"INTERVAL", "TODAY", "TOMORROW", "YESTERDAY"})
 # a number, or nothing
 VALUE = re.compile(r"[0-9.+-]+|NULL")
+JOINS = ("HORIZON", "SPLICE", "WINDOW")
 SELECTS = frozenset({"DECLARE", "SELECT", "WITH"})
 # where one of these is, the server may consume the rows itself
 CONSUMERS = frozenset(
