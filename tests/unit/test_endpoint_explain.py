@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coinspace.endpoint.history import explain as explains
+from coinspace.endpoint.history import curve
 from coinspace.endpoint.history.explain import stored_explanation
 from coinspace.endpoint.http.problem import Problem
 from coinspace.method.record import decode
@@ -36,11 +36,11 @@ async def test_a_damaged_tick_is_a_problem(damage: str, monkeypatch: pytest.Monk
         return []
 
     async def no_curve(*given: object) -> None:
-        raise explains.curve.Missing("none")
+        raise curve.Missing("none")
 
     monkeypatch.setattr(history, "tick", stored)
     monkeypatch.setattr(history, "tick_venues", venues)
-    monkeypatch.setattr(explains.curve, "of_stored", no_curve)
+    monkeypatch.setattr(curve, "of_stored", no_curve)
     context: Any = SimpleNamespace(database=None)
     with pytest.raises(Problem, match="the BTC tick of that time is damaged") as caught:
         await stored_explanation(context, "BTC", tick.at_ns)
