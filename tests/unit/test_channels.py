@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,10 +75,39 @@ def test_all_markets_of_a_few_are_channels(tmp_path: Path) -> None:
     assert len(found) == 2 * (200 + 2)
 
 
-def test_a_message_that_names_too_many_channels_is_refused_at_once(tmp_path: Path) -> None:
+async def test_a_message_that_names_too_many_channels_is_refused_at_once(tmp_path: Path) -> None:
     context = whole(tmp_path)
     message = b'{"op":"subscribe","channels":[%b]}' % b",".join([b'"ticker.upbit:A1/KRW"'] * 501)
     client: Any = None
     with pytest.raises(Problem, match="expected at most 500 channels, was 501"):
-        streams._run(context, {}, client, message)
+        await streams._run(context, {}, client, message)
     assert context.listed == 0
+
+
+async def test_the_first_states_of_many_channels_let_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Books of all assets of whole exchanges take hundreds of milliseconds."""
+    context = whole(tmp_path, 1)
+    now = 0.0
+    sent: list[str] = []
+    others: list[int] = []
+
+    def state(context: Context, name: str) -> bytes:
+        nonlocal now
+        # what a book costs
+        now += 0.002
+        return b"{}"
+
+    async def other() -> None:
+        while len(sent) < 250:
+            others.append(len(sent))
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(streams, "state", state)
+    monkeypatch.setattr(streams, "time", SimpleNamespace(monotonic=lambda: now))
+    client: Any = SimpleNamespace(send=lambda event: sent.append(event.channel))
+    names = {f"book.A{n}" for n in range(250)}
+    await asyncio.gather(other(), streams.begin(context, client, names, None))
+    assert sent == sorted(names)
+    assert max(after - before for before, after in pairwise([*others, 250])) * 0.002 < 0.05
