@@ -362,6 +362,8 @@ class PremiumDirection(Answer):
     direction: str
     none_left_krw: float
     book_end: bool
+    buy: str | None
+    sell: str | None
     sizes: Rows[PremiumSize]
 
     _shown = ("direction", "none_left_krw", "sizes")

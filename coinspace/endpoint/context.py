@@ -13,7 +13,7 @@ from coinspace.constituents import collected, named
 from coinspace.endpoint.history.bulk import Downloads
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.hub import Hub
-from coinspace.endpoint.live.premium import Premiums
+from coinspace.endpoint.live.premium import PremiumTable
 from coinspace.endpoint.live.state import Live
 from coinspace.market import as_named, exchange_as_named
 from coinspace.storage.read.pool import Database
@@ -41,12 +41,12 @@ class Context:
     settled: dict[tuple[str, str], int] = field(init=False, default_factory=dict)
     states: dict[str, tuple[float, bytes | None]] = field(init=False, default_factory=dict)
     metrics: tuple[int, bytes] = field(init=False, default=(0, b""))
-    premiums: Premiums = field(init=False)
+    premiums: PremiumTable = field(init=False)
     remote: RemoteHealth | None = field(init=False, default=None)
     follow: Callable[[str, str], None] = field(init=False, default_factory=lambda: _nothing)
 
     def __post_init__(self) -> None:
-        self.premiums = Premiums(self.live, self.settings, self.clock)
+        self.premiums = PremiumTable(self.live, self.settings, self.clock)
         chosen = self.settings.endpoint
         self.downloads = Downloads(chosen.downloads, chosen.download_timeout_s)
 

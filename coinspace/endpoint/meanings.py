@@ -322,6 +322,8 @@ FIELDS: dict[str, Meaning] = {
     "sizes": Meaning("what is left of each configured size"),
     "buy": Meaning("venue that buys; null where no pair of books has the size", _VENUES[2]),
     "sell": Meaning("venue that sells; null where no pair of books has the size", _VENUES[0]),
+    "PremiumDirection.buy": Meaning("venue that buys none_left_krw; null where that is 0", None),
+    "PremiumDirection.sell": Meaning("venue that sells it; null where none_left_krw is 0", None),
     "size_krw": Meaning("money put in, in KRW", "10000000"),
     "left_krw": Meaning(
         "what is left of it on coin basis after both fees, in KRW; below 0 a loss", "-11024"

@@ -327,6 +327,8 @@ class PremiumDirection(Struct, kw_only=True):
     direction: Direction
     none_left_krw: DecimalText
     book_end: bool
+    buy: str | None
+    sell: str | None
     sizes: list[PremiumSize]
 
 

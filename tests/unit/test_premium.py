@@ -23,7 +23,7 @@ from coinspace.endpoint.live.feeder import Feeder
 from coinspace.endpoint.live.hub import Channel, Client
 from coinspace.endpoint.live.premium import TRADE_NS
 from coinspace.endpoint.live.premium_stats import Series
-from coinspace.endpoint.live.premium_trades import Book, left, nothing_left
+from coinspace.endpoint.live.premium_trades import BookSide, left, nothing_left
 from coinspace.endpoint.models import RankedPremium
 from coinspace.endpoint.routes.premium import PremiumsQuery, ranked
 from coinspace.errors import ConfigError
@@ -41,7 +41,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     found = Desk(monkeypatch)
     monkeypatch.setattr(module, "monotonic_ns", lambda: found.monotonic_ns)
     found.settings.index.assets = list(ASSETS)
-    found.context.premiums = module.Premiums(found.live, found.settings, lambda: found.wall_ns)
+    found.context.premiums = module.PremiumTable(found.live, found.settings, lambda: found.wall_ns)
     return found
 
 
@@ -195,12 +195,13 @@ def test_trades_take_the_best_pair_after_fees(desk: Desk) -> None:
     assert (sell_kr.sizes[2].buy, sell_kr.sizes[2].coin) == (None, None)
     # every size that the books have leaves something
     assert sell_kr.book_end
+    assert sell_kr.buy == "binance:ABC/USDT"
     money = 1000 * 100.1 * (1 + fees["binance"]) * RATE
     assert float(sell_kr.none_left_krw) == pytest.approx(money, rel=1e-9)
     loss = 100 * (1 - fees["binance"]) / (102 * 1.001 * (1 + fees["upbit"]))
     assert float(buy_kr.sizes[0].coin or 0) == pytest.approx(loss - 1, abs=1e-8)
     assert float(buy_kr.sizes[0].fiat or 0) == pytest.approx(loss / 1.02 - 1, abs=1e-8)
-    assert (buy_kr.none_left_krw, buy_kr.book_end) == ("0", False)
+    assert (buy_kr.none_left_krw, buy_kr.book_end, buy_kr.buy) == ("0", False, None)
     by_name = {one.venue: one for one in found.venues}
     assert by_name["bithumb:ABC/KRW"].suspect == "deviating"
     assert by_name["upbit:ABC/KRW"].suspect is None
@@ -242,10 +243,10 @@ def test_what_is_left_equals_a_walk_through_the_levels(
     asks.sort()
     bids.sort(reverse=True)
 
-    def book(levels: list[tuple[float, float]]) -> Book:
+    def book(levels: list[tuple[float, float]]) -> BookSide:
         prices, sizes = np.array(levels).T
         zero = np.zeros(1)
-        return Book(
+        return BookSide(
             np.concatenate((zero, np.cumsum(sizes))),
             np.concatenate((zero, np.cumsum(sizes * prices))),
         )
