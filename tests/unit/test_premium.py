@@ -19,6 +19,7 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import load
 from coinspace.endpoint.http.api import encode
 from coinspace.endpoint.live import premium as module
+from coinspace.endpoint.live import premium_stats
 from coinspace.endpoint.live.feeder import Feeder
 from coinspace.endpoint.live.hub import Channel, Client
 from coinspace.endpoint.live.premium import TRADE_NS
@@ -26,10 +27,11 @@ from coinspace.endpoint.live.premium_stats import Series
 from coinspace.endpoint.live.premium_trades import BookSide, left, nothing_left
 from coinspace.endpoint.models import RankedPremium
 from coinspace.endpoint.routes.premium import PremiumsQuery, ranked
-from coinspace.errors import ConfigError
+from coinspace.errors import ConfigError, DatabaseUnavailable
 from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts
 from coinspace.method.aggregate import encode as encode_aggregate
+from coinspace.storage.read import history
 from tests.unit.test_endpoint_age import RECORD, Desk
 
 RATE = 1400.0
@@ -169,6 +171,39 @@ def test_as_high_is_the_minute_of_this_day_or_else_the_hour() -> None:
     assert (found.premium, found.as_low_ts, found.change_24h) == (None, None, None)
     assert found.windows[-1].samples == 6
     assert found.windows[-1].percentile is None
+
+
+async def test_stored_premiums_wait_for_the_database_and_leave_live_ones(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(desk, "BTC", 0.01, 0.02, 0.0099)
+    asked: list[tuple[str, int, int]] = []
+
+    async def stored(_: Any, asset: str, step_ms: int, start_ms: int, end_ms: int) -> Any:
+        asked.append((asset, step_ms, (end_ms - start_ms) // step_ms))
+        if len(asked) < 3:
+            raise DatabaseUnavailable("not yet")
+        now = desk.wall_ns // MILLISECOND_NS // step_ms
+        # the running step has a live premium, a clock that was wrong stored one of the future
+        return [
+            {"ns": (now + back) * step_ms * MILLISECOND_NS, "coin": coin, "fiat": None, "usdt": 0.5}
+            for back, coin in ((-2, 0.03), (-1, None), (0, 0.9), (1, 0.9))
+        ]
+
+    monkeypatch.setattr(history, "premium_samples", stored)
+    monkeypatch.setattr(premium_stats, "RETRY_S", 0)
+    await desk.context.premiums.stats.load(cast(Any, None))
+    # bounded questions: three of each asset, and those that failed
+    assert len(asked) == 3 * len(ASSETS) + 2
+    assert asked[2:5] == [("BTC", 5000, 62), ("BTC", 60_000, 1441), ("BTC", 3_600_000, 2161)]
+    bases = desk.context.premiums.stats.of("BTC")
+    for window in ("1h", "90d"):
+        found = bases["coin"].statistics(cast(Any, window))
+        assert (found.samples, found.high, found.low, found.percentile) == (2, 0.03, 0.01, 0.5)
+        assert bases["fiat"].statistics(cast(Any, window)).samples == 1
+    # the premium of USDT is that of the first asset's records
+    usdt = desk.context.premiums.stats.of("USDT")["fiat"].statistics("24h")
+    assert (usdt.samples, usdt.high, usdt.low) == (3, 0.5, 0.0099)
 
 
 def test_trades_take_the_best_pair_after_fees(desk: Desk) -> None:
