@@ -206,6 +206,43 @@ async def test_stored_premiums_wait_for_the_database_and_leave_live_ones(
     assert (usdt.samples, usdt.high, usdt.low) == (3, 0.5, 0.0099)
 
 
+class Views:
+    """A database whose views of the premium are younger than those of the index."""
+
+    FIRST_NS = 1_790_000_000 // 3600 * 3600 * SECOND_NS
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def rows(self, sql: str, values: tuple[str, int, int]) -> list[dict[str, Any]]:
+        self.asked.append(sql)
+        _, start_ns, end_ns = values
+        names = ("coin", "fiat", "usdt", "open", "close")
+        premium = "premium_" in sql.partition("WHERE")[0].partition("FROM")[2]
+        row = dict.fromkeys(names, 0.02) if premium else {"premium": 0.01, "ticks": 9}
+        times = [self.FIRST_NS + (0 if premium else -3600) * SECOND_NS]
+        return [{**row, "ns": ns} for ns in times if start_ns <= ns < end_ns]
+
+
+async def test_before_the_views_of_the_premium_those_of_the_index_are_read() -> None:
+    views: Any = Views()
+    first_ms = Views.FIRST_NS // MILLISECOND_NS
+    day_ms = 86_400_000
+    found = await history.premium_samples(
+        views, "BTC", 3_600_000, first_ms - day_ms, first_ms + day_ms
+    )
+    assert [(one["coin"], one["fiat"]) for one in found] == [(0.01, None), (0.02, 0.02)]
+    span = ((first_ms - day_ms) * MILLISECOND_NS, (first_ms + day_ms) * MILLISECOND_NS)
+    found = await history.premium_candles(views, "BTC", "coin", "1h", *span)
+    assert [(one["open"], one["close"]) for one in found] == [(None, 0.01), (0.02, 0.02)]
+    found = await history.premium_candles(views, "BTC", "fiat", "1h", *span)
+    assert len(found) == 1
+    # a range that the views cover needs one question
+    views.asked.clear()
+    await history.premium_candles(views, "BTC", "coin", "1h", Views.FIRST_NS, span[1])
+    assert len(views.asked) == 1
+
+
 def test_trades_take_the_best_pair_after_fees(desk: Desk) -> None:
     desk.settings.endpoint.trade_sizes = [1e6, 1e7, 1e12]
     prices = {"upbit:ABC/KRW": 102.0, "bithumb:ABC/KRW": 102.1, "binance:ABC/USDT": 100.0}
