@@ -648,7 +648,8 @@ function beat() {
   drawTitle();
   if (state.view === "premiums" && !document.hidden) loadPremiums();
   if (performance.now() > (beat.ages ?? 0)) { beat.ages = performance.now() + 2 * BEAT_MS; ageRows(); }
-  ["connection", "hero", "assets"].forEach(schedule);
+  // nothing is drawn where nothing has changed
+  if (state.view === "premiums") drawConnection(); else ["connection", "hero", "assets"].forEach(schedule);
 }
 
 // without events the rows become old

@@ -60,12 +60,14 @@ export class PremiumTable {
   texts() {
     this.search.placeholder = t("searchAssets");
     const tr = document.createElement("tr");
+    tr.setAttribute("role", "row");
     tr.append(element("th", "c-star"));
     for (const [name, key, by] of COLUMNS) {
       const th = element("th", `c-${name}`);
       const heading = by ? element("button", "", t(key)) : element("span", "", t(key));
       if (by) { heading.type = "button"; heading.dataset.column = name; }
       heading.title = t(`${key}Title`) === `${key}Title` ? "" : t(`${key}Title`);
+      th.setAttribute("role", "columnheader");
       th.append(heading);
       tr.append(th);
     }
@@ -233,7 +235,9 @@ function meter(cell, share) {
 
 function place() {
   const tr = document.createElement("tr");
-  const cell = (name, ...nodes) => { const td = element("td", `c-${name}`); td.append(...nodes); tr.append(td); };
+  // the styles make rows of boxes, which some screen readers no longer take for a table
+  tr.setAttribute("role", "row");
+  const cell = (name, ...nodes) => { const td = element("td", `c-${name}`); td.setAttribute("role", "cell"); td.append(...nodes); tr.append(td); };
   const button = (name, text = "") => { const found = element("button", name, text); found.type = "button"; return found; };
   cell("star", button("star", "★"));
   const name = button("name");

@@ -4,7 +4,7 @@ import { createChart, ColorType, CrosshairMode } from "./lightweight-charts.js";
 import { get } from "./api.js";
 import { sign } from "./assets.js";
 import { HoledLine, mark, moment, share } from "./charts.js";
-import { clock, cssColour, percent } from "./format.js";
+import { clock, cssColour, percent, price } from "./format.js";
 import { t } from "./i18n.js";
 import { element, write } from "./ladder.js";
 import { number } from "./premium-feed.js";
@@ -82,11 +82,11 @@ export class PremiumTop {
     this.#headline("btc", {
       coin: btc?.coin ?? null, fiat: btc?.fiat ?? null, change: btc?.change ?? null, place: btc?.percentile ?? null, old: old || Boolean(btc?.old), ts: btc?.ts,
     });
-    this.#headline("usdt", { fiat: number(usdt?.fiat), change: number(stats?.change_24h), place: number(stats?.[`percentile_${window}`]), old, ts: usdt?.ts });
+    this.#headline("usdt", { fiat: number(usdt?.fiat), change: number(stats?.change_24h), place: number(stats?.[`percentile_${window}`]), price: usdt?.fx, old, ts: usdt?.ts });
     this.#live({ coin: btc?.coin, fiat: btc?.fiat, usdt: number(usdt?.fiat) }, old || btc?.old);
   }
 
-  #headline(id, { coin, fiat, change, place, old, ts }) {
+  #headline(id, { coin, fiat, change, place, price: own, old, ts }) {
     const node = this.node.querySelector(`#headline-${id}`);
     // the basis that is known stands first; each number names its basis
     const bases = coin === undefined ? [["againstUsd", fiat]] : fiat === null ? [["againstUsdt", coin], ["againstUsd", fiat]] : [["againstUsd", fiat], ["againstUsdt", coin]];
@@ -94,8 +94,8 @@ export class PremiumTop {
     write(large, percent(bases[0][1], 2, true));
     if (large.className !== sign(bases[0][1])) large.className = sign(bases[0][1]);
     write(basis, t(bases[0][0]));
-    write(second, bases[1] ? `${t(bases[1][0])} ${percent(bases[1][1], 2, true)}` : fiat === null ? t("noUsd") : "");
-    write(more, old && ts ? t("oldSince", { time: clock(ts) }) : `${t("change24")} ${points(change)} · ${t("percentile")} ${this.window} ${place === null ? "–" : Math.round(place * 100)}`);
+    write(second, bases[1] ? `${t(bases[1][0])} ${percent(bases[1][1], 2, true)}` : fiat === null ? t("noUsd") : own ? `1 USDT = ${price(own, "KRW")}` : "");
+    write(more, old && ts ? t("oldSince", { time: clock(ts) }) : `${t("change24")} ${points(change)} · ${t("percentile")}(${this.window}) ${place === null ? "–" : Math.round(place * 100)}`);
     node.classList.toggle("old", Boolean(old));
   }
 
