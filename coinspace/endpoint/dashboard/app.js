@@ -13,6 +13,7 @@ import { BASES, OLD_MS, PremiumFeed, WINDOWS } from "./premium-feed.js";
 import { PremiumTable } from "./premium-table.js";
 import { PremiumTop, RANGES as PAST } from "./premium-top.js";
 import { browser } from "./storage.js";
+import { TradePanel } from "./trades.js";
 
 const MINUTE = 60_000;
 const INTERVALS = { "1s": 1000, "1m": MINUTE, "5m": 5 * MINUTE, "1h": 60 * MINUTE, "1d": 1440 * MINUTE };
@@ -70,6 +71,7 @@ const gaps = new GapTable(byId("gaps"), byId("gaps-count"));
 const pipeline = new PipelinePanel(byId("pipeline"), byId("pipeline-total"));
 const list = new AssetList(byId("assets"), (asset) => { pick(false); choose(asset); });
 const feed = new PremiumFeed(onPremiums);
+const trades = new TradePanel(byId("trades"));
 const table = new PremiumTable(byId("premium-list"), { open: openAsset, sparks: (asset) => feed.sparks.get(asset) ?? null });
 const top = new PremiumTop(byId("premium-top"), () => now());
 const alerts = new AlertPanel(byId("alert-dialog"), byId("alert-message"), () => { texts(); connect(); });
@@ -200,6 +202,8 @@ function drawConnection() {
   write(byId("notice"), text);
   const parts = { ladder: state.book, depth: state.book, "depth-table": state.book, venues: state.venues, pipeline: state.pipeline };
   for (const [id, data] of Object.entries(parts)) byId(id).classList.toggle("old", Boolean(data) && old(data));
+  // asked for, not sent: without answers the panel becomes old
+  byId("trades").classList.toggle("old", now() - (state.tradesAt ?? 0) > STALE_MS + TRADE_MS);
   drawTitle();
 }
 
@@ -326,12 +330,14 @@ function trade(one) {
 
 async function loadTrade() {
   const one = state.values.get(state.asset);
-  if (document.hidden || !(+one?.kr?.value > 0)) return;
+  if (document.hidden || state.view !== "market" || !(+one?.kr?.value > 0)) return;
   try {
-    const { asset, ts, premium, day: range } = await get(`/v1/premium/${one.asset}`, { size: TRADE_KRW / +one.kr.value });
+    const { asset, ts, premium, day: range, trades: left } = await get(`/v1/premium/${one.asset}`, { size: TRADE_KRW / +one.kr.value });
     const [row] = premium?.executable ?? [];
+    state.tradesAt = left?.ts ?? ts;
     state.trade = row ? { asset, ts, row } : null;
     state.day = { asset, range };
+    if (asset === state.asset) trades.show(left);
   } catch { /* the field becomes empty when its value is old */ }
 }
 
@@ -433,6 +439,7 @@ function choose(asset) {
   state.asset = asset;
   state.unknown = null;
   state.book = state.trade = null;
+  trades.show(trades.trades === undefined ? undefined : null);
   browser.set("asset", asset);
   ["hero", "assets", "venues", "connection"].forEach(schedule);
   chart.clear();
@@ -560,6 +567,7 @@ function texts() {
   ladder.texts();
   list.texts();
   table.texts();
+  trades.texts();
   top.texts();
   alerts.texts();
   const count = alerts.alerts.rules.length;
