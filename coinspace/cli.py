@@ -75,6 +75,9 @@ GROUPS: dict[str, dict[str, Command]] = {
                 "explain": "explain BTC --ts 2026-01-31T09:00:00Z",
                 "premium": "premium BTC --size 1",
                 "premiums": "premiums --min 0.01 --sort asset",
+                "premium-stats": "premium-stats BTC",
+                "premium-values": "premium-values BTC --limit 20",
+                "premium-ohlc": "premium-ohlc BTC --interval 1h --basis fiat",
                 "orderbook": "orderbook upbit/BTC/KRW --levels 15",
                 "books": "books upbit/BTC/KRW --start 2026-01-31T09:00:00Z --output books.parquet",
                 "tickers": "tickers --exchange upbit",
@@ -87,6 +90,11 @@ GROUPS: dict[str, dict[str, Command]] = {
                 "pipeline": "pipeline",
                 "sql": 'sql "SHOW TABLES"',
             },
+        ),
+        "premium": Command(
+            "premium",
+            "Print or watch the kimchi premium of all assets.",
+            "coinspace premium --watch",
         ),
         "keys": Command(
             "endpoint.commands",

@@ -609,6 +609,12 @@ def index_parameters(values: dict[str, Any], where: str) -> IndexParameters:
         raise ConfigError(_explain(error, where)) from None
 
 
+def public_fees() -> dict[str, float]:
+    """Return the taker fee that each exchange publishes, where it is known."""
+    fees = ((one.NAME, getattr(one, "TAKER_FEE", None)) for one in every())
+    return {name: fee for name, fee in fees if fee is not None}
+
+
 class EndpointSettings(Section):
     """The HTTP API; rates are written as in "100/second", empty = no limit."""
 
@@ -648,10 +654,26 @@ class EndpointSettings(Section):
     query_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
     connections: Annotated[int, Field(ge=1, le=32)] = 4
     """database connections"""
+    taker_fees: Annotated[dict[str, Annotated[float, Field(ge=0, lt=1)]], Names(str.lower)] = Field(
+        default_factory=public_fees
+    )
+    """exchange -> fraction; one that is left out has its public fee"""
+    trade_sizes: Annotated[list[Annotated[float, Field(gt=0, le=1e15)]], Field(max_length=8)] = [
+        1e6,
+        1e7,
+        1e8,
+        1e9,
+    ]
+    """KRW, for what trades leave of a premium"""
     downloads: Annotated[int, Field(ge=1, le=1000)] = 4
     """downloads of whole ranges at the same time"""
     download_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     """time limit of a download"""
+
+    @field_validator("taker_fees")
+    @classmethod
+    def _fees(cls, fees: dict[str, float]) -> dict[str, float]:
+        return public_fees() | fees
 
     @field_validator("host")
     @classmethod
@@ -919,10 +941,11 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         )
     fees = {"parameters": index.parameters.taker_fees, "next": index.next.get("taker_fees", {})}
     fees |= {f"overrides.{one}": own.get("taker_fees", {}) for one, own in index.overrides.items()}
-    for where, table in fees.items():
+    tables = {f"index.{where}": table for where, table in fees.items()}
+    for where, table in (tables | {"endpoint": settings.endpoint.taker_fees}).items():
         for name in table:
             if name not in EXCHANGES:
-                yield f"index.{where}.taker_fees", _unknown("exchange", name, list(EXCHANGES))
+                yield f"{where}.taker_fees", _unknown("exchange", name, list(EXCHANGES))
     for venue in index.excluded:
         name, _, market = venue.partition(":")
         if name not in EXCHANGES:

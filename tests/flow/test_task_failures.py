@@ -24,8 +24,12 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
     "process.py": ("orderbook-aggregator", ["health"], []),
     "aggregator/worker.py": ("orderbook-aggregator", ["ticks"], []),
     "collector/collection.py": (COLLECTOR, ["timer", "connection 1"], []),
-    "endpoint/live/feeder.py": ("index-endpoint", [], ["tables and heartbeats"]),
-    "endpoint/worker.py": ("index-endpoint", [], ["premiums of the last day"]),
+    "endpoint/live/feeder.py": (
+        "index-endpoint",
+        [],
+        ["tables and heartbeats", "trades of premiums"],
+    ),
+    "endpoint/worker.py": ("index-endpoint", [], ["stored premiums"]),
     "index/worker.py": (
         "index-calculator",
         ["watch", "records of outages", "clock resets"],
