@@ -81,7 +81,6 @@ export class Stream {
     const more = this.lastId ? { "Last-Event-ID": this.lastId } : {};
     const answer = await fetch(this.path, { headers: headers(more), signal: this.controller.signal, cache: "no-store" });
     if (answer.status === 401) { askKey(); this.stop(); return; }
-    if (answer.status === 400) { this.stop(); this.onState("refused"); return; }
     if (!answer.ok) throw new Error(String(answer.status));
     this.attempts = 0;
     this.onState("live");

@@ -144,22 +144,8 @@ function channels() {
 
 function connect() {
   stream?.stop();
-  feed.stop();
-  const wanted = channels();
-  if (wanted.premiums && connect.withoutPremiums) {
-    delete wanted.premiums;
-    wanted.platform ??= "gaps";
-    feed.poll();
-  }
-  stream = new Stream(`/v1/stream?${new URLSearchParams(wanted)}`, onEvent, onState);
+  stream = new Stream(`/v1/stream?${new URLSearchParams(channels())}`, onEvent, (value) => { if (value === "live" && state.connection === "cut") { loadHistory(); loadFees(); } setConnection(value); });
   stream.start();
-}
-
-function onState(value) {
-  // an endpoint without the channel of premiums
-  if (value === "refused" && !connect.withoutPremiums) { connect.withoutPremiums = true; connect(); return; }
-  if (value === "live" && state.connection === "cut") { loadHistory(); loadFees(); }
-  setConnection(value === "refused" ? "cut" : value);
 }
 
 function setConnection(value) { state.connection = value; schedule("connection"); }

@@ -1,8 +1,7 @@
-// The premiums of all assets: from the stream, or asked for each second where the stream has none.
+// The premiums of all assets, as the stream sends them: the whole list, then what has changed.
 
 import { get } from "./api.js";
 
-const POLL_MS = 1000;
 // the lines of a day have points of half an hour
 const SPARKS_MS = 300_000;
 /** A row that is older is old; rows come once a second. */
@@ -45,23 +44,6 @@ export class PremiumFeed {
     this.ts = event.ts;
     this.changed();
   }
-
-  /** Ask each second, until `stop`. */
-  poll() {
-    if (this.polling) return;
-    this.polling = true;
-    const ask = async () => {
-      try {
-        const { ts, premiums, missing, usdt = null } = await get("/v1/premiums");
-        if (this.polling) this.take({ ts, full: true, premiums: premiums.map(flat), missing, usdt });
-      } catch { /* the values become old */ }
-      if (this.polling) this.timer = setTimeout(ask, POLL_MS);
-    };
-    ask();
-  }
-
-  /** Ask no more. */
-  stop() { this.polling = false; clearTimeout(this.timer); }
 
   /** Load the lines of the last day, if they are old. */
   async loadSparks(basis) {
@@ -121,9 +103,4 @@ function merge(known, part) {
     else known[name] = value;
   }
   return known;
-}
-
-// an answer's row in the form of the stream
-function flat({ kr, gl, premium, ...row }) {
-  return { ...row, kr: kr?.value ?? null, gl: gl?.value ?? null, coin: premium?.coin ?? null, fiat: premium?.fiat ?? null, unjudged: premium?.unjudged };
 }
