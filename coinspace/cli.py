@@ -249,6 +249,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Publish one exchange's tickers and trades on the bus.",
             "coinspace ticker-collector upbit",
         ),
+        "fx-collector": Command(
+            "rates.worker", "Publish quotations of USD/KRW on the bus.", "coinspace fx-collector"
+        ),
         "orderbook-storage-worker": Command(
             "storage.worker", "Store order books in QuestDB.", "coinspace orderbook-storage-worker"
         ),

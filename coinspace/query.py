@@ -37,6 +37,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "explain": ("/v1/indices/{}/explain", ("ts",)),
     "premium": ("/v1/premium/{}", ("size",)),
     "premiums": ("/v1/premiums", ("min", "max", "sort", "order")),
+    "usd-krw": ("/v1/usd-krw", ()),
     "orderbook": ("/v1/orderbooks/{}", ("levels", "at", "within")),
     "books": ("/v1/orderbooks/{}/history", ("start", "end", "limit", "levels")),
     "tickers": ("/v1/tickers", ("exchange", "market")),

@@ -28,6 +28,7 @@ from coinspace.client.answers import (
     Readiness,
     Rows,
     Ticker,
+    UsdKrw,
     Venue,
 )
 from coinspace.client.errors import ApiError, BadAnswer, ConnectionLost, InvalidArgument
@@ -285,6 +286,10 @@ class AsyncClient:
             raise InvalidArgument("within: expected an asset alone with it, was a market")
         instant = None if at is None else milliseconds(at, "at")
         return await self._answer(Book, _venue_path(name, market), levels=levels, at=instant)
+
+    async def usd_krw(self) -> UsdKrw:
+        """Return USD/KRW now, with its source and status, and what each source says."""
+        return await self._answer(UsdKrw, "/v1/usd-krw")
 
     async def tickers(self, exchange: str | None = None, market: str | None = None) -> Rows[Ticker]:
         """Return the newest ticker of every market, or of those chosen."""

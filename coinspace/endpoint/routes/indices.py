@@ -163,6 +163,7 @@ async def premiums(context: Context, request: Request, query: PremiumsQuery) -> 
 def _premium(context: Context, found: Latest, now_ms: int) -> PremiumSummary:
     value, record = found.value, found.record
     fx_status: Any = record.fx_status
+    usd_krw_status: Any = record.usd_krw_status
     stale = found.stale_reason(now_ms, context.stale_ms)
     coin = found.coin_premium
     reason: Any = None if coin is not None else record.reason or "no_regional_value"
@@ -178,6 +179,9 @@ def _premium(context: Context, found: Latest, now_ms: int) -> PremiumSummary:
         gl=value.gl,
         fx=price(record.fx),
         fx_status=fx_status,
+        usd_krw=price(record.usd_krw),
+        usd_krw_status=usd_krw_status,
+        usd_krw_source=record.usd_krw_source,
         premium=value.premium,
         day=None if coin is None else context.premium_days.day(value.asset, now_ms, coin),
     )
