@@ -75,6 +75,7 @@ GROUPS: dict[str, dict[str, Command]] = {
                 "explain": "explain BTC --ts 2026-01-31T09:00:00Z",
                 "premium": "premium BTC --size 1",
                 "premiums": "premiums --min 0.01 --sort asset",
+                "usd-krw": "usd-krw",
                 "orderbook": "orderbook upbit/BTC/KRW --levels 15",
                 "books": "books upbit/BTC/KRW --start 2026-01-31T09:00:00Z --output books.parquet",
                 "tickers": "tickers --exchange upbit",

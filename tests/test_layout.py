@@ -50,7 +50,7 @@ ALLOWED = {
     "bus": set(),
     "recording": set(),
     "simulator": {"recording"},
-    "collector": MIDDLE,
+    "collector": MIDDLE | {"rates"},
     "rates": MIDDLE,
     "storage": MIDDLE,
     "aggregator": MIDDLE,

@@ -49,6 +49,10 @@ class Poller:
         self._kept: dict[str, tuple[str, bytes]] = {}
         self._wake = {name: asyncio.Event() for name in stage.sources}
 
+    def has_tag(self, source: str) -> bool:
+        """Return whether the last answer of a source has an ETag."""
+        return source in self._kept
+
     def wake(self) -> None:
         """Ask all sources now."""
         for one in self._wake.values():

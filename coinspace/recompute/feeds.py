@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from coinspace._ext.sink import ListSink
 from coinspace.collector.collection import make_stage
@@ -89,8 +90,9 @@ def recorded_rates(
             header = reader.header
             rates[path] = int(header.get("started_ns", 0))
         if rates[path] == max(rates.values()):
-            changed = {name: header[name] for name in ("sources", "holidays") if name in header}
-            settings.rates = RatesSettings(**{**settings.rates.model_dump(), **changed})
+            given: dict[str, Any] = settings.rates.model_dump()
+            given |= {name: header[name] for name in ("sources", "holidays") if name in header}
+            settings.rates = RatesSettings(**given)
     return tuple(rates), tuple(path for path in paths if path not in rates)
 
 

@@ -2,7 +2,7 @@
 
     http://127.0.0.1:PORT/rates/SOURCE/…    the paths below SOURCE are the source's own
 
-All sources quote one rate, which changes with each round of 20 s. Faults are named in `FORMS`.
+All sources quote one rate, which changes with each round of 10 s. Faults are named in `FORMS`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIMULATED_SOURCES = ("dunamu", "naver", "yahoo", "frankfurter")
 KST = timezone(timedelta(hours=9))
 # a premium of USDT of about 1 % against the simulated USDT books
 USD_KRW = 1330.0
-ROUND_S = 20
+ROUND_S = 10
 # bytes of a huge answer
 HUGE = 4 << 20
 HANG_S = 3600.0

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from coinspace._ext.message import RATE, REPEAT, Message
 from coinspace._ext.sink import ListSink
@@ -122,7 +123,7 @@ async def test_a_bad_answer_is_counted_and_changes_nothing(form: str) -> None:
         answer = await simulated.get(source)
         assert stage.on_answer(source, answer.body, "", NOON)
     before = stage.look(NOON)
-    assert shown(before) == (1329.0, "ok", "dunamu")
+    assert shown(before) == (1329.5, "ok", "dunamu")
     sink.clear()
     for source in SIMULATED_SOURCES:
         answer = await simulated.get(source, form)
@@ -137,7 +138,7 @@ async def test_a_bad_answer_is_counted_and_changes_nothing(form: str) -> None:
             )
     assert len(sink.messages) == sum(one[0] == form for one in ACCEPTED)
     assert shown(stage.look(NOON)) == shown(before)
-    assert stage.counters(NOON)["usd_krw"] == 1329.0
+    assert stage.counters(NOON)["usd_krw"] == 1329.5
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_a_round_that_goes_back_is_refused() -> None:
     assert not take("2026-12-01", "11:59:00", 199)
     assert stage.refused == {("dunamu", "older"): 1, ("dunamu", "round"): 1}
     # a correction of the same round, and the first round of the next day
-    assert take("2026-12-01", "11:59:00", 200, 1329.0)
+    assert take("2026-12-01", "11:59:00", 200, 1329.5)
     assert take("2026-12-02", "09:00:00", 1)
 
 
@@ -234,7 +235,9 @@ async def test_a_key_is_never_recorded_or_shown() -> None:
     recorded: list[str] = []
     async with ExchangeServer() as server:
         settings = RatesSettings(
-            sources=["ecos"], urls={"ecos": server.rate_urls["dunamu"]}, keys={"ecos": "secret77"}
+            sources=["ecos"],
+            urls={"ecos": server.rate_urls["dunamu"]},
+            keys={"ecos": SecretStr("secret77")},
         )
         stage = RateStage(settings, ListSink(1))
         poller = Poller(settings, stage, lambda _, path, body: recorded.append(path))
@@ -427,7 +430,7 @@ def messages(*given: Quotation, sources: tuple[str, ...] = SIMULATED_SOURCES) ->
 async def test_unchanged_quotations_are_repeats() -> None:
     sink = ListSink(7, clock=lambda: 1)
     stage = RateStage(RatesSettings(sources=["dunamu"]), sink)
-    times = [NOON, NOON + 15 * SECOND_NS, NOON + 20 * SECOND_NS]
+    times = [NOON, NOON + 5 * SECOND_NS, NOON + 10 * SECOND_NS]
     for now in times:
         body = (await SimulatedRates(lambda now=now: now).get("dunamu")).body  # type: ignore[misc]
         assert stage.on_answer("dunamu", body, "", now)
@@ -437,7 +440,7 @@ async def test_unchanged_quotations_are_repeats() -> None:
     assert {one.topic for one in found} == {b"rate.dunamu.USD/KRW."}
     assert [one.received_ns for one in found] == [*times, times[-1]]
     assert {one.kind for one in found} == {RATE}
-    assert decode_quotation(found[1]) == Quotation("dunamu", 1329.0, NOON, times[1], round=2161)
+    assert decode_quotation(found[1]) == Quotation("dunamu", 1329.5, NOON, times[1], round=4321)
 
 
 @pytest.mark.parametrize(
