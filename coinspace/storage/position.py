@@ -22,8 +22,13 @@ from coinspace.storage import gaps
 from coinspace.storage.ledger import STREAMS_LIMIT, Hole, Stream, StreamKey
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.schema import CONNECT_TIMEOUT_S, OWN_TABLES, first_line, resuming
+<<<<<<< HEAD
 from coinspace.storage.stage import Stage
 from coinspace.storage.tables import RATE, STORED
+=======
+from coinspace.storage.stage import StorageStage
+from coinspace.storage.tables import STORED
+>>>>>>> 6f4a3df0f83de2b8922eee1f4f47c62c7cc61ebd
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -144,7 +149,7 @@ async def wait_applied(connection: Connection, tables: set[str]) -> None:
 
 
 async def restore(
-    found: Address, stage: Stage, kinds: tuple[str, ...], publishers: set[str], since_ns: int
+    found: Address, stage: StorageStage, kinds: tuple[str, ...], publishers: set[str], since_ns: int
 ) -> int:
     """Fill the stage's ledger from the database.
 
@@ -167,7 +172,7 @@ async def restore(
             continue
         if row.kind == gaps.VENUE and row.status == gaps.OPEN:
             venue = (row.publisher, row.exchange, row.market)
-            stage.outages.restore(venue, gaps.Outage(row.epoch, row.ts, row.reason or ""))
+            stage.outages.restore(venue, gaps.VenueOutage(row.epoch, row.ts, row.reason or ""))
         key = row.key
         if key is None or row.kind not in kinds:
             continue
