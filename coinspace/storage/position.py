@@ -22,13 +22,8 @@ from coinspace.storage import gaps
 from coinspace.storage.ledger import STREAMS_LIMIT, Hole, Stream, StreamKey
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.schema import CONNECT_TIMEOUT_S, OWN_TABLES, first_line, resuming
-<<<<<<< HEAD
-from coinspace.storage.stage import Stage
-from coinspace.storage.tables import RATE, STORED
-=======
 from coinspace.storage.stage import StorageStage
-from coinspace.storage.tables import STORED
->>>>>>> 6f4a3df0f83de2b8922eee1f4f47c62c7cc61ebd
+from coinspace.storage.tables import RATE, STORED
 
 Connection = psycopg.AsyncConnection[Any]
 
