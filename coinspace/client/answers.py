@@ -237,17 +237,22 @@ class Premium(Answer):
     _shown = ("coin", "fiat", "usdt")
 
 
-class RateQuotation(Answer):
-    """What a source of USD/KRW said last."""
+class StoredQuotation(Answer):
+    """What a source of USD/KRW said."""
 
     source: str
     rate: float
     daily: bool
     observed: datetime
     received: datetime
-    age_ms: int
 
     _shown = ("source", "rate", "observed")
+
+
+class RateQuotation(StoredQuotation):
+    """What a source of USD/KRW said last."""
+
+    age_ms: int
 
 
 class UsdKrw(Answer):

@@ -27,6 +27,7 @@ from coinspace.client.answers import (
     ProcessHealth,
     Readiness,
     Rows,
+    StoredQuotation,
     Ticker,
     UsdKrw,
     Venue,
@@ -290,6 +291,25 @@ class AsyncClient:
     async def usd_krw(self) -> UsdKrw:
         """Return USD/KRW now, with its source and status, and what each source says."""
         return await self._answer(UsdKrw, "/v1/usd-krw")
+
+    async def quotations(
+        self,
+        source: str | None = None,
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int = PAGE_ROWS,
+    ) -> Rows[StoredQuotation]:
+        """Return the newest stored quotations of USD/KRW of [start, end), by default of a day."""
+        return await self._rows(
+            StoredQuotation,
+            "/v1/usd-krw/quotations",
+            "quotations",
+            source=source,
+            start=None if start is None else milliseconds(start, "start"),
+            end=None if end is None else milliseconds(end, "end"),
+            limit=limit,
+        )
 
     async def tickers(self, exchange: str | None = None, market: str | None = None) -> Rows[Ticker]:
         """Return the newest ticker of every market, or of those chosen."""

@@ -245,6 +245,12 @@ FIELDS: dict[str, Meaning] = {
     "usd_krw_source": Meaning(
         "who gave USD/KRW: a source, `configuration` or `given`; null without a rate", "dunamu"
     ),
+    "StoredQuotation.source": Meaning("name of the source", "dunamu"),
+    "StoredQuotation.rate": Meaning("KRW per USD", "1371.5"),
+    "StoredQuotation.received": Meaning(
+        "when it was received first, ms since 1970-01-01T00:00:00Z", _TS + 5000
+    ),
+    "quotations": Meaning("quotations of USD/KRW, newest first"),
     "RateQuotation.source": Meaning("name of the source", "dunamu"),
     "RateQuotation.rate": Meaning("KRW per USD", "1371.5"),
     "daily": Meaning("whether the source quotes only once a bank day", False),
@@ -476,6 +482,7 @@ PARAMETERS: dict[str, Meaning] = {
     "at": Meaning("an instant of the past: ms since 1970 or ISO 8601 with a zone; now by default"),
     "ts": Meaning("an instant: the tick at or just before it; the newest by default"),
     "interval": Meaning("length of a candle"),
+    "source": Meaning("only quotations of this source", "dunamu"),
     "kind": Meaning("only gaps of this kind"),
     "status": Meaning("only gaps in this status"),
     "indices": Meaning("assets whose index values are sent, comma-separated; * for all"),

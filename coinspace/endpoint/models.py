@@ -311,14 +311,19 @@ class Premiums(Struct, kw_only=True):
     missing: list[str]
 
 
-class RateQuotation(Struct, kw_only=True):
-    """What a source of USD/KRW said last."""
+class StoredQuotation(Struct, kw_only=True):
+    """What a source of USD/KRW said, and when it was received."""
 
     source: str
     rate: DecimalText
     daily: bool
     observed: EpochMs
     received: EpochMs
+
+
+class RateQuotation(StoredQuotation, kw_only=True):
+    """What a source of USD/KRW said last."""
+
     age_ms: AgeMs
 
 
@@ -332,6 +337,14 @@ class UsdKrw(Struct, kw_only=True):
     observed: EpochMs | None
     age_ms: AgeMs | None
     sources: list[RateQuotation]
+
+
+class QuotationPage(Struct, kw_only=True):
+    """Stored quotations of USD/KRW, newest first; a source's unchanged ones are stored once."""
+
+    quotations: list[StoredQuotation]
+    cursor: str | None
+    next: str | None
 
 
 class VenueSize(Struct):

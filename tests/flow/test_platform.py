@@ -106,6 +106,8 @@ def check_both_bases(running: Platform) -> None:
         lambda: {name for (name,) in query(running.data, stored)} == set(SIMULATED_SOURCES),
         "a stored rate of every source",
     )
+    (listed,) = running.get("/v1/usd-krw/quotations?source=naver&limit=1")["quotations"]
+    assert (listed["source"], listed["daily"]) == ("naver", False)
 
 
 def with_fiat(running: Platform) -> Any:

@@ -19,6 +19,7 @@ from coinspace.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
 from coinspace.config import RatesSettings, Settings, load
 from coinspace.errors import ConfigError, MessageError
 from coinspace.method.aggregate import Aggregate, decode, encode
+from coinspace.method.record import IndexRecord
 from coinspace.method.reference import (
     HOLD_NS,
     Quotation,
@@ -26,14 +27,18 @@ from coinspace.method.reference import (
     ReferenceFacts,
     decode_quotation,
 )
+from coinspace.method.siblings import premium
 from coinspace.rates import poller as polling
 from coinspace.rates.poller import Poller
 from coinspace.rates.replay import RateReplay
 from coinspace.rates.sources import SOURCES, RefusedError
 from coinspace.rates.stage import RateStage
-from coinspace.recording.format import Record
+from coinspace.recompute.commands import reproducible
+from coinspace.recompute.feeds import from_feeds
+from coinspace.recording.format import FeedWriter, Record
 from coinspace.simulator.rates import FORMS, SIMULATED_SOURCES, SimulatedRates
 from coinspace.simulator.server import ExchangeServer
+from coinspace.simulator.simulated_feed import write_feeds
 from tests.waiting import free_port
 
 LIVE = ("dunamu", "naver", "yahoo")
@@ -556,3 +561,42 @@ def test_the_collector_runs_where_sources_are_configured(monkeypatch: pytest.Mon
 def test_every_form_of_a_fault_is_tried() -> None:
     connection = {"hang", "redirect", "429", "500", "huge"}
     assert REASONS.keys() | connection | {"jump", "drift"} == FORMS
+
+
+def test_recordings_give_the_premium_on_both_bases(tmp_path: Path) -> None:
+    markets = {"upbit": ["BTC/KRW", "USDT/KRW"], "bithumb": ["BTC/KRW", "USDT/KRW"]}
+    markets["binance"] = ["BTC/USDT"]
+    list(write_feeds(tmp_path / "day.feed.zst", 3, markets, duration_s=4, start_ns=NOON))
+    feeds = sorted(tmp_path.glob("day-*"))
+    rates = tmp_path / "rates-usdkrw.feed.zst"
+    header = {"exchange": "rates", "sources": ["dunamu", "naver"], "holidays": []}
+    with FeedWriter(rates, header) as writer:
+        # the first answers come before the books
+        for step in range(-2, 5):
+            now = NOON + step * SECOND_NS
+            simulated = SimulatedRates(lambda now=now: now)  # type: ignore[misc]
+            for source in ("dunamu", "naver", "yahoo"):
+                body = asyncio.run(simulated.get(source)).body
+                path = SOURCES[source].path("", now)
+                writer.write(now, "GET", f"/{source}{path}", body)
+    found: list[IndexRecord] = []
+    for paths in ((*feeds, rates), (rates, *feeds), tuple(feeds)):
+        settings = Settings()
+        take: Any = lambda record, index: found.append(record)  # noqa: E731
+        from_feeds(paths, settings, settings.index.parameters_of, take)
+    size = len(found) // 3
+    with_rates, again, without = (found[n * size : (n + 1) * size] for n in range(3))
+    assert [reproducible(one) for one in with_rates] == [reproducible(one) for one in again]
+    last = with_rates[-1]
+    assert {one.usd_krw for one in with_rates} == {1329.5}
+    assert (last.usd_krw_status, last.usd_krw_source) == ("ok", "dunamu")
+    parts, plain = last.premium_parts, without[-1].premium_parts
+    assert parts is not None
+    assert plain is not None
+    assert (plain.a, plain.c, without[-1].usd_krw_status) == (None, None, "none")
+    assert parts.b == plain.b
+    assert parts.a == pytest.approx(last.kr / (last.gl * 1329.5) - 1)
+    assert (1 + parts.a) == pytest.approx((1 + parts.b) * (1 + parts.c))
+    assert premium(last.kr, last.gl, last.fx, 1329.5, 1.001).c == pytest.approx(
+        (1 + parts.c) / 1.001 - 1
+    )

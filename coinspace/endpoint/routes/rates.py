@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from blacksheep.messages import Request, Response
+from msgspec import Meta, Struct
 
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
+from coinspace.endpoint.history.ranges import next_link, span
 from coinspace.endpoint.http.api import Nothing, Routes, encode, json_answer
 from coinspace.endpoint.http.problem import retry_later
-from coinspace.endpoint.models import RateQuotation, UsdKrw
-from coinspace.endpoint.values import price
-from coinspace.method.reference import Quotation
+from coinspace.endpoint.models import QuotationPage, RateQuotation, StoredQuotation, UsdKrw
+from coinspace.endpoint.routes.history import READ, Cursor, Limit
+from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor, price
+from coinspace.method.reference import NONE, Quotation
+from coinspace.storage.read import history
 
 routes = Routes()
+
+DAY_MS = 24 * 3600 * 1000
+
+
+class QuotationsQuery(Struct, forbid_unknown_fields=True):
+    """The quotations to list."""
+
+    source: Annotated[str, Meta(max_length=40, examples=["dunamu"])] | None = None
+    start: Instant | None = None
+    end: Instant | None = None
+    limit: Limit = 100
+    cursor: Cursor | None = None
 
 
 @routes.get("/v1/usd-krw", Nothing, answer=UsdKrw, tag="indices", problems=("not-ready",))
@@ -26,11 +43,11 @@ async def usd_krw(context: Context, request: Request, _: None) -> Response:
     """
     live = context.live
     newest = max((one.record for one in live.indices.values()), key=_time, default=None)
-    if newest is None or newest.usd_krw_status is None:
-        raise retry_later("not-ready", "no index record with USD/KRW has arrived yet", 1)
+    if newest is None:
+        raise retry_later("not-ready", "no index record has arrived yet", 1)
     now_ms = context.now_ms()
     observed_ms = (newest.usd_krw_observed_ns or 0) // MILLISECOND_NS or None
-    status: Any = newest.usd_krw_status
+    status: Any = newest.usd_krw_status or NONE
     quoted = (live.quotations.get(name) for name in context.settings.rates.sources)
     return json_answer(
         encode(
@@ -44,6 +61,42 @@ async def usd_krw(context: Context, request: Request, _: None) -> Response:
                 sources=[_quotation(one, now_ms) for one in quoted if one is not None],
             )
         )
+    )
+
+
+@routes.get(
+    "/v1/usd-krw/quotations",
+    QuotationsQuery,
+    answer=QuotationPage,
+    tag="indices",
+    problems=(*READ, "invalid-cursor"),
+)
+async def quotations(context: Context, request: Request, query: QuotationsQuery) -> Response:
+    """What the sources of USD/KRW said in [start, end), newest first; by default of a day."""
+    start, end = span(query.start, query.end, context.now_ms(), DAY_MS)
+    before_ns = history.ns(end)
+    if query.cursor is not None:
+        # two quotations are never received in the same ns
+        before_ns = min(before_ns, *decode_cursor(query.cursor, 1))
+    rows = await history.quotations(
+        context.database, query.source, history.ns(start), before_ns, query.limit + 1
+    )
+    shown, cursor = rows[: query.limit], None
+    if len(rows) > query.limit:
+        cursor = encode_cursor(shown[-1]["ns"])
+    path, given = "/v1/usd-krw/quotations", {"source": query.source, "limit": query.limit}
+    link = next_link(path, cursor, **given, start=start, end=end)
+    page = QuotationPage(quotations=[_stored(row) for row in shown], cursor=cursor, next=link)
+    return json_answer(encode(page))
+
+
+def _stored(row: Mapping[str, Any]) -> StoredQuotation:
+    return StoredQuotation(
+        source=row["exchange"],
+        rate=price(row["rate"]) or "0",
+        daily=bool(row["daily"]),
+        observed=row["observed_ns"] // MILLISECOND_NS,
+        received=row["ns"] // MILLISECOND_NS,
     )
 
 
