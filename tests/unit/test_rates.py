@@ -594,9 +594,17 @@ def test_recordings_give_the_premium_on_both_bases(tmp_path: Path) -> None:
     assert parts is not None
     assert plain is not None
     assert (plain.a, plain.c, without[-1].usd_krw_status) == (None, None, "none")
+    assert parts == premium(last.kr, last.gl, last.fx, 1329.5)
     assert parts.b == plain.b
-    assert parts.a == pytest.approx(last.kr / (last.gl * 1329.5) - 1)
-    assert (1 + parts.a) == pytest.approx((1 + parts.b) * (1 + parts.c))
-    assert premium(last.kr, last.gl, last.fx, 1329.5, 1.001).c == pytest.approx(
-        (1 + parts.c) / 1.001 - 1
-    )
+
+
+def test_both_bases_fit_together_with_a_price_of_usdt() -> None:
+    for usd_per_usdt in (1.0, 0.998):
+        found = premium(140e6, 100e3, 1390.0, 1380.0, usd_per_usdt)
+        a, b, c = found.a, found.b, found.c
+        assert a is not None
+        assert b is not None
+        assert c is not None
+        assert b == 140e6 / (100e3 * 1390.0) - 1
+        assert c == pytest.approx(1390.0 / (1380.0 * usd_per_usdt) - 1)
+        assert 1 + a == pytest.approx((1 + b) * (1 + c))
