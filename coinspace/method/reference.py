@@ -134,6 +134,16 @@ class Calendar:
 
     def __init__(self, holidays: Iterable[str] = ()) -> None:
         self._holidays = frozenset(date.fromisoformat(one).toordinal() - _EPOCH for one in holidays)
+        # a number of hours since 1970 and its openings
+        self._hour: tuple[int, tuple[int | None, int | None]] = (-1, (None, None))
+
+    def openings(self, ts_ns: int) -> tuple[int | None, int | None]:
+        """Return the start of the session and of the banks' hours of an instant, None = closed."""
+        # both begin and end on the hour
+        hour = ts_ns // HOUR_NS
+        if hour != self._hour[0]:
+            self._hour = (hour, (self._session_ns(ts_ns), self._bank_ns(ts_ns)))
+        return self._hour[1]
 
     def _works(self, day: int) -> bool:
         # 1970-01-01 was a Thursday
@@ -142,8 +152,7 @@ class Calendar:
         on = date.fromordinal(day + _EPOCH)
         return (on.month, on.day) not in _CLOSED_DATES
 
-    def session_ns(self, ts_ns: int) -> int | None:
-        """Return the start of the session of an instant, None when the market is closed."""
+    def _session_ns(self, ts_ns: int) -> int | None:
         day = (ts_ns + _KST_NS - _OPEN_NS) // DAY_NS
         if not self._works(day):
             return None
@@ -153,8 +162,7 @@ class Calendar:
             day -= 1
         return day * DAY_NS + _OPEN_NS - _KST_NS
 
-    def bank_ns(self, ts_ns: int) -> int | None:
-        """Return when the banks opened on the day of an instant, None outside their hours."""
+    def _bank_ns(self, ts_ns: int) -> int | None:
         day, within_ns = divmod(ts_ns + _KST_NS, DAY_NS)
         if not _BANK_OPEN_NS <= within_ns < _BANK_CLOSE_NS or not self._works(day):
             return None
@@ -222,12 +230,12 @@ class Reference:
             return DAILY if age_ns <= DAILY_AGE_NS else None
         if age_ns > CLOSED_AGE_NS:
             return None
-        session_ns = self._calendar.session_ns(ts_ns)
+        session_ns, bank_ns = self._calendar.openings(ts_ns)
         # before the first quotation of a session, the last one of the session before is used
         status = OK if session_ns is not None and one.observed_ns >= session_ns else CLOSED
         if ts_ns - one.received_ns > UNHEARD_NS:
             status = LATE
-        spans = (session_ns, SESSION_AGES), (self._calendar.bank_ns(ts_ns), BANK_AGES)
+        spans = (session_ns, SESSION_AGES), (bank_ns, BANK_AGES)
         for begin_ns, (late_ns, most_ns) in spans:
             if begin_ns is None:
                 continue

@@ -81,7 +81,7 @@ class Source:
         if not 0 < observed_ns <= received_ns + AHEAD_NS:
             raise RefusedError(
                 "future",
-                "expected a time that is not ahead of this host's clock, was"
+                "expected a time since 1970 and not ahead of this host's clock, was"
                 f" {_shown(observed_ns)}: check the clock",
             )
         return Quotation(self.name, rate, observed_ns, received_ns, self.daily, number)
@@ -142,12 +142,12 @@ def _day(ns: int) -> date:
 def _dunamu(answer: Any, path: str) -> tuple[float, int, int]:
     if answer == [] or answer is None:
         raise RefusedError("empty", "expected a quotation, was none")
-    one = (
-        next(one for one in answer if one["code"] == "FRX.KRWUSD")
-        if len(answer) > 1
-        else (answer[0])
-    )
-    _unit(one["code"], "FRX.KRWUSD")
+    if not isinstance(answer, list):
+        raise TypeError
+    rows = [one for one in answer if one["code"] == "FRX.KRWUSD"]
+    if not rows:
+        raise RefusedError("unit", "expected a row of FRX.KRWUSD, was none")
+    one = rows[0]
     _unit(one["currencyCode"], "USD")
     # 100 for yen: the price would be of 100 units
     _unit(one["currencyUnit"], 1)

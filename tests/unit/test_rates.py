@@ -152,6 +152,7 @@ async def test_a_bad_answer_is_counted_and_changes_nothing(form: str) -> None:
         ("currencyUnit", 100, "unit"),
         ("currencyUnit", True, "unit"),
         ("currencyCode", "JPY", "unit"),
+        ("code", "FRX.KRWJPY", "unit"),
         ("basePrice", True, "shape"),
         ("basePrice", [1330], "shape"),
         ("recurrenceCount", -1, "shape"),
