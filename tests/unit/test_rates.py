@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -609,3 +609,41 @@ def test_both_bases_fit_together_with_a_price_of_usdt() -> None:
         assert b == 140e6 / (100e3 * 1390.0) - 1
         assert c == pytest.approx(1390.0 / (1380.0 * usd_per_usdt) - 1)
         assert 1 + a == pytest.approx((1 + b) * (1 + c))
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    parts = value.items() if isinstance(value, dict) else ()
+    for name, part in enumerate(value) if isinstance(value, list) else parts:
+        yield from _places(part, (*path, name))
+
+
+def _put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    value[path[0]] = _put(value[path[0]], path[1:], new)
+    return value
+
+
+STRANGE = (
+    *(None, True, 0, -1, 1e308, (1 << 63) - 1, "", "x", "1,2", "9" * 50, [], {}, [[]], [None]),
+    *("9999-12-31", "0001-01-01", "99:99", "20261301", {"code": "FRX.KRWUSD"}),
+)
+
+
+@pytest.mark.parametrize("source", SIMULATED_SOURCES)
+async def test_any_value_in_any_place_is_a_quotation_or_a_refusal(source: str) -> None:
+    body = (await SimulatedRates(lambda: NOON).get(source)).body
+    tried = refused = 0
+    for path in list(_places(orjson.loads(body))):
+        for strange in STRANGE:
+            text = orjson.dumps(_put(orjson.loads(body), path, strange))
+            tried += 1
+            try:
+                found = SOURCES[source].quotation(text, "", NOON)
+            except RefusedError:
+                refused += 1
+            else:
+                assert 300 <= found.rate <= 6000
+    assert tried > 80
+    assert refused > 40
