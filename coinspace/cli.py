@@ -78,6 +78,7 @@ GROUPS: dict[str, dict[str, Command]] = {
                 "premium-stats": "premium-stats BTC",
                 "premium-values": "premium-values BTC --limit 20",
                 "premium-ohlc": "premium-ohlc BTC --interval 1h --basis fiat",
+                "usd-krw": "usd-krw",
                 "orderbook": "orderbook upbit/BTC/KRW --levels 15",
                 "books": "books upbit/BTC/KRW --start 2026-01-31T09:00:00Z --output books.parquet",
                 "tickers": "tickers --exchange upbit",
@@ -256,6 +257,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "collector.worker",
             "Publish one exchange's tickers and trades on the bus.",
             "coinspace ticker-collector upbit",
+        ),
+        "fx-collector": Command(
+            "rates.worker", "Publish quotations of USD/KRW on the bus.", "coinspace fx-collector"
         ),
         "orderbook-storage-worker": Command(
             "storage.worker", "Store order books in QuestDB.", "coinspace orderbook-storage-worker"

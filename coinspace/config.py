@@ -11,9 +11,11 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import orjson
 from pydantic import (
@@ -54,10 +56,13 @@ WORKERS = (
     "index-calculator",
     "index-endpoint",
 )
+# collects quotations of USD/KRW
+RATE_COLLECTOR = "fx-collector"
 PROCESSES = (
     *(f"{kind}-{exchange}" for kind in COLLECTORS for exchange in EXCHANGES),
     *WORKERS,
     "questdb",
+    RATE_COLLECTOR,
 )
 # markets that enter the index by default, as in the methodology
 CONSTITUENTS = tuple(
@@ -374,6 +379,82 @@ class StorageSettings(Section):
         return options
 
 
+# sources of USD/KRW -> (address, seconds between two requests)
+RATE_SOURCES = {
+    "dunamu": ("https://quotation-api-cdn.dunamu.com", 15.0),
+    "naver": ("https://m.stock.naver.com", 60.0),
+    "yahoo": ("https://query1.finance.yahoo.com", 60.0),
+    "eximbank": ("https://oapi.koreaexim.go.kr", 1800.0),
+    "ecos": ("https://ecos.bok.or.kr", 1800.0),
+    "frankfurter": ("https://api.frankfurter.dev", 1800.0),
+}
+# sources that answer only with a key
+KEYED_SOURCES = ("eximbank", "ecos")
+
+
+def _rate_source(name: str) -> str:
+    found = name.strip().lower()
+    if found not in RATE_SOURCES:
+        raise ValueError(f"expected some of {', '.join(RATE_SOURCES)}, was {name!r:.60}")
+    return found
+
+
+def _address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected http:// or https://, a host, and no query")
+    return text.rstrip("/")
+
+
+_Source = Annotated[str, AfterValidator(_rate_source)]
+
+
+class RatesSettings(Section):
+    """USD/KRW for the premium against USD: which sources `fx-collector` asks."""
+
+    sources: list[_Source] = ["frankfurter"]
+    """in order of trust: dunamu, naver, yahoo, eximbank, ecos, frankfurter; empty = none"""
+    urls: Annotated[dict[_Source, Annotated[str, AfterValidator(_address)]], Names(str.lower)] = {}
+    """source -> another address"""
+    keys: Annotated[dict[_Source, SecretStr], Names(str.lower)] = {}
+    """source -> its key (eximbank, ecos); better in COINSPACE_RATES__KEYS"""
+    poll_s: Annotated[
+        dict[_Source, Annotated[float, Field(ge=1, le=86_400)]], Names(str.lower)
+    ] = {}
+    """source -> seconds between two requests"""
+    holidays: list[str] = []
+    """days without a session in Seoul, YYYY-MM-DD, besides weekends and fixed dates"""
+    record: bool = True
+    """archive the answers below data/archive; about 1 MB a day without yahoo"""
+
+    @field_validator("sources")
+    @classmethod
+    def _once(cls, sources: list[str]) -> list[str]:
+        return list(dict.fromkeys(sources))
+
+    @field_validator("holidays")
+    @classmethod
+    def _days(cls, days: list[str]) -> list[str]:
+        for one in days:
+            try:
+                date.fromisoformat(one)
+            except ValueError:
+                raise ValueError(f"expected days as YYYY-MM-DD, was {one!r:.40}") from None
+        return days
+
+    def url(self, source: str) -> str:
+        """Return the address of a source."""
+        return self.urls.get(source) or RATE_SOURCES[source][0]
+
+    def interval_s(self, source: str) -> float:
+        """Return the seconds between two requests."""
+        return self.poll_s.get(source) or RATE_SOURCES[source][1]
+
+    def key(self, source: str) -> str:
+        """Return the key of a source, "" without one."""
+        return self.keys[source].get_secret_value() if source in self.keys else ""
+
+
 class IndexParameters(Section):
     """The method's parameters of one index: every number of the methodology, hashed together."""
 
@@ -432,7 +513,7 @@ class IndexParameters(Section):
     taker_fees: Annotated[dict[str, Annotated[float, Field(ge=0, lt=1)]], Names(str.lower)] = {}
     """exchange -> fraction, for executable prices"""
     usd_krw: Annotated[float | None, Field(gt=0)] = None
-    """reference rate for premium a and c"""
+    """constant USD/KRW for premium a and c, used while [rates] gives none"""
 
 
 def default_overrides() -> dict[str, dict[str, Any]]:
@@ -748,6 +829,7 @@ class Settings(Section):
     journal: JournalSettings = Field(default_factory=JournalSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
+    rates: RatesSettings = Field(default_factory=RatesSettings)
     endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
     tuning: TuningSettings = Field(default_factory=TuningSettings)
     supervisor: SupervisorSettings = Field(default_factory=SupervisorSettings)
@@ -769,6 +851,7 @@ class Settings(Section):
         collected = [name for name, exchange in self.exchanges.items() if exchange.markets]
         found = [
             *((f"{kind}-{name}", [kind, name]) for kind in COLLECTORS for name in collected),
+            *((name, [name]) for name in (RATE_COLLECTOR,) if self.rates.sources),
             *((name, [name]) for name in WORKERS),
         ]
         return [one for one in found if not self.hosts or one[0] in self._host_of]
@@ -924,6 +1007,9 @@ def _hosts(settings: Settings) -> Iterator[tuple[str, str]]:
 def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     # checks that need several sections: (place, problem)
     yield from _hosts(settings)
+    for source in settings.rates.sources:
+        if source in KEYED_SOURCES and not settings.rates.key(source):
+            yield f"rates.keys.{source}", f"expected a key, as rates.sources names {source}"
     for name, exchange in settings.exchanges.items():
         for market in exchange.group_levels:
             if not collects(settings, name, market):

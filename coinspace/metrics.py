@@ -152,6 +152,11 @@ COUNTERS = {
     "trades_remembered": "Trades known from before the start.",
     "volume_gaps": "Volumes that the published trades do not explain.",
     "volume_unexplained": "Missing volumes for which REST had no trades.",
+    # sources of USD/KRW
+    "rate_answers": "Quotations that a source gave.",
+    "rate_refused": "Requests that gave no quotation, by source and reason.",
+    "rates_held": "Times that quotations jumped or differed without a confirmation.",
+    "quotations_refused": "Quotations of the bus that were unreadable, old or of another source.",
     # recorders
     "recorded": "Frames recorded.",
     "record_dropped": "Frames not recorded because the queue was full.",
@@ -248,6 +253,8 @@ GAUGES = {
     "links": "Open connections to the exchange.",
     "volumes_proven": "Markets whose trades are proven complete by the volume.",
     "volume_excess": "Published volume beyond the exchange's, in base units.",
+    "usd_krw": "KRW per USD; absent without a usable rate.",
+    "rate_quoted": "KRW per USD of a source's last quotation.",
     "record_waiting": "Frames waiting to be written.",
     "gaps_open": "Gaps that are being filled.",
     "messages_missing": "Messages that are missing and not lost.",
@@ -274,6 +281,7 @@ GAUGES = {
     "journal_reach_s": "Age of the oldest message in the journal.",
     "journal_kept_bytes": "Size of the journal.",
     "journal_limit_bytes": "Size at which the journal's oldest messages are removed.",
+    "rate_age_s": "Age of a source's last quotation, by the source's time.",
     "unsynced_age_s": "Time for which a market's data has not been complete, the longest.",
     "recovery_ms": "Duration of the last recovery of a book.",
     "pending_bytes": "Size of the rows taken and not yet stored.",

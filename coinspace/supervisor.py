@@ -26,7 +26,7 @@ import uvloop
 
 from coinspace import preflight
 from coinspace.backoff import Backoff
-from coinspace.config import COLLECTORS, Settings, config_option, load, read_venues
+from coinspace.config import COLLECTORS, RATE_COLLECTOR, Settings, config_option, load, read_venues
 from coinspace.errors import ConfigError
 from coinspace.forkserver import Forked, ForkServer
 from coinspace.hosts import GROUPS, is_here, matching
@@ -39,6 +39,7 @@ from coinspace.observe.screen import StatusScreen
 from coinspace.process import COMMAND, STANDBY
 from coinspace.restart import serve
 from coinspace.simulator.markets.offer import offer, whole_markets
+from coinspace.simulator.rates import SIMULATED_SOURCES
 from coinspace.storage.forecast import forecast
 from coinspace.storage.questdb.address import root
 from coinspace.tasks import WORK, Tasks, within
@@ -609,8 +610,9 @@ _STORAGE = ("orderbook-storage", "ticker-storage")
 _AGGREGATOR = ("orderbook-aggregator",)
 _INDEX = ("index-calculator",)
 _ENDPOINT = (ENDPOINT,)
-_START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, COLLECTORS)
-_STOP = (COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
+_COLLECTORS = (*COLLECTORS, RATE_COLLECTOR)
+_START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, _COLLECTORS)
+_STOP = (_COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
 
 
 def start_groups(names: list[str]) -> list[list[str]]:
@@ -643,7 +645,8 @@ async def start_exchanges(supervisor: Supervisor, arguments: list[str]) -> dict[
         ) from None
     # the collectors keep these addresses: a restarted server must use the same port
     child.arguments = [command, "--port", str(ready["port"]), *options]
-    return {
+    found = {"COINSPACE_RATES__URLS": orjson.dumps(ready["rates"]).decode()}
+    return found | {
         f"COINSPACE_EXCHANGES__{exchange.upper()}__{key.upper()}": url
         for exchange, urls in ready["exchanges"].items()
         for key, url in urls.items()
@@ -878,11 +881,13 @@ def up(
     if host is not None:
         os.environ["COINSPACE_HOST"] = host
     settings = load(config_path)
+    if offered and not simulate:
+        raise click.UsageError("expected --simulate with --markets all")
     if offered:
-        if not simulate:
-            raise click.UsageError("expected --simulate with --markets all")
         os.environ |= whole_markets(settings)
-        settings = load(config_path)
+    if simulate and "sources" not in settings.rates.model_fields_set:
+        os.environ["COINSPACE_RATES__SOURCES"] = ",".join(SIMULATED_SOURCES)
+    settings = load(config_path)
     processes = chosen(settings, only)
     check_start(settings, processes)
     raise_open_files()
@@ -893,10 +898,11 @@ def up(
         from coinspace.replayed import narrow
 
         environment = narrow(settings, feeds)
+        processes.pop(RATE_COLLECTOR, None)
         paths = [str(path.absolute()) for path in feeds]
         exchanges = [REPLAY, "--loop", "--no-limits", *paths]
     # without collectors nothing asks the simulated exchanges
-    if simulate and any(name.startswith(COLLECTORS) for name in processes):
+    if simulate and any(name.startswith(_COLLECTORS) for name in processes):
         exchanges = [
             SIMULATOR,
             "--seed",

@@ -50,7 +50,8 @@ ALLOWED = {
     "bus": set(),
     "recording": set(),
     "simulator": {"recording"},
-    "collector": MIDDLE,
+    "collector": MIDDLE | {"rates"},
+    "rates": MIDDLE,
     "storage": MIDDLE,
     "aggregator": MIDDLE,
     "index": MIDDLE | {"storage", "aggregator"},
@@ -58,7 +59,7 @@ ALLOWED = {
     "client": set(),
     "observe": MIDDLE | {"storage"},
     # tools on top of the stages: nothing imports them
-    "recompute": MIDDLE | {"collector", "aggregator", "index", "storage"},
+    "recompute": MIDDLE | {"collector", "rates", "aggregator", "index", "storage"},
     "bench": MIDDLE | {"collector", "aggregator", "index", "storage", "simulator"},
 }
 # what only these folders may import
@@ -79,6 +80,9 @@ WITHOUT_CLOCK = (
     "collector/orderbook.py",
     "collector/stage.py",
     "collector/ticker.py",
+    "rates/replay.py",
+    "rates/sources.py",
+    "rates/stage.py",
     "index/backlog.py",
     "index/calculator.py",
     "index/chain.py",

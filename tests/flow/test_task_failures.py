@@ -35,6 +35,7 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
         ["watch", "records of outages", "clock resets"],
         ["hash chain", "gaps", "memory", "missed ticks"],
     ),
+    "rates/worker.py": ("fx-collector", ["rates-watch"], []),
     "storage/worker.py": (
         "orderbook-storage-worker",
         ["loop lag", "catch-up", "judgement"],
@@ -92,6 +93,8 @@ def sabotaged(
         "COINSPACE_STORAGE__TTL": "off",
         "COINSPACE_EXCHANGES__UPBIT__WEBSOCKET": "ws://127.0.0.1:9/",
         "COINSPACE_EXCHANGES__UPBIT__REST": "http://127.0.0.1:9/",
+        "COINSPACE_RATES__SOURCES": "dunamu",
+        "COINSPACE_RATES__URLS": "dunamu=http://127.0.0.1:9",
     }
     with (data / "stderr").open("wb") as stderr:
         process = subprocess.Popen(
