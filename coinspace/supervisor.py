@@ -26,7 +26,7 @@ import uvloop
 
 from coinspace import preflight
 from coinspace.backoff import Backoff
-from coinspace.config import COLLECTORS, Settings, config_option, load, read_venues
+from coinspace.config import ALERTER, COLLECTORS, Settings, config_option, load, read_venues
 from coinspace.errors import ConfigError
 from coinspace.hosts import GROUPS, is_here, matching
 from coinspace.lock import lock_name
@@ -587,8 +587,10 @@ _STORAGE = ("orderbook-storage", "ticker-storage")
 _AGGREGATOR = ("orderbook-aggregator",)
 _INDEX = ("index-calculator",)
 _ENDPOINT = (ENDPOINT,)
-_START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, COLLECTORS)
-_STOP = (COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
+_ALERTER = (ALERTER,)
+_START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, _ALERTER, COLLECTORS)
+# the stop of the others is nothing to alert about
+_STOP = (_ALERTER, COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
 
 
 def start_groups(names: list[str]) -> list[list[str]]:

@@ -169,6 +169,7 @@ def test_configurations_are_valid(
         monkeypatch.delenv(name)
     # secrets of an example stand in the environment
     monkeypatch.setenv("COINSPACE_STORAGE__PASSWORD", "of-a-test-only-0")
+    monkeypatch.setenv("COINSPACE_ALERTS__TARGETS__OPS__URL", "https://hooks.example/of-a-test")
     # an example may pin processors that this machine does not have
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     for block in document.blocks:
