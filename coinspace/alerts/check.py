@@ -80,10 +80,10 @@ def _venue(settings: Settings, where: str, venue: str) -> Iterator[str]:
     matching = [one for one in EXCHANGES if fnmatchcase(one, exchange)]
     if venue == "*":
         return
-    if not matching or "/" not in market:
+    if not matching or (market != "*" and "/" not in market):
         yield (
             f"{where}.venues: expected EXCHANGE:BASE/QUOTE of {', '.join(EXCHANGES)},"
-            f" such as 'upbit:*/KRW', or '*', was {venue!r}"
+            f" such as 'upbit:*', or '*', was {venue!r}"
         )
     elif not any(collects(settings, one, market) for one in matching):
         yield f"{where}.venues: expected a market that is collected, was {venue!r}"

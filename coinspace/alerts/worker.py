@@ -53,7 +53,7 @@ _record = msgspec.json.Decoder(Record).decode
 
 def state_path(settings: Settings) -> Path:
     """Return the file with standing alerts and with what is not delivered."""
-    return settings.data / "alerts.json"
+    return settings.data / "outbox.json"
 
 
 def host_name(settings: Settings) -> str:

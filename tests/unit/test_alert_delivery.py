@@ -140,7 +140,7 @@ def stored(path: Path, found: Queue) -> Queue:
 
 
 def test_a_restart_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "alerts.json"
+    path = tmp_path / "outbox.json"
     found = queue()
     found.add(event(), at(100))
     # before the attempt
@@ -181,7 +181,7 @@ def test_what_waits_is_bounded() -> None:
 
 
 def test_undelivered_messages_are_kept_and_bounded(tmp_path: Path) -> None:
-    path = tmp_path / "alerts.json"
+    path = tmp_path / "outbox.json"
     found = Outbox(path, Content(targets={"old": Saved([event(), event("ETH")])}))
     (gone,) = found.apply(["ops"], (3, 60, 600), WALL_MS)
     assert (gone.target, gone.alerts, gone.reason) == ("old", 2, "the target was removed")
@@ -194,7 +194,7 @@ def test_undelivered_messages_are_kept_and_bounded(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_reported_and_the_queue_goes_on(tmp_path: Path) -> None:
-    found = Outbox(tmp_path / "file" / "alerts.json", Content())
+    found = Outbox(tmp_path / "file" / "outbox.json", Content())
     (tmp_path / "file").write_text("not a folder")
     found.save([], {})
     assert found.unwritten
@@ -378,7 +378,7 @@ def test_the_list_shows_what_the_file_has(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COINSPACE_DATA", str(tmp_path))
     (tmp_path / "coinspace.toml").write_text('[alerts.rules.high]\nkind="premium"\nover=0.05\n')
-    found = Outbox(tmp_path / "alerts.json", Content(targets={"gone": Saved([event("\x1b[1m")])}))
+    found = Outbox(tmp_path / "outbox.json", Content(targets={"gone": Saved([event("\x1b[1m")])}))
     found.apply([], (0, 0, 1), WALL_MS)
     found.save([], {})
     listed = CliRunner().invoke(coinspace, ["alerts", "list"])
@@ -387,7 +387,7 @@ def test_the_list_shows_what_the_file_has(tmp_path: Path, monkeypatch: pytest.Mo
     assert "to gone, 1 alerts: \\x1b[1m is raised (the target was removed)" in listed.output
     as_json = CliRunner().invoke(coinspace, ["alerts", "list", "--json"])
     assert orjson.loads(as_json.output)["undelivered"][0]["target"] == "gone"
-    (tmp_path / "alerts.json").write_text("{")
+    (tmp_path / "outbox.json").write_text("{")
     damaged = CliRunner().invoke(coinspace, ["alerts", "list"])
     assert damaged.exit_code == 1
     assert Settings(data=tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Stage:
     def check(
         self,
         after_s: float = 1.0,
-        venues: dict[str, str | None] | None = None,
+        venues: Mapping[str, str | None] | None = None,
         healths: tuple[Health, ...] = (),
         free_mb: int | None = None,
     ) -> list[str]:
@@ -391,7 +392,7 @@ url = "http://127.0.0.1:9/secret-path"
         ('kind = "venue"\nvenues = "upbti:*"', "alerts.rules.one.venues: expected EXCHANGE:BASE"),
         ('kind = "venue"\nvenues = "upbit:NO/KRW"', "expected a market that is collected"),
         ('kind = "process"\nprocesses = "index-calc"', "did you mean 'index-calculator'?"),
-        ('kind = "gap"\ntargets = "opps"', "unknown target 'opps': did you mean 'ops'?"),
+        ('kind = "gap"\ntargets = "pos"', "unknown target 'pos': did you mean 'ops'?"),
     ],
 )
 def test_a_wrong_rule_is_named_with_what_was_expected(
