@@ -50,6 +50,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Replace running processes without losing data.",
             "coinspace restart collectors",
         ),
+        "reload": Command("restart", "Apply changed alerts without a restart.", "coinspace reload"),
         "status": Command(
             "observe.commands", "Show each process's state.", "coinspace status --json"
         ),

@@ -27,6 +27,7 @@ from tests import documents
 # command line, exit code, part of the line; {0} is the folder with the files of `folder`
 NOTHING_TO_DO = [
     ("restart", "expected a running `coinspace up`"),
+    ("reload", "expected a running `coinspace up`"),
     ("alerts test", "alerts.targets: expected a target to send a test to, found none"),
     ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 20 --to 10", "expected from before to"),
     ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 3 --to 3", "expected from before to"),
