@@ -22,6 +22,7 @@ from coinspace.alerts.samples import INTERVALS, Samples
 from coinspace.alerts.venues import Venues
 from coinspace.bus.beats import RemoteHealth
 from coinspace.bus.subscriber import Subscriber
+from coinspace.bus.topics import HEARTBEATS
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, monotonic_ns, now_ns
 from coinspace.config import ALERTER, Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
@@ -95,7 +96,7 @@ class Alerter:
         bus = settings.bus
         self._subscriber = Subscriber(
             [bus.endpoint(one) for one in (CALCULATOR, *self._venues.publishers)],
-            [b"index.", b"state."],
+            [b"index.", b"state.", HEARTBEATS],
             self._on_message,
             pause_s=PAUSE_S,
             bus=bus,

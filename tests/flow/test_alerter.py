@@ -138,6 +138,25 @@ async def test_sighup_reads_the_rules_again_unless_they_are_wrong(stage: Stage) 
         await until(lambda: stage.counter("reloads") == 1)
 
 
+async def test_a_venue_delivers_once_a_heartbeat_says_so(stage: Stage) -> None:
+    rule = '[alerts.rules.venues]\nkind = "venue"\nvenues = "upbit:BTC/KRW"\nfor_s = 0\n'
+    stage.configure(RULES.format(level=0.05) + rule)
+    collector = Publisher("orderbook-collector-upbit", stage.settings.bus, time.time_ns())
+    try:
+        with stage.process():
+            assert await stage.taken(1, 0.01) == ["raised venues upbit:BTC/KRW"]
+
+            def there() -> bool:
+                collector.heartbeat({"BTC/KRW": "synced"})
+                return len(stage.receiver.taken) == 2
+
+            await until(there, shown=lambda: stage.receiver.taken)
+            (event,) = stage.receiver.taken[1]["alerts"]
+            assert event["text"] == "upbit:BTC/KRW delivers again"
+    finally:
+        collector.close()
+
+
 async def test_a_rule_that_cannot_work_ends_the_start_with_its_name(stage: Stage) -> None:
     stage.configure(RULES.format(level=0.05).replace('"BTC"', '"BTX"'))
     with stage.process() as process:
