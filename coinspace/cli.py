@@ -50,6 +50,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Replace running processes without losing data.",
             "coinspace restart collectors",
         ),
+        "reload": Command("restart", "Apply changed alerts without a restart.", "coinspace reload"),
         "status": Command(
             "observe.commands", "Show each process's state.", "coinspace status --json"
         ),
@@ -57,6 +58,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "observe.commands",
             "Watch rates and latencies of all processes.",
             "coinspace top --once",
+        ),
+        "alerts": Command(
+            "alerts.commands",
+            "List alerts, and send a test to each target.",
+            "coinspace alerts test",
+            {"list": "list --json", "test": "test --target ops"},
         ),
         "doctor": Command(
             "observe.commands", "Check this host and list what is missing.", "coinspace doctor"
@@ -283,6 +290,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "endpoint.worker",
             "Serve the HTTP API, streams and the dashboard.",
             "coinspace index-endpoint",
+        ),
+        "alerter": Command(
+            "alerts.worker", "Watch the rules and send alerts.", "coinspace alerter"
         ),
     },
 }

@@ -31,6 +31,7 @@ from pydantic import (
 )
 
 from coinspace import hosts as several
+from coinspace.config_alerts import AlertRule, AlertSettings, AlertTarget
 from coinspace.config_sources import (
     PREFIX,
     STRICT,
@@ -58,11 +59,14 @@ WORKERS = (
 )
 # collects quotations of USD/KRW
 RATE_COLLECTOR = "fx-collector"
+# runs where alerts have rules
+ALERTER = "alerter"
 PROCESSES = (
     *(f"{kind}-{exchange}" for kind in COLLECTORS for exchange in EXCHANGES),
     *WORKERS,
     "questdb",
     RATE_COLLECTOR,
+    ALERTER,
 )
 # markets that enter the index by default, as in the methodology
 CONSTITUENTS = tuple(
@@ -82,7 +86,7 @@ PORTS_EACH = 3
 # of the private server that other hosts use, where the settings name none
 SHARED_PORTS = {"http": 9000, "pg": 8812}
 # the processes that use the database
-DATABASE_USERS = (*WORKERS[:2], *WORKERS[3:])
+DATABASE_USERS = (*WORKERS[:2], *WORKERS[3:], ALERTER)
 
 
 def _process(name: str) -> str:
@@ -834,6 +838,7 @@ class Settings(Section):
     tuning: TuningSettings = Field(default_factory=TuningSettings)
     supervisor: SupervisorSettings = Field(default_factory=SupervisorSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    alerts: AlertSettings = Field(default_factory=AlertSettings)
     _host_of: dict[str, str] = PrivateAttr(default_factory=dict)
     _own_host: str | None = PrivateAttr(default=None)
 
@@ -853,6 +858,7 @@ class Settings(Section):
             *((f"{kind}-{name}", [kind, name]) for kind in COLLECTORS for name in collected),
             *((name, [name]) for name in (RATE_COLLECTOR,) if self.rates.sources),
             *((name, [name]) for name in WORKERS),
+            *((name, [name]) for name in (ALERTER,) if self.alerts.rules),
         ]
         return [one for one in found if not self.hosts or one[0] in self._host_of]
 
@@ -1091,7 +1097,7 @@ def _explain(error: ValidationError, where: str, environment: Environment | None
 
 
 # sections and keys whose values may contain a password or a key
-_SECRET_PLACES = {"bus", "storage", "keys", "websocket", "rest"}
+_SECRET_PLACES = {"bus", "storage", "keys", "websocket", "rest", "targets"}
 # a longer text may be a secret in the wrong place
 _SHOWN_LENGTH = 20
 
@@ -1118,8 +1124,10 @@ def _keys(section: type[BaseModel], before: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         yield f"{before}{name}"
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _keys(kind, f"{before}{name}.")
     if section is Settings:
         for exchange in EXCHANGES:
             yield from _keys(ExchangeSettings, f"exchanges.{exchange}.")
+        yield from _keys(AlertRule, "alerts.rules.NAME.")
+        yield from _keys(AlertTarget, "alerts.targets.NAME.")

@@ -228,6 +228,14 @@ COUNTERS = {
     "query_failures": "Queries that failed.",
     "query_timeouts": "Queries that took too long.",
     "query_seconds": "Time spent in queries.",
+    # alerter
+    "alerts_overflow": "Alerts left out because too many stand.",
+    "alert_messages": "Messages that a target has taken.",
+    "alert_attempts": "Attempts to deliver a message.",
+    "alert_failures": "Attempts to deliver a message that failed.",
+    "alert_messages_undelivered": "Messages that were given up.",
+    "reloads": "Times that the configuration was read again.",
+    "reloads_refused": "New configurations that were refused.",
     # in bytes and seconds
     "cpu_s": "Processor time used.",
     "bytes": "Bytes of frames received from the exchange.",
@@ -270,6 +278,10 @@ GAUGES = {
     "stream_ring_events": "Events kept for clients that come back.",
     "open_files": "Open file descriptors.",
     "open_files_limit": "Limit of open file descriptors.",
+    "alert_rules": "Rules of alerts.",
+    "alerts_standing": "Alerts that have begun and not ended.",
+    "alerts_pending": "Alerts whose condition has not held for long enough.",
+    "alerts_waiting": "Alerts that a target has not taken yet.",
     # in bytes and seconds
     "resident_bytes": "Memory in use.",
     "virtual_bytes": "Address space in use.",

@@ -24,6 +24,7 @@ BASE = {
     "clock",
     "market",
     "config",
+    "config_alerts",
     "connector",
     "constituents",
     "plain_options",
@@ -57,6 +58,7 @@ ALLOWED = {
     "index": MIDDLE | {"storage", "aggregator"},
     "endpoint": MIDDLE | {"storage", "observe"},
     "client": set(),
+    "alerts": MIDDLE | {"storage", "observe"},
     "observe": MIDDLE | {"storage"},
     # tools on top of the stages: nothing imports them
     "recompute": MIDDLE | {"collector", "rates", "aggregator", "index", "storage"},
@@ -71,6 +73,9 @@ SQL = re.compile(
 )
 # these get the time only from their input: a recording gives the same as the live bus
 WITHOUT_CLOCK = (
+    "alerts/outbox.py",
+    "alerts/rules.py",
+    "alerts/venues.py",
     "method",
     "exchanges",
     "aggregator/consolidate.py",

@@ -22,6 +22,7 @@ COLLECTOR = "orderbook-collector upbit"
 # module -> (command, tasks that end the process, tasks that start again)
 TASKS: dict[str, tuple[str, list[str], list[str]]] = {
     "process.py": ("orderbook-aggregator", ["health"], []),
+    "alerts/worker.py": ("alerter", [], ["earlier premiums"]),
     "aggregator/worker.py": ("orderbook-aggregator", ["ticks"], []),
     "collector/collection.py": (COLLECTOR, ["timer", "connection 1"], []),
     "endpoint/live/feeder.py": (
