@@ -45,6 +45,7 @@ from coinspace.config_sources import (
 )
 from coinspace.errors import ConfigError, MarketError
 from coinspace.exchanges import EXCHANGES, UNUSABLE, every
+from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, RATED_QUOTES, Market
 from coinspace.plain_options import config_option as config_option
@@ -117,8 +118,13 @@ Duration = Annotated[str, AfterValidator(_duration)]
 
 
 def default_exchanges() -> dict[str, ExchangeSettings]:
-    """Return exchange -> the default section that its module defines."""
-    return {one.NAME: one.SETTINGS.model_copy(deep=True) for one in every()}
+    """Return exchange -> its default section; one that is off by default has no markets."""
+    return {
+        one.NAME: one.SETTINGS.model_copy(
+            deep=True, update={} if one.BY_DEFAULT else {"markets": []}
+        )
+        for one in every()
+    }
 
 
 class Section(BaseModel):
@@ -847,6 +853,15 @@ class Settings(Section):
         self.bus._key_file = self.data / "curve.json"
         self._host_of = several.assigned(self.hosts, PROCESSES)
         self.bus._runs = {name: self.hosts[host] for name, host in self._host_of.items()}
+
+    @property
+    def depths(self) -> dict[str, int]:
+        """Published levels per side of each exchange that is collected, or would be by default."""
+        return {
+            name: section.depth
+            for name, section in self.exchanges.items()
+            if section.markets or exchange_named(name).BY_DEFAULT
+        }
 
     def processes(self) -> list[tuple[str, list[str]]]:
         """Return (process name, command arguments) of every process, in flow order.

@@ -44,9 +44,10 @@ from coinspace.notify import Listener, Notifier
 from coinspace.observe.doctor import OPEN_FILES, check_limits
 from coinspace.observe.health import health_of
 from coinspace.observe.screen import StatusScreen
+from coinspace.options import EXCHANGE
 from coinspace.process import COMMAND, STANDBY
 from coinspace.restart import differences, refusal, serve
-from coinspace.simulator.markets.offer import offer, whole_markets
+from coinspace.simulator.markets.offer import offer, usual_markets, whole_markets
 from coinspace.simulator.rates import SIMULATED_SOURCES
 from coinspace.storage.forecast import forecast
 from coinspace.storage.questdb.address import root
@@ -917,6 +918,13 @@ only_option = click.option(
     type=click.Choice(["all"]),
     help="with --simulate: whole exchanges, collected whole, and an index of each shared asset",
 )
+@click.option(
+    "--with",
+    "added",
+    multiple=True,
+    type=EXCHANGE,
+    help="also the usual markets of an exchange that is off by default; repeatable",
+)
 @click.option("--seconds", default=0.0, help="stop after this time; 0 = run until Ctrl-C")
 @only_option
 @click.option("--host", default=None, help="this machine's name in [hosts] of the configuration")
@@ -928,6 +936,7 @@ def up(
     seed: int,
     scenario: str | None,
     offered: str | None,
+    added: tuple[str, ...],
     seconds: float,
     only: tuple[str, ...],
     host: str | None,
@@ -953,6 +962,9 @@ def up(
         raise click.UsageError("expected --simulate with --markets all")
     if offered:
         os.environ |= whole_markets(settings)
+        settings = load(config_path)
+    if added:
+        os.environ |= usual_markets(settings, added)
     if simulate and "sources" not in settings.rates.model_fields_set:
         os.environ["COINSPACE_RATES__SOURCES"] = ",".join(SIMULATED_SOURCES)
     settings = load(config_path)

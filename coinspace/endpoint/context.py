@@ -63,7 +63,7 @@ class Context:
     @property
     def depths(self) -> dict[str, int]:
         """Published levels per side of each exchange, which are part of the parameter hash."""
-        return {name: one.depth for name, one in self.settings.exchanges.items()}
+        return self.settings.depths
 
     def decimals(self, asset: str) -> int | None:
         """Return the decimals of an asset's published value, None = by significant digits."""

@@ -62,6 +62,7 @@ SETTINGS = ExchangeSettings(
     # message has 32 bytes per level, and these messages fill most of the journal.
     depth=500,
 )
+BY_DEFAULT = True
 # names that mean several units of an asset
 IDENTITIES = (
     Identity(NAME, "1000SATS", "SATS", 1000.0),
@@ -84,6 +85,8 @@ CONTIGUOUS_TRADES = True
 JOINABLE_TRADES = True
 STREAM_DEPTH = 5000
 PING_INTERVAL_S = 20.0
+PING_FRAME = b""
+QUIET_MARKETS = False
 # "General WSS information": the server sends a ping frame every 20 s and ends a connection without
 # a pong within a minute
 SERVER_PING_S = 20.0

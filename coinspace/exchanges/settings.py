@@ -41,7 +41,7 @@ class ExchangeSettings(BaseModel):
     record: Annotated[bool, Field(description="archive raw frames below data/archive")] = False
     format: Annotated[
         Literal["SIMPLE", "DEFAULT", "SIMPLE_LIST", "JSON_LIST"],
-        Field(description="format of Upbit's and Bithumb's frames; only Upbit has the lists"),
+        Field(description="format of the Korean exchanges' frames; only Upbit has the lists"),
     ] = "SIMPLE"
     microseconds: Annotated[bool, Field(description="ask Binance for times in µs")] = True
     group_levels: Annotated[

@@ -293,6 +293,7 @@ class ExchangeServer:
         socket.headers.update(session.headers)
         await socket.prepare(request)
         connection.open(session)
+        session.greet()
         self.counters["connections"] += 1
         self.connections[exchange].add(connection)
         self.source.connected(connection)
@@ -321,7 +322,8 @@ class ExchangeServer:
                 case WSMsgType.BINARY:
                     connection.session.on_text(message.data, now_s)
                 case WSMsgType.PING:
-                    connection.pong(bytes(message.data))
+                    if connection.session.pongs:
+                        connection.pong(bytes(message.data))
                     connection.session.on_control(now_s)
                 case WSMsgType.PONG:
                     connection.unanswered_s = None
@@ -345,7 +347,8 @@ class ExchangeServer:
         if connection.deaf:
             return
         if not exchange_named(connection.exchange).SERVER_PING_S:
-            if now_s - connection.active_s > self.idle_s:
+            open_s, silent_s = now_s - connection.opened_s, now_s - connection.active_s
+            if connection.session.is_idle(open_s, silent_s, self.idle_s):
                 connection.abort()
             return
         if now_s - connection.opened_s > self.life_s:

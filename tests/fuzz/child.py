@@ -19,9 +19,16 @@ from benchmarks import frames as generated
 from coinspace._ext import parser as compiled
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.bithumb import BithumbParser
+from coinspace._ext.coinone import CoinoneParser
 from coinspace._ext.upbit import UpbitParser
 from tests.fuzz import mutate, twin
 
+PARSERS = {
+    "upbit": UpbitParser,
+    "bithumb": BithumbParser,
+    "binance": BinanceParser,
+    "coinone": CoinoneParser,
+}
 MARKETS = {"BTCUSDT": "BTC/USDT"}
 LAST = Path("last.bin")
 # of the table in edges.c
@@ -43,7 +50,7 @@ class Reader:
     def __init__(self, exchange: str, capacity: int) -> None:
         self.exchange = exchange
         self.capacity = capacity
-        kind = {"upbit": UpbitParser, "bithumb": BithumbParser, "binance": BinanceParser}[exchange]
+        kind = PARSERS[exchange]
         named = {"markets": MARKETS} if exchange == "binance" else {}
         self.parser = kind(capacity, **named)
         self.last = os.open(LAST, os.O_WRONLY | os.O_CREAT)
@@ -129,7 +136,7 @@ def main() -> None:
     if options.overread:
         ctypes.string_at(libc.malloc(7), 8)
     assert "asan" in str(Path(compiled.__file__)), compiled.__file__
-    readers = [Reader(exchange, 4) for exchange in ("upbit", "bithumb", "binance")]
+    readers = [Reader(exchange, 4) for exchange in PARSERS]
     done = sum(cuts(reader) for reader in readers)
     rng = Random(options.seed)
     end = time.monotonic() + options.seconds
