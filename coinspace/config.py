@@ -42,6 +42,7 @@ from coinspace.config_sources import (
 )
 from coinspace.errors import ConfigError, MarketError
 from coinspace.exchanges import EXCHANGES, UNUSABLE, every
+from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, RATED_QUOTES, Market
 from coinspace.plain_options import config_option as config_option
@@ -903,6 +904,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     # checks that need several sections: (place, problem)
     yield from _hosts(settings)
     for name, exchange in settings.exchanges.items():
+        if exchange.format == "sbe" and not hasattr(exchange_named(name), "uses_sbe"):
+            yield f"exchanges.{name}.format", f"expected a JSON format, as {name} has no SBE"
         for market in exchange.group_levels:
             if not collects(settings, name, market):
                 yield f"exchanges.{name}.group_levels", _not_collected(settings, name, market)
@@ -982,7 +985,7 @@ def _explain(error: ValidationError, where: str, environment: Environment | None
 
 
 # sections and keys whose values may contain a password or a key
-_SECRET_PLACES = {"bus", "storage", "keys", "websocket", "rest"}
+_SECRET_PLACES = {"bus", "storage", "keys", "api_key", "websocket", "sbe_websocket", "rest"}
 # a longer text may be a secret in the wrong place
 _SHOWN_LENGTH = 20
 
