@@ -107,9 +107,7 @@ class ExchangeSettings(BaseModel):
     def _secret_way(self) -> ExchangeSettings:
         way = urlsplit(self.sbe_websocket or self.websocket)
         if self.api_key.get_secret_value() and way.scheme == "ws" and not _is_own(way.hostname):
-            raise ValueError(
-                "api_key: expected an address with wss://, as ws:// would show the key"
-            )
+            raise ValueError("api_key: expected an address with wss://, as ws:// shows the key")
         return self
 
     @field_validator("snapshot_depth")
