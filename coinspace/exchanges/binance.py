@@ -568,7 +568,7 @@ def rest_trade(payload: bytes) -> dict[str, Any]:
 
 
 def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
-    """Return the trial of `probe`: a stream that does not exist."""
+    """Return the trials of `probe`: an unknown stream and, with a key, the binary streams."""
 
     def silent(heard: Heard) -> tuple[bool, bool]:
         acknowledged = heard.controls[:1] == [{"result": None, "id": 7}]
@@ -577,7 +577,29 @@ def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
     frame = b'{"method":"SUBSCRIBE","params":["nosuchsymbol@depth@100ms"],"id":7}'
     base = settings.websocket.rstrip("/")
     facts = {"an unknown stream is acknowledged and silent": silent}
-    return [Trial(f"{base}/stream", (frame,), facts)]
+    found = [Trial(f"{base}/stream", (frame,), facts)]
+    if settings.api_key.get_secret_value():
+        found.append(binary_trial(settings, symbol))
+    return found
+
+
+def binary_trial(settings: ExchangeSettings, symbol: str) -> Trial:
+    """Return the trial of the streams that need the key."""
+
+    def answered(heard: Heard) -> tuple[bool, bool]:
+        return bool(heard.controls), heard.controls[:1] == [{"result": None, "id": 8}]
+
+    def sent(heard: Heard) -> tuple[bool, bool]:
+        return True, heard.before + heard.after > 0
+
+    keyed = settings.model_copy(update={"format": "sbe"})
+    (one,) = sbe_subscriptions(keyed, ["orderbook"], [symbol])
+    facts = {
+        "binary streams: requests are answered in JSON": answered,
+        "binary streams: updates of books come": sent,
+    }
+    frame = orjson.dumps({"method": "SUBSCRIBE", "params": [f"{symbol.lower()}@trade"], "id": 8})
+    return Trial(one.url, (frame,), facts, one.headers)
 
 
 def bad_request(symbol: str) -> tuple[str, Request]:

@@ -245,11 +245,13 @@ class Trial(NamedTuple):
     """Frames that `probe` sends on a separate connection, and the facts that must follow.
 
     facts: name -> function that returns whether the fact was seen, and whether it is true.
+    headers: of the handshake.
     """
 
     url: str
     frames: tuple[bytes, ...]
     facts: Mapping[str, Callable[[Heard], tuple[bool, bool]]]
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Exchange(Protocol):
