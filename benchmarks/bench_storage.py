@@ -30,7 +30,7 @@ from coinspace.storage.policy import Policies
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.questdb.server import ManagedServer
 from coinspace.storage.sender import Sender
-from coinspace.storage.stage import Stage
+from coinspace.storage.stage import StorageStage
 from coinspace.storage.transport import Buffer, TimestampNanos
 
 ROUNDS = 5
@@ -158,7 +158,7 @@ def sent(kind: str, settings: Settings, found: Address, pid: int) -> Result:
     make, library_row = (books, library_book) if kind == "orderbook" else (trades, library_trade)
     ours = Sender(settings, "bench")
     ours.start()
-    stage = Stage(ours, (f"{kind}.".encode(),), Policies([], LEVELS))
+    stage = StorageStage(ours, (f"{kind}.".encode(),), Policies([], LEVELS))
     library = LibrarySender.from_conf(found.ilp, auto_flush=False)
     library.establish()  # type: ignore[no-untyped-call]
     connection = psycopg.connect(found.sql, autocommit=True)

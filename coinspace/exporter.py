@@ -35,7 +35,7 @@ class Exporter:
     def __init__(self, text: Callable[[], bytes]) -> None:
         self.text = text
         self.address: str | None = None
-        self.open: set[Connection] = set()
+        self.open: set[ScrapeConnection] = set()
         self.scrapes = self.refused = 0
         self.loopback = False
         self._server: asyncio.Server | None = None
@@ -43,7 +43,7 @@ class Exporter:
     async def start(self, host: str, port: int) -> None:
         """Listen. Args: port: 0 = any free one. Raises: OSError."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), host, port)
+        self._server = await loop.create_server(lambda: ScrapeConnection(self), host, port)
         name, number = self._server.sockets[0].getsockname()[:2]
         self.loopback = ipaddress.ip_address(name).is_loopback
         self.address = f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
@@ -57,7 +57,7 @@ class Exporter:
             connection.end()
 
 
-class Connection(asyncio.Protocol):
+class ScrapeConnection(asyncio.Protocol):
     """One scraper's connection."""
 
     def __init__(self, exporter: Exporter) -> None:

@@ -15,7 +15,7 @@ import orjson
 import structlog
 import uvloop
 
-from coinspace.collector.tools.checker import Books, Checked, symbols_of
+from coinspace.collector.tools.checker import Checked, FeedBooks, symbols_of
 from coinspace.collector.tools.listing import check_offered, listed
 from coinspace.config import config_option, load
 from coinspace.errors import CoinSpaceError, ConfigError, ConnectError, FeedError
@@ -88,7 +88,7 @@ def books(
             named |= named_symbols(exchange, given)
             for symbol in symbols:
                 unknown.pop(named.get(symbol, ""), None)
-        rebuilt = Books(
+        rebuilt = FeedBooks(
             exchange,
             symbols,
             named,

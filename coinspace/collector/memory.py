@@ -25,7 +25,7 @@ SETTLED_NS = 30 * SECOND_NS
 
 
 @dataclass(slots=True)
-class Memory:
+class JournalEnd:
     """The end of a journal.
 
     Attributes:
@@ -63,7 +63,7 @@ class Memory:
         return 0
 
 
-def read_memory(folder: Path) -> Memory:
+def read_memory(folder: Path) -> JournalEnd:
     """Read the end of a journal folder; damaged segments are skipped."""
     parts: list[bytes] = []
     size = 0
@@ -78,7 +78,7 @@ def read_memory(folder: Path) -> Memory:
         size += len(data)
         if size >= READ_BYTES:
             break
-    memory = Memory()
+    memory = JournalEnd()
     for data in reversed(parts):
         for message in messages(data):
             memory.take(message)

@@ -29,7 +29,7 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.collector import holes
 from coinspace.collector.demand import Value
 from coinspace.collector.holes import FRESH_NS, Found, Missing, TradeHole
-from coinspace.collector.memory import Memory
+from coinspace.collector.memory import JournalEnd
 from coinspace.collector.stage import FIRST_FRAME_NS, Stage, State, Status
 from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request, RestTrade
@@ -101,7 +101,7 @@ class TickerStage(Stage, TickerCollector):
         # markets whose ids count up by one need no check of the volume
         self._volumes = [] if self.contiguous else [VolumeCheck() for _ in markets]
 
-    def resume(self, memory: Memory, now_ns: int) -> None:
+    def resume(self, memory: JournalEnd, now_ns: int) -> None:
         """Continue where the earlier process ended; called before the first connection."""
         for market in self.markets:
             trades = memory.trades.get(market.market, ())

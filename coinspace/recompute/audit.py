@@ -17,7 +17,7 @@ from coinspace.index.store import store
 from coinspace.method.parameters import parameter_hash
 from coinspace.recompute.feeds import sources
 from coinspace.recompute.offline import FeedReplay
-from coinspace.recompute.verify import Comparison, Verdict, recalc_row
+from coinspace.recompute.verify import RecordComparison, Verification, recalc_row
 from coinspace.recording.format import FeedReader
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
@@ -43,7 +43,7 @@ def verify(
     bounds: tuple[int, int],
     assets: list[str],
     restatement: Restatement | None = None,
-) -> Verdict:
+) -> Verification:
     """Compute the ticks in [from, to) again and compare them with the stored records.
 
     Raises: CoinSpaceError without feeds or a grid of ticks, StorageError when the database cannot
@@ -76,7 +76,7 @@ def verify(
     }
     readers, make = sources(paths, settings, segments=True)
     with schema.connect(address(settings)) as connection:
-        comparison = Comparison(connection, assets, start_ns, end_ns, warm_ns)
+        comparison = RecordComparison(connection, assets, start_ns, end_ns, warm_ns)
         replay = FeedReplay(
             settings,
             make,
@@ -127,7 +127,7 @@ def _begins_ns(path: Path) -> int:
         return int(reader.header.get("started_ns", 0))
 
 
-def _restate(settings: Settings, comparison: Comparison, by: Restatement) -> int:
+def _restate(settings: Settings, comparison: RecordComparison, by: Restatement) -> int:
     now = now_ns()
     day_ns = now // DAY_NS * DAY_NS
     rows = [

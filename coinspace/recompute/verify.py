@@ -35,7 +35,7 @@ VENUE_COLUMNS = tuple(one.column for one in facts(VenueRecord) if one.column)
 
 
 @dataclass(slots=True)
-class Verdict:
+class Verification:
     """Result of a comparison.
 
     Attributes:
@@ -116,7 +116,7 @@ class Stored:
         return self.left
 
 
-class Comparison:
+class RecordComparison:
     """Compares recomputed records with the rows of index_tick and index_venue.
 
     Args: warm_ns: ticks from here to `start_ns` are recomputed and not compared.
@@ -130,7 +130,7 @@ class Comparison:
         end_ns: int,
         warm_ns: int,
     ) -> None:
-        self.verdict = Verdict()
+        self.verdict = Verification()
         self.restated: list[tuple[IndexRecord, float]] = []
         self.stored = Stored(connection, assets, warm_ns, end_ns)
         self._start_ns, self._end_ns = start_ns, end_ns
@@ -176,7 +176,7 @@ class Comparison:
         if was and now and abs(now / was - 1.0) > RESTATE_ABOVE:
             self.restated.append((record, was))
 
-    def finish(self) -> Verdict:
+    def finish(self) -> Verification:
         """Return the verdict once all records were taken."""
         left = self.stored.finish()
         self.verdict.unrepeated = sum(ts_ns >= self._start_ns for _, ts_ns in left)

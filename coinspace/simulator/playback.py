@@ -133,7 +133,7 @@ class Playing:
         self.newest = copy.deepcopy(owner.before)
         self.pending = set(owner.pending)
         self.changed = asyncio.Event()
-        self.books = Books(owner, exchanges)
+        self.books = PlayedBooks(owner, exchanges)
         self._paused_s = 0.0
 
     def listeners(self) -> list[Connection]:
@@ -237,7 +237,7 @@ def _has_book(exchange: Exchange, symbol: str, kinds: Iterable[tuple[str, str]])
     )
 
 
-class Books:
+class PlayedBooks:
     """The books along recordings: each record is read once for all requests.
 
     A request reads on from the position of the last request, in a thread.
@@ -350,7 +350,7 @@ class Playback(Source):
         self.requested_early: set[tuple[str, str]] = set()
         self._settling: dict[Connection, asyncio.Task[None]] = {}
         # exchange -> books for requests before anything is played
-        self._first_books: dict[str, Books] = {}
+        self._first_books: dict[str, PlayedBooks] = {}
 
     def _read_index(self, path: Path) -> None:
         with FeedReader(path, start_ns=self.start_ns, end_ns=self.end_ns) as reader:
@@ -527,5 +527,5 @@ class Playback(Source):
         if snapshot:
             self.requested_early.add((exchange.NAME, symbol))
             return snapshot
-        books = self._first_books.setdefault(exchange.NAME, Books(self, (exchange.NAME,)))
+        books = self._first_books.setdefault(exchange.NAME, PlayedBooks(self, (exchange.NAME,)))
         return await books.at(0, exchange, symbol, levels)

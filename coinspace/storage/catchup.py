@@ -30,7 +30,7 @@ from coinspace.storage import position
 from coinspace.storage.gaps import Damage
 from coinspace.storage.ledger import Hole, Stream, joined
 from coinspace.storage.questdb.address import address
-from coinspace.storage.stage import Stage
+from coinspace.storage.stage import StorageStage
 from coinspace.tasks import within
 
 IDLE_S = 1.0
@@ -75,7 +75,7 @@ class _Publisher:
 class CatchUp:
     """Fills the holes of a stage. Start `run` as a task; call `wake` when a hole was found."""
 
-    def __init__(self, settings: Settings, stage: Stage, publishers: list[str]) -> None:
+    def __init__(self, settings: Settings, stage: StorageStage, publishers: list[str]) -> None:
         self._settings = settings
         self._stage = stage
         self._ahead = BATCHES_AHEAD * settings.storage.batch_rows

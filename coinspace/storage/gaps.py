@@ -35,7 +35,7 @@ class Damage:
 
 
 @dataclass
-class Outage:
+class VenueOutage:
     """A time without data of a venue. closed_ns: 0 while it lasts.
 
     Attributes: lost: trades of that time that the exchange no longer reports; the venue worked.
@@ -81,7 +81,7 @@ def write_dead(sender: Sender, key: Key, reason: str, at_ns: int) -> bool:
     return _write(sender, at_ns, where, DEAD, (reason, epoch, sequence, sequence, 1), at_ns)
 
 
-def write_outage(sender: Sender, key: VenueKey, outage: Outage) -> bool:
+def write_outage(sender: Sender, key: VenueKey, outage: VenueOutage) -> bool:
     """Write the row of an outage, or of trades that were lost in a time."""
     status = LOST if outage.lost else FILLED if outage.closed_ns else OPEN
     where = (TRADE if outage.lost else VENUE, *key)

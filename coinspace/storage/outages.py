@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any
 
 from coinspace._ext.message import Message
-from coinspace.storage.gaps import Outage, VenueKey, write_outage
+from coinspace.storage.gaps import VenueKey, VenueOutage, write_outage
 from coinspace.storage.ledger import Stream
 from coinspace.storage.sender import Sender
 
@@ -26,12 +26,12 @@ UNWRITTEN_LIMIT = 20_000
 class Outages:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        self.open: dict[VenueKey, Outage] = {}
-        self._unwritten: deque[tuple[VenueKey, Outage]] = deque()
+        self.open: dict[VenueKey, VenueOutage] = {}
+        self._unwritten: deque[tuple[VenueKey, VenueOutage]] = deque()
         self.dropped = 0
         self._venues: dict[str, set[tuple[str, str]]] = {}
 
-    def restore(self, key: VenueKey, outage: Outage) -> None:
+    def restore(self, key: VenueKey, outage: VenueOutage) -> None:
         self.open[key] = outage
         self._venues.setdefault(key[0], set()).add(key[1:])
 
@@ -58,19 +58,19 @@ class Outages:
             # trades that the exchange no longer reports: a loss while the venue worked
             since_ns = min(from_ns or at_ns, at_ns - 1)
             given = str(facts.get("reason"))[:500]
-            self._write(key, Outage(stream.epoch, since_ns, given, at_ns, lost))
+            self._write(key, VenueOutage(stream.epoch, since_ns, given, at_ns, lost))
         working = BOOK_WORKING if publisher.startswith("orderbook") else WORKING
         if state in working:
             self._end(key, at_ns)
         elif key not in self.open:
-            self._begin(key, Outage(stream.epoch, at_ns, reason[:500]))
+            self._begin(key, VenueOutage(stream.epoch, at_ns, reason[:500]))
 
     def on_restart(self, publisher: str, before: int, since_ns: int) -> None:
         """Begin outages of a restarted publisher's venues. Args: before: its earlier epoch."""
         for exchange, market in self._venues.get(publisher, ()):
             key = (publisher, exchange, market)
             if key not in self.open:
-                self._begin(key, Outage(before, since_ns, "collector restarted"))
+                self._begin(key, VenueOutage(before, since_ns, "collector restarted"))
 
     def settle(self) -> None:
         """Write the rows that the sender had no memory for."""
@@ -78,7 +78,7 @@ class Outages:
         for key, outage in unwritten:
             self._write(key, outage)
 
-    def _begin(self, key: VenueKey, outage: Outage) -> None:
+    def _begin(self, key: VenueKey, outage: VenueOutage) -> None:
         self.open[key] = outage
         self._write(key, outage)
 
@@ -88,7 +88,7 @@ class Outages:
             outage.closed_ns = max(at_ns, outage.since_ns + 1)
             self._write(key, outage)
 
-    def _write(self, key: VenueKey, outage: Outage) -> None:
+    def _write(self, key: VenueKey, outage: VenueOutage) -> None:
         if not write_outage(self._sender, key, outage):
             if self._unwritten and self._unwritten[-1][1] is outage:
                 # the row of the outage's end replaces the row of its beginning

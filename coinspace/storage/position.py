@@ -21,7 +21,7 @@ from coinspace.storage import gaps
 from coinspace.storage.ledger import STREAMS_LIMIT, Hole, Stream, StreamKey
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.schema import CONNECT_TIMEOUT_S, OWN_TABLES, first_line, resuming
-from coinspace.storage.stage import Stage
+from coinspace.storage.stage import StorageStage
 from coinspace.storage.tables import STORED
 
 Connection = psycopg.AsyncConnection[Any]
@@ -138,7 +138,7 @@ async def wait_applied(connection: Connection, tables: set[str]) -> None:
 
 
 async def restore(
-    found: Address, stage: Stage, kinds: tuple[str, ...], publishers: set[str], since_ns: int
+    found: Address, stage: StorageStage, kinds: tuple[str, ...], publishers: set[str], since_ns: int
 ) -> int:
     """Fill the stage's ledger from the database.
 
@@ -161,7 +161,7 @@ async def restore(
             continue
         if row.kind == gaps.VENUE and row.status == gaps.OPEN:
             venue = (row.publisher, row.exchange, row.market)
-            stage.outages.restore(venue, gaps.Outage(row.epoch, row.ts, row.reason or ""))
+            stage.outages.restore(venue, gaps.VenueOutage(row.epoch, row.ts, row.reason or ""))
         key = row.key
         if key is None or row.kind not in kinds:
             continue

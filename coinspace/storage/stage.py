@@ -22,7 +22,7 @@ from coinspace.storage.sender import Sender
 SEQUENCE_LIMIT = 1 << 53
 
 
-class Stage:
+class StorageStage:
     """Stores messages of the wanted topics.
 
     Args:

@@ -164,7 +164,7 @@ async def _clock(connection: psycopg.AsyncConnection[Any]) -> list[str]:
     ]
 
 
-class Watch:
+class StorageWatch:
     """Looks every two seconds and keeps the last findings.
 
     Args:

@@ -23,9 +23,9 @@ from coinspace.storage.questdb.address import address
 from coinspace.storage.rows import Key
 from coinspace.storage.schema import Difference
 from coinspace.storage.sender import Sender
-from coinspace.storage.stage import Stage
+from coinspace.storage.stage import StorageStage
 from coinspace.storage.tables import GAP, INDEX_TICK, INDEX_VENUE, STORED
-from coinspace.storage.watch import Watch
+from coinspace.storage.watch import StorageWatch
 from coinspace.tasks import Tasks, within
 
 RETRY_S = 0.5
@@ -69,7 +69,7 @@ class Worker:
             on_repaired=self._on_repaired,
             on_failure=process.failed,
         )
-        self.stage = Stage(
+        self.stage = StorageStage(
             self.sender,
             topics,
             policies(settings),
@@ -81,7 +81,9 @@ class Worker:
         if "trade" in self.kinds:
             # the calculator does not watch its tables itself
             self._tables |= {INDEX_TICK.name, INDEX_VENUE.name}
-        self.watch = Watch(settings, self._tables, on_drift=self._repair, on_damage=self._on_damage)
+        self.watch = StorageWatch(
+            settings, self._tables, on_drift=self._repair, on_damage=self._on_damage
+        )
         self._restoring: asyncio.Task[None] | None = None
         self._subscribers: list[Subscriber] = []
         self._topics = [*topics, b"heartbeat."]

@@ -25,7 +25,7 @@ from coinspace.storage.policy import Policies
 from coinspace.storage.questdb.address import address
 from coinspace.storage.reconcile import reconcile
 from coinspace.storage.sender import Sender
-from coinspace.storage.stage import Stage
+from coinspace.storage.stage import StorageStage
 from tests.flow.database import applied
 from tests.flow.feeding import Feeder
 
@@ -60,7 +60,7 @@ async def test_every_sequence_is_explained_or_named(own: Settings) -> None:
     # all but four books are stored; one of these is dead, two are lost, one is nowhere
     sender = Sender(own, "reconcile")
     sender.start()
-    stage = Stage(sender, (b"orderbook.",), Policies([], 30))
+    stage = StorageStage(sender, (b"orderbook.",), Policies([], 30))
     missing = {3, 5, 6, 8}
     for message in read_journal(journal_folder(own, PUBLISHER)):
         stream = stage.ledger.stream(PUBLISHER, message.topic, message.epoch)
@@ -124,7 +124,7 @@ async def test_a_lost_tail_and_a_lost_topic_are_counted(own: Settings) -> None:
     epoch = time.time_ns()
     sender = Sender(own, "tail")
     sender.start()
-    stage = Stage(sender, (b"orderbook.",), Policies([], 30))
+    stage = StorageStage(sender, (b"orderbook.",), Policies([], 30))
     published(own, epoch)
     for message in read_journal(journal_folder(own, PUBLISHER)):
         if message.topic == TOPIC:
@@ -154,7 +154,7 @@ async def test_trades_that_the_exchange_forgot_are_counted_as_lost(own: Settings
     sender.start()
     publisher = PUBLISHER.replace("orderbook", "ticker")
     for since_ns, lost in ((epoch + 1, 2000), (epoch + 2, 181), (epoch - 10**12, 7)):
-        outage = gaps.Outage(epoch, since_ns, "not reported any more", since_ns + 5, lost)
+        outage = gaps.VenueOutage(epoch, since_ns, "not reported any more", since_ns + 5, lost)
         assert gaps.write_outage(sender, (publisher, "bithumb", "BTC/KRW"), outage)
     assert await sender.close(60)
     applied(own)
@@ -185,7 +185,7 @@ async def test_a_publisher_whose_clock_was_days_off_is_accounted_for(
         )
     sender = Sender(own, "clock")
     sender.start()
-    stage = Stage(sender, (b"trade.",), Policies([], 30))
+    stage = StorageStage(sender, (b"trade.",), Policies([], 30))
     stream = stage.ledger.stream(publisher, sink.messages[0].topic, epoch)
     lost = range(5, 9)
     for message in sink.messages:

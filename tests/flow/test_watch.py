@@ -145,7 +145,7 @@ async def test_tables_suspended_by_the_server_are_resumed_once_the_disk_has_room
     monkeypatch.setattr(watch, "no_room", lambda _: full)
     monkeypatch.setattr(watch, "INTERVAL_S", 0.1)
     monkeypatch.setattr(watch, "FIRST_RESUME_S", 0.2)
-    watched = watch.Watch(
+    watched = watch.StorageWatch(
         created, {"state"}, on_drift=lambda: asyncio.sleep(0), on_damage=lambda damages: None
     )
     with schema.connect(address(created)) as connection:

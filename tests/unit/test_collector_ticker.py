@@ -13,7 +13,7 @@ from coinspace._ext.message import REST, SNAPSHOT, Message
 from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS
 from coinspace.collector.holes import Missing, missing
-from coinspace.collector.memory import Memory
+from coinspace.collector.memory import JournalEnd
 from coinspace.collector.ticker import TickerStage
 from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges import exchange
@@ -337,7 +337,7 @@ def test_trades_that_neither_of_two_connections_brings_are_a_gap(binance: Bench)
 
 def restarted(before: Bench, name: str, symbol: str, market: str, epoch: int = 1) -> Bench:
     """Return a bench whose stage continues after another one's messages."""
-    memory = Memory()
+    memory = JournalEnd()
     for message in before.sink.messages:
         memory.take(message)
     bench = Bench(name, symbol, market, connected=False, epoch=epoch)
@@ -411,7 +411,7 @@ def test_a_gap_that_a_short_lived_process_did_not_fill_is_filled_by_the_next(
     second.now += 10 * S
     second.frame(korean(5, 50_000, "SNAPSHOT"))
     second.frame(korean(6, 51_000))
-    memory = Memory()
+    memory = JournalEnd()
     for message in (*bithumb.sink.messages, *second.sink.messages):
         memory.take(message)
     third = Bench("bithumb", "KRW-BTC", "BTC/KRW", connected=False)

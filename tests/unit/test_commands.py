@@ -14,7 +14,7 @@ import structlog
 from click.shell_completion import BashComplete
 
 from coinspace.cli import COMMANDS, GROUPS, coinspace, main
-from coinspace.collector.tools.capture import Watch
+from coinspace.collector.tools.capture import CollectionHealth
 from coinspace.market import as_named
 from coinspace.options import EXCHANGE, markets_by_exchange
 from coinspace.query import SUBJECTS
@@ -392,7 +392,7 @@ def test_status_imports_no_library_of_other_commands(tmp_path: Path) -> None:
 
 async def test_a_recording_says_which_connection_misses_data() -> None:
     with structlog.testing.capture_logs() as logs:
-        watch = Watch("upbit-orderbook", asyncio.Event())
+        watch = CollectionHealth("upbit-orderbook", asyncio.Event())
         watch.degraded("1 of 1 not synced: BTC/KRW")
         watch.ready()
     assert [(one["event"], one["connection"]) for one in logs] == [

@@ -22,7 +22,7 @@ from coinspace.endpoint.values import decimal, price
 from coinspace.method.digits import rounded, significant
 from coinspace.method.parameters import parameter_hash
 from coinspace.method.record import IndexRecord, decode
-from coinspace.recompute.verify import Comparison, Verdict
+from coinspace.recompute.verify import RecordComparison, Verification
 from coinspace.storage.records import comparable, tick_row
 
 NOW_MS = 1_700_000_000_000
@@ -158,10 +158,10 @@ def test_stored_figures_have_eight_digits_and_memory_keeps_every_bit(
         assert columns[name] == getattr(one, name)
 
 
-def compared(one: IndexRecord, **stored_as: Any) -> Verdict:
+def compared(one: IndexRecord, **stored_as: Any) -> Verification:
     """Compare a record with its stored row, in which some columns differ."""
     ts_ns = NOW_MS * 1_000_000
-    comparison = Comparison(None, ["TINY"], ts_ns, ts_ns + 1, ts_ns + 1)  # type: ignore[arg-type]
+    comparison = RecordComparison(None, ["TINY"], ts_ns, ts_ns + 1, ts_ns + 1)  # type: ignore[arg-type]
     comparison.stored.ticks["TINY", ts_ns] = {**comparable(one), **stored_as}
     comparison.stored.venues["TINY", ts_ns] = one.venues
     comparison.stored.venues["USDT", ts_ns] = one.fx_venues

@@ -13,7 +13,7 @@ from coinspace.bus.segments import JournalReader, segment_paths
 from coinspace.storage.catchup import CatchUp
 from coinspace.storage.gaps import Damage
 from coinspace.storage.ledger import Hole, StreamKey
-from coinspace.storage.stage import Stage
+from coinspace.storage.stage import StorageStage
 from tests.flow.bus_stage import BOOK, PROCESS
 from tests.flow.feeding import START_NS
 from tests.unit.test_journal import Written
@@ -23,7 +23,7 @@ from tests.waiting import until
 N = 5
 
 
-async def caught_up(written: Written, made: Stage) -> CatchUp:
+async def caught_up(written: Written, made: StorageStage) -> CatchUp:
     """Run until no hole is left."""
     catchup = CatchUp(written.settings, made, [PROCESS])
     task = asyncio.create_task(catchup.run())

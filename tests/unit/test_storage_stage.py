@@ -9,11 +9,11 @@ import pytest
 from coinspace._ext.message import STATE, Message, encode_header
 from coinspace._ext.sink import ListSink
 from coinspace.config import IndexSettings, Settings, StoragePolicy, StorageSettings
-from coinspace.storage.gaps import Outage
+from coinspace.storage.gaps import VenueOutage
 from coinspace.storage.ledger import EPOCHS_LIMIT, HOLES_LIMIT, Ledger
 from coinspace.storage.outages import UNWRITTEN_LIMIT
 from coinspace.storage.policy import Policies, Rule, policies
-from coinspace.storage.stage import Stage
+from coinspace.storage.stage import StorageStage
 from tests.flow.feeding import START_NS, Feeder
 
 PUBLISHER = "orderbook-collector-upbit"
@@ -65,8 +65,8 @@ def books(n: int, epoch: int = 7) -> list[Message]:
     return [message for message in sink.messages if message.topic == TOPIC]
 
 
-def stage(rows: Rows) -> Stage:
-    return Stage(rows, TOPICS, Policies([], 30), clock=lambda: START_NS)  # type: ignore[arg-type]
+def stage(rows: Rows) -> StorageStage:
+    return StorageStage(rows, TOPICS, Policies([], 30), clock=lambda: START_NS)  # type: ignore[arg-type]
 
 
 def test_repeats_are_not_stored() -> None:
@@ -87,7 +87,7 @@ def test_the_policy_leaves_out_all_but_the_first_message_of_an_interval() -> Non
         StoragePolicy(markets=["*"], depth=1),
     ]
     rules = Policies(entries, 30)
-    made = Stage(rows, TOPICS, rules, clock=lambda: START_NS)  # type: ignore[arg-type]
+    made = StorageStage(rows, TOPICS, rules, clock=lambda: START_NS)  # type: ignore[arg-type]
     # 20 books a second
     clock = count(START_NS, 50_000_000)
     sink = ListSink(7, clock=lambda: next(clock))
@@ -406,7 +406,7 @@ def test_outages_wait_in_bounded_memory_while_none_can_be_written() -> None:
         made.outages.on_state(PUBLISHER, stream, Message.decode(topic, head, payload), START_NS)
     assert made.counters()["outages_dropped"] == 0
     for number in range(2 * UNWRITTEN_LIMIT):
-        outage = Outage(7, START_NS + number, "x", START_NS + number + 1)
+        outage = VenueOutage(7, START_NS + number, "x", START_NS + number + 1)
         made.outages._write((PUBLISHER, "upbit", "BTC/KRW"), outage)
     assert len(made.outages._unwritten) == UNWRITTEN_LIMIT
     assert made.counters()["outages_dropped"] > 0

@@ -24,7 +24,7 @@ from coinspace.text import without_numbers
 CLEAR_S = 0.25
 
 
-class Watch:
+class CollectionHealth:
     """Receives the state of a collection in place of a process."""
 
     def __init__(self, name: str, stopping: asyncio.Event) -> None:
@@ -88,7 +88,7 @@ class Capture:
         self.name = f"{exchange}-{name}"
         # the messages are dropped; the stage only has to know what to request
         self._sink = ListSink(now_ns())
-        self._watch = Watch(self.name, stopping)
+        self._watch = CollectionHealth(self.name, stopping)
         self.collection = Collection(
             settings,
             exchange,

@@ -136,7 +136,7 @@ class PartialBooks(BookCollector):
         """Do nothing: the stage of the local books counts the same frames."""
 
 
-class Books:
+class FeedBooks:
     """Rebuilds the books of one feed.
 
     Args:

@@ -89,7 +89,7 @@ class State:
         self.app = app
         self.websocket = websocket
         self.timeouts = timeouts
-        self.open: set[Connection] = set()
+        self.open: set[ClientConnection] = set()
         self.tasks = Tasks(self._failed)
         self.date = b""
         self.log = structlog.get_logger("index-endpoint")
@@ -99,11 +99,11 @@ class State:
     def _failed(self, name: str, error: BaseException) -> None:
         self.log.error("task failed", task=name, error=repr(error), exc_info=error)
 
-    def admit(self, connection: Connection) -> Problem | None:
+    def admit(self, connection: ClientConnection) -> Problem | None:
         """Return why a new connection is refused, None when it is not."""
         return None
 
-    def gone(self, connection: Connection) -> None:
+    def gone(self, connection: ClientConnection) -> None:
         """Remove a closed connection."""
         self.open.discard(connection)
 
@@ -129,7 +129,7 @@ class Stream(Protocol):
         """Note that the connection is lost."""
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """A client's connection; the common part of HTTP and WebSocket."""
 
     transport: asyncio.Transport
@@ -251,7 +251,7 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
 
-class HttpConnection(Connection):
+class HttpConnection(ClientConnection):
     """An HTTP/1 connection, which can become the sink of a stream or a WebSocket."""
 
     def __init__(self, state: State) -> None:

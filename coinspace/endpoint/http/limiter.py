@@ -24,7 +24,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Allowance:
     """The requests left after one request, and the seconds until the window ends."""
 
     allowed: bool
@@ -54,7 +54,7 @@ class Limiter:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def hit(self, client: str, now_s: float) -> Verdict:
+    def hit(self, client: str, now_s: float) -> Allowance:
         """Count a request at a monotonic time."""
         window = math.floor(now_s / self.rate.seconds)
         if window != self._window:
@@ -63,7 +63,7 @@ class Limiter:
         if client not in self._counts and len(self._counts) >= self._most:
             client = OTHERS
         count = self._counts[client] = min(self._counts.get(client, 0) + 1, self.rate.amount + 1)
-        return Verdict(
+        return Allowance(
             count <= self.rate.amount,
             max(0, self.rate.amount - count),
             max(1, math.ceil((window + 1) * self.rate.seconds - now_s)),

@@ -16,7 +16,13 @@ from email.utils import formatdate
 
 from coinspace.config import EndpointSettings
 from coinspace.endpoint.http.addresses import Proxies, group, is_loopback
-from coinspace.endpoint.http.connection import App, Connection, HttpConnection, State, Timeouts
+from coinspace.endpoint.http.connection import (
+    App,
+    ClientConnection,
+    HttpConnection,
+    State,
+    Timeouts,
+)
 from coinspace.endpoint.http.problem import Problem, retry_later
 from coinspace.endpoint.http.websocket import WebSocketConnection
 from coinspace.errors import EndpointError
@@ -85,7 +91,7 @@ class HttpServer(State):
             self._timer.cancel()
         self.socket.close()
 
-    def admit(self, connection: Connection) -> Problem | None:
+    def admit(self, connection: ClientConnection) -> Problem | None:
         name = group(connection.address)
         count = self._groups[name] = self._groups.get(name, 0) + 1
         if len(self.open) >= self.most:
@@ -99,14 +105,14 @@ class HttpServer(State):
             "too-many-connections", f"no room for another connection, {reason}", RETRY_S
         )
 
-    def gone(self, connection: Connection) -> None:
+    def gone(self, connection: ClientConnection) -> None:
         super().gone(connection)
         name = group(connection.address)
         self._groups[name] -= 1
         if not self._groups[name]:
             del self._groups[name]
 
-    def _counted(self, connection: Connection) -> bool:
+    def _counted(self, connection: ClientConnection) -> bool:
         address = connection.address
         if self.proxies.trusted(address):
             return False

@@ -16,7 +16,7 @@ from websockets.http11 import Request
 from websockets.protocol import State as Phase
 from websockets.server import ServerProtocol
 
-from coinspace.endpoint.http.connection import Connection, Message, Scope, State
+from coinspace.endpoint.http.connection import ClientConnection, Message, Scope, State
 from coinspace.endpoint.http.problem import Problem
 
 MESSAGE_BYTES = 16 * 1024
@@ -31,7 +31,7 @@ _HANDSHAKE = (
 )
 
 
-class WebSocketConnection(Connection):
+class WebSocketConnection(ClientConnection):
     """A connection on which a WebSocket handshake was asked for."""
 
     def __init__(self, state: State, transport: asyncio.Transport, scope: Scope, key: str) -> None:

@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from coinspace.endpoint.http.connection import Connection
+from coinspace.endpoint.http.connection import ClientConnection
 from coinspace.endpoint.http.problem import retry_later
 from coinspace.endpoint.models import Shutdown, StreamGap
 
@@ -86,7 +86,7 @@ class StreamEvent:
 class Client:
     """One stream: its connection, its channels, and events that wait while its socket is full."""
 
-    def __init__(self, hub: Hub, connection: Connection, kind: Kind) -> None:
+    def __init__(self, hub: Hub, connection: ClientConnection, kind: Kind) -> None:
         self.hub = hub
         self.connection = connection
         self.kind: Kind = kind
@@ -213,7 +213,7 @@ class Hub:
             text = "the server is stopping" if self.closing else f"{self.max_streams} are open"
             raise retry_later("too-many-streams", f"no room for another stream, {text}", 5)
 
-    def join(self, connection: Connection, kind: Kind, channels: set[str]) -> Client:
+    def join(self, connection: ClientConnection, kind: Kind, channels: set[str]) -> Client:
         """Add a client; the caller has called `check_room`."""
         client = Client(self, connection, kind)
         connection.client_stream = client

@@ -40,7 +40,7 @@ def readonly_address(settings: Settings) -> str:
     return address(settings).readonly_sql
 
 
-class Connection(psycopg.AsyncConnection[Row]):
+class ReadConnection(psycopg.AsyncConnection[Row]):
     """A connection that reports why it failed."""
 
     @classmethod
@@ -51,7 +51,7 @@ class Connection(psycopg.AsyncConnection[Row]):
         find: Callable[[], str],
         on_failure: Callable[[Exception], None],
         **options: Any,
-    ) -> Connection:
+    ) -> ReadConnection:
         """Connect to the address from `find`; report a failure, which the pool would hide."""
         try:
             return await super().connect(find(), **options)
@@ -68,8 +68,8 @@ class Database:
 
     def __init__(self, address: Callable[[], str], *, size: int, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            connection_class=Connection,
+        self._pool: AsyncConnectionPool[ReadConnection] = AsyncConnectionPool(
+            connection_class=ReadConnection,
             kwargs={
                 "find": address,
                 "on_failure": self._connecting_failed,
@@ -95,7 +95,7 @@ class Database:
         self.query_seconds = 0.0
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncIterator[ReadConnection]:
         """Yield a connection; a failed or interrupted one is closed, not reused.
 
         The caller sets the time-out of its query: a time-out around a `yield` would also count the
@@ -146,7 +146,7 @@ class Database:
         found = await self.rows(sql, values)
         return found[0] if found else None
 
-    async def _take(self) -> Connection:
+    async def _take(self) -> ReadConnection:
         if self._down:
             raise self._unavailable()
         limit = asyncio.timeout(self.timeout_s)
@@ -167,7 +167,7 @@ class Database:
         finally:
             self._waiting.discard(limit)
 
-    async def _give_back(self, connection: Connection, whole: bool) -> None:
+    async def _give_back(self, connection: ReadConnection, whole: bool) -> None:
         if not whole:
             await connection.close()
         await self._pool.putconn(connection)
@@ -219,6 +219,6 @@ class Database:
         }
 
 
-async def _configure(connection: Connection) -> None:
+async def _configure(connection: ReadConnection) -> None:
     # by default psycopg sends a small number as smallint, which QuestDB does not accept as a time
     connection.adapters.register_dumper(int, Int8BinaryDumper)
