@@ -15,7 +15,7 @@ opcode is not known (recordings, kept updates) the first bytes decide: JSON has 
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport INT64_MIN, int8_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.string cimport memcpy, strlen
+from libc.string cimport strlen
 
 from coinspace._ext.binance cimport BinanceParser
 from coinspace._ext.number cimport Decimal, decimal_exact, decimal_round
@@ -282,14 +282,14 @@ cdef class BinanceSbeParser(BinanceParser):
     cdef int _one_side(self, bint falling, bint whole) noexcept:
         cdef Py_ssize_t step = 0
         cdef Py_ssize_t count = 0
-        cdef Py_ssize_t i
+        cdef Py_ssize_t _i
         cdef const char *p
         cdef double price = 0
         cdef double size = 0
         if self._group(4, LEVEL_BLOCK, &step, &count):
             return MALFORMED
         p = self.at
-        for i in range(count):
+        for _i in range(count):
             if self._value(p, self.price_power, &price) or self._value(p + 8, self.size_power, &size):
                 return MALFORMED
             if price > 0 and (size > 0 or (size == 0 and not whole)):
@@ -343,13 +343,13 @@ cdef class BinanceSbeParser(BinanceParser):
     cdef int _read_trades(self) noexcept:
         # the whole frame is checked first, so that a malformed one gives no trade at all
         cdef Py_ssize_t count = 0
-        cdef Py_ssize_t i
+        cdef Py_ssize_t _i
         cdef double value
         cdef const char *p
         if self._root(TRADES_BLOCK, 8, 16) or self._group(6, TRADE_BLOCK, &self.trade_step, &count):
             return MALFORMED
         p = self.at
-        for i in range(count):
+        for _i in range(count):
             if i64(p) == INT64_MIN or <uint8_t>p[24] > 1:
                 return self._refuse(BAD_VALUE, p)
             if self._value(p + 8, self.price_power, &value) or self._value(p + 16, self.size_power, &value):
