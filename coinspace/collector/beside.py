@@ -59,7 +59,7 @@ class BesideTickers(Stage, TickerCollector):
         """Whether no connection brings the tickers of some market."""
         return any(not status.live for status in self.statuses)
 
-    def added(self) -> dict[str, int]:
+    def added(self) -> dict[str, int | float]:
         """Return the counters that belong to the stage's own."""
         return {
             "frames": self.frames,

@@ -138,6 +138,8 @@ def ids_of(payload: bytes) -> tuple[bytes, bytes] | None:
 def rest_trades(payload: bytes) -> list[dict[str, Any]]:
     """Return recorded trades in the form of REST."""
     found = read(payload)
+    if found is None:
+        return []
     return [
         {
             "id": one.id,
@@ -147,7 +149,7 @@ def rest_trades(payload: bytes) -> list[dict[str, Any]]:
             "isBuyerMaker": one.taker_sold,
             "isBestMatch": True,
         }
-        for one in (found.trades if found else ())
+        for one in found.trades
     ]
 
 
