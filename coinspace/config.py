@@ -1032,6 +1032,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         if source in KEYED_SOURCES and not settings.rates.key(source):
             yield f"rates.keys.{source}", f"expected a key, as rates.sources names {source}"
     for name, exchange in settings.exchanges.items():
+        if exchange.format == "sbe" and not hasattr(exchange_named(name), "uses_sbe"):
+            yield f"exchanges.{name}.format", f"expected a JSON format, as {name} has no SBE"
         for market in exchange.group_levels:
             if not collects(settings, name, market):
                 yield f"exchanges.{name}.group_levels", _not_collected(settings, name, market)
@@ -1112,7 +1114,9 @@ def _explain(error: ValidationError, where: str, environment: Environment | None
 
 
 # sections and keys whose values may contain a password or a key
-_SECRET_PLACES = {"bus", "storage", "keys", "websocket", "rest", "targets"}
+_SECRET_PLACES = {
+    *("bus", "storage", "keys", "api_key", "websocket", "sbe_websocket", "rest", "targets"),
+}
 # a longer text may be a secret in the wrong place
 _SHOWN_LENGTH = 20
 
