@@ -75,6 +75,9 @@ CONSTITUENTS = tuple(
 )
 # sockaddr_un.sun_path has 108 bytes, with the closing zero
 IPC_PATH_LIMIT = 107
+# endpoints on NATS: this word, then the first words of their subjects
+NATS_SCHEME = "nats:"
+SUBJECT_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # values of storage.retention: a duration, or words for rows that are never deleted
 RETENTION = re.compile(r"([1-9]\d{0,4}) ?(h|d|w|M|y|(?i:hours?|days?|weeks?|months?|years?))")
 KEEP_FOR_EVER = ("off", "keep")
@@ -143,7 +146,16 @@ class HostSettings(Section):
 
 
 class BusSettings(Section):
-    """The ZMQ bus: one PUB socket per publishing process, and a side socket for its journal."""
+    """The bus: ZMQ, with one PUB socket and one journal socket per publishing process, or NATS."""
+
+    url: str = ""
+    """nats://host:port, several with commas: the bus runs on these NATS servers; empty = ZMQ"""
+    credentials: str = ""
+    """NATS credentials file (JWT and seed)"""
+    ca_file: str = ""
+    """certificates that NATS servers are checked with; empty = the system's"""
+    platform: str = "coinspace"
+    """first word of all subjects on NATS: one per platform that shares the servers"""
 
     endpoints: Annotated[dict[str, str], Names(_process)] = {}
     """process name -> tcp://host:port; ipc below data/run by default"""
@@ -169,6 +181,21 @@ class BusSettings(Section):
     _key_file: Path = PrivateAttr(default=Path("curve.json"))
     # process -> the host that runs it, of several hosts
     _runs: dict[str, HostSettings] = PrivateAttr(default_factory=dict)
+
+    @field_validator("url")
+    @classmethod
+    def _servers(cls, given: str) -> str:
+        for one in filter(None, given.split(",")):
+            if not re.fullmatch(r"((nats|tls|ws|wss)://)?[^/\s]+", one.strip()):
+                raise ValueError("expected nats://host:port, several with commas between them")
+        return given
+
+    @field_validator("platform")
+    @classmethod
+    def _subject_word(cls, given: str) -> str:
+        if not SUBJECT_WORD.fullmatch(given):
+            raise ValueError("expected at most 64 letters, digits, - and _")
+        return given
 
     @model_validator(mode="after")
     def _curve_pair(self) -> BusSettings:
@@ -197,18 +224,32 @@ class BusSettings(Section):
         address = f"[{host.address}]" if ":" in host.address else host.address
         return f"tcp://{address}:{self.port + PORTS_EACH * PROCESSES.index(process) + number}"
 
+    def _nats(self, kind: str, process: str) -> str:
+        """Return the endpoint of a process on NATS, "" on ZMQ."""
+        return f"{NATS_SCHEME}{self.platform}.{kind}.{process}" if self.url else ""
+
     def endpoint(self, process: str) -> str:
-        """Return the PUB endpoint of a process."""
+        """Return the endpoint where a process publishes."""
+        if self.url:
+            return self._nats("bus", process)
         return self.endpoints.get(process) or self._tcp(process, 0) or self._ipc(process)
 
     def replay_endpoint(self, process: str) -> str:
         """Return the endpoint where a process answers journal requests."""
+        if self.url:
+            return self._nats("journal", process)
         given = self.replay_endpoints.get(process) or self._tcp(process, 1)
         return given or self._ipc(f"{process}.journal")
 
     def beat_endpoint(self, process: str) -> str:
         """Return where a process of several hosts publishes its health, "" on a single host."""
+        if self.url:
+            return self._nats("beat", process) if process in self._runs else ""
         return self._tcp(process, 2)
+
+    def lock_path(self, endpoint: str) -> Path:
+        """Return the file that this host's process with an endpoint on NATS locks."""
+        return self._sockets / f"{endpoint.removeprefix(NATS_SCHEME)}.lock"
 
     @property
     def key_file(self) -> Path:

@@ -50,6 +50,9 @@ READ_BY_OWNER = {
     "storage/watch.py",
     "supervisor.py",
     "tasks.py",
+    # the link restarts them on its own thread
+    "bus/nats/link.py",
+    "bus/nats/pumps.py",
 }
 # these run only after an outage, a damage or a failed start
 RARE = {"memory", "missed ticks", "storing again"}
