@@ -10,7 +10,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, TypeVar
+
+import orjson
+
+from coinspace.exchanges import binance_sbe
 
 T = TypeVar("T")
 COUNT = 64
@@ -420,11 +425,61 @@ KINDS: dict[str, Callable[[random.Random], str]] = {
 }
 
 
+# decimals of prices and sizes in SBE
+POWERS = (-2, -8)
+
+
+def _mantissa(text: str, power: int) -> int:
+    return int(Decimal(text).scaleb(-power))
+
+
+def as_sbe(frame: bytes) -> bytes:
+    """Return the SBE of a diff, a trade or the best prices in JSON."""
+    data = orjson.loads(frame)["data"]
+    time_us = data.get("E", EPOCH_MS) * 1000
+
+    def both(price: str, size: str) -> tuple[int, int]:
+        return _mantissa(price, POWERS[0]), _mantissa(size, POWERS[1])
+
+    if "t" in data:
+        row = (data["t"], *both(data["p"], data["q"]), data["m"])
+        return binance_sbe.encode_trades(time_us, time_us, POWERS, [row], data["s"])
+    if "U" in data:
+        sides = tuple([both(*level) for level in data[side]] for side in ("b", "a"))
+        ids = data["U"], data["u"]
+        return binance_sbe.encode_diff(time_us, ids, POWERS, (sides[0], sides[1]), data["s"])
+    best = (*both(data["b"], data["B"]), *both(data["a"], data["A"]))
+    return binance_sbe.encode_best(time_us, data["u"], POWERS, best, data["s"])
+
+
+# kind -> the kind in JSON with the same content
+BINARY_KINDS = {
+    "binance-sbe-diff": "binance-diff",
+    "binance-sbe-trade": "binance-trade",
+    "binance-sbe-top": "binance-top",
+}
+
+
+def kinds_of(exchange: str) -> list[str]:
+    """Return the kinds of an exchange; binance-sbe: Binance's binary ones."""
+    found = BINARY_KINDS if exchange == "binance-sbe" else KINDS
+    return [kind for kind in found if kind.startswith(exchange)]
+
+
+def made(kind: str, rng: random.Random) -> bytes:
+    """Return one frame of a kind."""
+    if kind in BINARY_KINDS:
+        return as_sbe(KINDS[BINARY_KINDS[kind]](rng).encode())
+    return KINDS[kind](rng).encode()
+
+
 def frames(kind: str, count: int = COUNT) -> list[bytes]:
-    """Return `count` different frames of one kind: upbit-book, binance-diff, … (see KINDS)."""
-    rng = random.Random(f"{kind} {SEED}")
-    make = KINDS[kind]
-    return [make(rng).encode() for _ in range(count)]
+    """Return `count` different frames of one kind: upbit-book, binance-diff, … (see KINDS).
+
+    A binary kind has the content of its kind in JSON.
+    """
+    rng = random.Random(f"{BINARY_KINDS.get(kind, kind)} {SEED}")
+    return [made(kind, rng) for _ in range(count)]
 
 
 def each(call: Callable[[T], Any], batch: list[T]) -> Callable[[], None]:

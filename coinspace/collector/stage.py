@@ -161,6 +161,7 @@ class Stage:
                 "error_frames",
                 "acks",
                 "shutdowns",
+                "keys_refused",
                 "first_frame_timeouts",
                 "stale",
                 "failures",
@@ -379,6 +380,16 @@ class Stage:
         """Return the error that the exchange sent on a connection, once."""
         return self._refusals.pop(connection, None)
 
+    def on_key_refused(self, reason: str) -> None:
+        """Note that a connection goes on without the API key; log it for the first one only."""
+        self.counts["keys_refused"] += 1
+        if self.counts["keys_refused"] == 1:
+            self.log.error(
+                "streams without the API key are used until the next start",
+                reason=reason,
+                setting=f"exchanges.{self.exchange.NAME}.api_key",
+            )
+
     # rare frames
 
     def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
@@ -499,6 +510,10 @@ class Stage:
             "absent_markets": len(self._absent),
             **self.counts,
         }
+        found.update(
+            (f'frames_refused{{reason="{reason}"}}', count)
+            for reason, count in compiled.parser.refusals().items()
+        )
         for name in ("backwards", "clock_steps", *self.summed):
             found[name] = sum(getattr(entry, name) for entry in compiled.markets)
         found["synced"] = sum(status.state == State.SYNCED for status in self.statuses)

@@ -83,12 +83,18 @@ class Subscription:
     """One connection: its URL, the frames to send when it is open, and the symbols it delivers.
 
     groups: width of a price group of each symbol, () = books of single levels.
+    headers: of the handshake; they have a secret, which is shown nowhere.
+    fallback: the subscription without the key, for an exchange that refuses the key.
+    aside: it brings other channels of markets whose states another subscription decides.
     """
 
     url: str
     frames: tuple[bytes, ...]
     symbols: tuple[str, ...]
     groups: tuple[float, ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    fallback: Subscription | None = None
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +247,13 @@ class Trial(NamedTuple):
     """Frames that `probe` sends on a separate connection, and the facts that must follow.
 
     facts: name -> function that returns whether the fact was seen, and whether it is true.
+    headers: of the handshake.
     """
 
     url: str
     frames: tuple[bytes, ...]
     facts: Mapping[str, Callable[[Heard], tuple[bool, bool]]]
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Exchange(Protocol):

@@ -6,14 +6,14 @@ The exchange's module shapes the answers, from a simulated market as from a reco
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple
-
-import orjson
+from typing import Any
 
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.binance import DEFAULT_LEVELS, STREAM_DEPTH, depth_weight
 from coinspace.exchanges.exchange import number
 from coinspace.exchanges.korean import TICKERS, TRADES
+from coinspace.simulator.answer import Answer as Answer
+from coinspace.simulator.answer import answer as answer
 from coinspace.simulator.markets.engine import Engine
 from coinspace.simulator.markets.korean import KST_S
 from coinspace.simulator.markets.market import MILLISECOND_NS, Event, SimulatedMarket
@@ -22,20 +22,6 @@ from coinspace.window import Used
 BINANCE_WEIGHT = 6000
 BAN_S = 120
 IGNORED_429 = 10
-
-
-class Answer(NamedTuple):
-    """A REST answer."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = {}
-
-
-def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
-    """Return a JSON answer; bytes are already JSON."""
-    body = value if isinstance(value, bytes) else orjson.dumps(value)
-    return Answer(status, body, headers or {})
 
 
 class Present:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self, cast
 
 import orjson
 
+from coinspace.exchanges import binance_sbe as sbe
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.binance import unwrapped, wrapped
 from coinspace.exchanges.coinone import CHANNELS, subscribe_frame
@@ -24,6 +25,8 @@ ERROR_CLOSE_S = 0.15
 STATUS_S = 10.0
 # streams of a simulated market of Binance: those that CoinSpace subscribes to
 STREAMS = ("depth@100ms", "bookTicker", "trade", "ticker")
+# the key that simulated exchanges know
+SIMULATED_KEY = "simulated-key"
 # a client's messages in one second
 MOST_MESSAGES = 5
 TYPES = ("ticker", "trade", "orderbook")
@@ -67,6 +70,17 @@ class Session:
     error_frame = b""
     # whether a ping of the protocol is answered
     pongs = True
+    # whether the data frames are binary beside control frames of text
+    is_binary = False
+    # whether the session was opened with a key
+    has_key = False
+
+    @classmethod
+    def refusal(
+        cls, path: str, headers: Mapping[str, str], keys: Collection[str]
+    ) -> tuple[int, bytes] | None:
+        """Return status and body of the answer to a handshake without a valid key; None = go on."""
+        return None
 
     @classmethod
     def opened(
@@ -402,6 +416,8 @@ class BinanceSession(Session):
     def opened(
         cls, path: str, query: Mapping[str, str], send: Send, end: End, *, limits: bool
     ) -> Self | None:
+        if path.startswith(sbe.PATH + "/"):
+            return cls._sbe(path.removeprefix(sbe.PATH), query, send, end, limits=limits)
         if path == "/stream":
             streams, combined = query.get("streams", ""), True
         elif path == "/ws" or path.startswith("/ws/"):
@@ -411,6 +427,22 @@ class BinanceSession(Session):
         named = [name for name in streams.split("/") if name]
         micro = query.get("timeUnit", "").upper() == "MICROSECOND"
         return cls(send, end, named, combined=combined, micro=micro, limits=limits)
+
+    @classmethod
+    def refusal(
+        cls, path: str, headers: Mapping[str, str], keys: Collection[str]
+    ) -> tuple[int, bytes] | None:
+        if not path.startswith(sbe.PATH + "/") or headers.get(sbe.HEADER) in keys:
+            return None
+        text = "Invalid API-key, IP, or permissions for action."
+        return 401, orjson.dumps({"code": -2015, "msg": text})
+
+    @classmethod
+    def _sbe(
+        cls, path: str, query: Mapping[str, str], send: Send, end: End, *, limits: bool
+    ) -> Self | None:
+        opened = BinanceSbeSession.opened(path, query, send, end, limits=limits)
+        return cast("Self | None", opened)
 
     @classmethod
     def recorded(
@@ -475,8 +507,7 @@ class BinanceSession(Session):
                     self.changed(added)
                 else:
                     for stream in params:
-                        self.streams.pop(stream, None)
-                        self._variants.pop(parse_stream(stream), None)
+                        self._remove(stream)
                     self.changed([])
             case method:
                 self._error(2, f"Invalid request: unknown variant `{method}`", number)
@@ -505,6 +536,10 @@ class BinanceSession(Session):
             self.streams[stream] = None
             if (parsed := parse_stream(stream)) is not None:
                 self._variants[parsed] = binance.Variant(stream, self.combined, self.micro)
+
+    def _remove(self, stream: str) -> None:
+        self.streams.pop(stream, None)
+        self._variants = {key: one for key, one in self._variants.items() if one.stream != stream}
 
     def frames(self, event: Event) -> list[bytes]:
         variant = self._variants.get((event.market.symbol, event.kind))
@@ -709,6 +744,42 @@ class CoinbaseSession(Session):
     @property
     def subscription(self) -> frozenset[tuple[str, str]]:
         return frozenset(self.topics)
+
+
+class BinanceSbeSession(BinanceSession):
+    """A session of the binary streams: data frames are SBE, answers and events are JSON."""
+
+    is_binary = True
+    has_key = True
+    # stream -> kind of event of a simulated market
+    kinds: ClassVar[Mapping[str, str]] = {
+        "depth": binance.FAST_DEPTH,
+        "bestBidAsk": "bookTicker",
+        "trade": "trade",
+    }
+
+    def _add(self, streams: Iterable[str]) -> None:
+        for stream in streams:
+            self.streams[stream] = None
+            symbol, at, name = stream.partition("@")
+            if at and symbol == symbol.lower() and name in self.kinds:
+                self._variants[symbol.upper(), self.kinds[name]] = binance.Variant(
+                    stream, combined=False, sbe=True
+                )
+
+    def attach(self, markets: Mapping[str, SimulatedMarket]) -> None:
+        for market in markets.values():
+            cast("binance.BinanceMarket", market).make_fast()
+
+    def shutdown_frame(self, now_ms: int) -> bytes:
+        return orjson.dumps({"e": "serverShutdown", "E": now_ms})
+
+    def spelled(self, kind: str, what: Label, payload: bytes) -> bytes:
+        return payload
+
+    @property
+    def subscription(self) -> frozenset[tuple[str, str]]:
+        return frozenset((kind + sbe.KIND, symbol) for kind, symbol in super().subscription)
 
 
 # PROTOCOL of an exchange's module -> its sessions

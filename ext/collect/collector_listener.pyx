@@ -8,6 +8,7 @@ from picows.picows cimport WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransp
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clockid_t, timespec
 
 from coinspace._ext.collector cimport Collector
+from coinspace._ext.parser cimport BINARY_FRAME, TEXT_FRAME
 
 # largest message in bytes, in one frame or in several: market data is far smaller
 MAX_MESSAGE = 16 << 20
@@ -50,6 +51,7 @@ cdef class FrameListener(WSListener):
         WSTransport _transport           # None = not connected
         bint _is_broken                  # the peer broke the protocol: its frames are not read any more
         bytearray _parts                 # parts of a message in several frames, None = no such message
+        int _opcode                      # of the present message: TEXT_FRAME or BINARY_FRAME
         int64_t _second_ns               # begin of the second whose small frames are counted
         int _small
 
@@ -82,6 +84,7 @@ cdef class FrameListener(WSListener):
         if kind == WSMsgType.TEXT or kind == WSMsgType.BINARY:
             if self._parts is not None:
                 self.refuse(WSCloseCode.PROTOCOL_ERROR, "a message began before the last one ended")
+            self._opcode = BINARY_FRAME if kind == WSMsgType.BINARY else TEXT_FRAME
             if frame.fin:
                 self.take(frame.payload_ptr, frame.payload_size)
             else:
@@ -144,6 +147,7 @@ cdef class FrameListener(WSListener):
                 self.recorder(received_ns, whole)
             except Exception as error:
                 self._owner.on_failure(error, whole)
+        self.collector.parser.opcode = self._opcode
         try:
             self.collector.feed(frame, size, received_ns, now_ns, self.connection)
         except Exception as error:

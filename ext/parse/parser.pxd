@@ -30,6 +30,12 @@ cdef enum:
     PONG = 5         # an answer to a text that keeps the connection alive
     HEARTBEAT = 6    # symbol, trade_id: the market's newest trade
 
+# opcode of a frame, which tells an exchange's binary format from its JSON
+cdef enum:
+    UNKNOWN_FRAME = 0    # a recorded or a kept frame
+    TEXT_FRAME = 1
+    BINARY_FRAME = 2
+
 cdef enum:
     NO_WINDOW = 0
     DAY_24H = 1
@@ -167,6 +173,7 @@ cdef class Parser:
         readonly int64_t template_misses   # levels read on the path for any form
 
         # the present frame
+        int opcode                         # set before `begin` where it is known
         const char *frame
         const char *end
         const char *cursor                 # next element of a list

@@ -191,7 +191,7 @@ def entries() -> list[Entry]:
 
 
 def _of(exchange: str) -> list[bytes]:
-    kinds = [kind for kind in generated.KINDS if kind.startswith(exchange)]
+    kinds = [*generated.kinds_of(exchange), *generated.kinds_of(f"{exchange}-sbe")]
     return [frame for kind in kinds for frame in generated.frames(kind, 2)]
 
 

@@ -19,7 +19,17 @@ PORTABLE = ROOT / "build" / "asan-portable"
 WHOLE = ROOT / "build" / "asan-all"
 EDGES = "edges.so"
 # only modules that the parsers need, so that the build takes seconds
-MODULES = ("number", "scan", "parser", "upbit", "bithumb", "binance", "coinone", "coinbase")
+MODULES = (
+    "number",
+    "scan",
+    "parser",
+    "upbit",
+    "bithumb",
+    "binance",
+    "binance_sbe",
+    "coinone",
+    "coinbase",
+)
 BUILD_TIMEOUT_S = 300.0
 
 

