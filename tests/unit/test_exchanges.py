@@ -28,7 +28,7 @@ def names_of(module: Any) -> list[str]:
 
 def test_every_exchange_defines_the_same_names_in_the_same_order() -> None:
     lists = [names_of(exchange(name)) for name in EXCHANGES]
-    assert lists[0] == lists[1] == lists[2]
+    assert all(one == lists[0] for one in lists)
     assert len(lists[0]) == len(set(lists[0])) > 15
 
 
