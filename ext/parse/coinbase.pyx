@@ -199,7 +199,7 @@ cdef class CoinbaseParser(Parser):
             return p + 1
         while p < end and p[0] == c'[':
             p = self._pairs(p, falling)
-            if p[0] == c'[':
+            if p < end and p[0] == c'[':
                 p = self._level(p, falling)
                 if p is NULL:
                     return NULL
