@@ -49,7 +49,7 @@ def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = Cluster(tmp_path_factory.mktemp("nats"))
     server.start()
     yield server.url
-    server.stop()
+    server.close()
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +76,7 @@ def questdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     logs = sorted((server.root / "log").glob("questdb-*.log*"))
     last = logs[-1].read_text(errors="replace").splitlines()[-5:] if logs else []
     assert server.poll() is None, f"QuestDB died during the tests: {last}"
-    assert server.stop() == 0
+    assert server.close() == 0
 
 
 @pytest.fixture

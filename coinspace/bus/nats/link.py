@@ -32,6 +32,7 @@ PINGS_UNANSWERED = 2
 # bytes that wait for a slow or absent server; what exceeds them is dropped and counted
 PENDING_BYTES = 8 << 20
 CALL_S = 5.0
+POLL_S = 0.005
 LOG_INTERVAL_NS = MINUTE_NS
 FAILURES = (OSError, TimeoutError, nats.errors.Error, ValueError)
 
@@ -59,7 +60,6 @@ class Link:
         self.problem: str | None = "not connected yet"
         self.users = 0
         self._bus = bus
-        self._servers = [_server(one) for one in bus.url.split(",") if one.strip()]
         self._pumps: list[Pump] = []
         self._logged_ns: int | None = None
         self.loop = uvloop.new_event_loop()
@@ -74,6 +74,13 @@ class Link:
         """Run a coroutine on the link's thread and wait for its result."""
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self.loop)
         return future.result(timeout_s)
+
+    async def connected(self, limit_s: float) -> Client | None:
+        """Return the client once it is connected, None when it is not in time."""
+        end = self.loop.time() + limit_s
+        while self.problem is not None and self.loop.time() < end:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+        return self.client if self.problem is None else None
 
     async def add(self, pump: Pump) -> None:
         self._pumps.append(pump)
@@ -114,7 +121,13 @@ class Link:
             self._closed.clear()
             client = Client()
             try:
-                await client.connect(**self._options())
+                await client.connect(
+                    **options(self._bus),
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_disconnected,
+                    reconnected_cb=self._on_reconnected,
+                    closed_cb=self._on_closed,
+                )
                 self.client = client
                 self._connected()
                 for pump in list(self._pumps):
@@ -136,29 +149,6 @@ class Link:
         except FAILURES as error:
             # the connection was lost meanwhile: the client or the next one subscribes again
             self.report(repr(error))
-
-    def _options(self) -> dict[str, Any]:
-        bus = self._bus
-        options: dict[str, Any] = {}
-        if bus.credentials:
-            options["user_credentials"] = os.path.expanduser(bus.credentials)
-        if bus.ca_file:
-            options["tls"] = ssl.create_default_context(cafile=os.path.expanduser(bus.ca_file))
-        return options | {
-            "servers": self._servers,
-            "name": f"coinspace {bus.platform} {os.getpid()}",
-            "allow_reconnect": True,
-            "max_reconnect_attempts": -1,
-            "reconnect_time_wait": RETRY_S,
-            "connect_timeout": CONNECT_S,
-            "ping_interval": PING_S,
-            "max_outstanding_pings": PINGS_UNANSWERED,
-            "pending_size": PENDING_BYTES,
-            "error_cb": self._on_error,
-            "disconnected_cb": self._on_disconnected,
-            "reconnected_cb": self._on_reconnected,
-            "closed_cb": self._on_closed,
-        }
 
     async def _on_error(self, error: Exception) -> None:
         if self.client is None or not self.client.is_connected:
@@ -187,12 +177,32 @@ class Link:
         log.info("connected", servers=self._shown())
 
     def _shown(self) -> list[str]:
-        return [one.rpartition("@")[2] for one in self._servers]
+        return [one.rpartition("@")[2] for one in _servers(self._bus)]
 
 
-def _server(text: str) -> str:
-    text = text.strip()
-    return text if "://" in text else f"nats://{text}"
+def options(bus: BusSettings) -> dict[str, Any]:
+    """Return what the settings say to a client: servers, who we are, when to give up a server."""
+    found: dict[str, Any] = {}
+    if bus.credentials:
+        found["user_credentials"] = os.path.expanduser(bus.credentials)
+    if bus.ca_file:
+        found["tls"] = ssl.create_default_context(cafile=os.path.expanduser(bus.ca_file))
+    return found | {
+        "servers": _servers(bus),
+        "name": f"coinspace {bus.platform} {os.getpid()}",
+        "allow_reconnect": True,
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": RETRY_S,
+        "connect_timeout": CONNECT_S,
+        "ping_interval": PING_S,
+        "max_outstanding_pings": PINGS_UNANSWERED,
+        "pending_size": PENDING_BYTES,
+    }
+
+
+def _servers(bus: BusSettings) -> list[str]:
+    found = [one.strip() for one in bus.url.split(",") if one.strip()]
+    return [one if "://" in one else f"nats://{one}" for one in found]
 
 
 class _Shared:

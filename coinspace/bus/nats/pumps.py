@@ -19,6 +19,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
+import socket
 from collections.abc import Awaitable, Callable
 
 import nats.errors
@@ -32,6 +34,7 @@ from coinspace._ext.receiver import CHANNEL_LIMIT
 from coinspace.bus.context import Socket, close_socket, open_socket
 from coinspace.bus.nats import subjects
 from coinspace.bus.nats.link import Link
+from coinspace.errors import BusError
 from coinspace.tasks import within
 
 # messages between two turns of the link's loop
@@ -45,6 +48,7 @@ SIZE_BYTES = 4
 ASKED = 64
 ANSWER_LIMIT = 64 << 20
 NO_RESPONDERS = "503"
+CLAIM_S = 1.0
 
 OnMessage = Callable[[Msg], Awaitable[None]]
 
@@ -135,6 +139,33 @@ class Outlet(Pump):
         self.dropped = 0
         self._subjects: dict[bytes, str] = {}
         self._socket.subscribe(b"")
+
+    @classmethod
+    async def claim(cls, link: Link, root: str) -> None:
+        """Make sure that no running process has the name, as far as the servers can be reached.
+
+        Raises: BusError when a process of this name answers.
+        """
+        client = await link.connected(CLAIM_S)
+        if client is None:
+            return
+        try:
+            owner = await client.request(_owned(root), b"", timeout=CLAIM_S)
+        except nats.errors.Error:
+            # it has ended, or its host is gone
+            return
+        raise BusError(
+            f"{root}: expected no other process, found {owner.data.decode(errors='replace')}:"
+            " another host has this role"
+        )
+
+    async def join(self, client: Client) -> None:
+        await super().join(client)
+        await self._listen(client, _owned(self.root), self._answer_owner)
+
+    async def _answer_owner(self, message: Msg) -> None:
+        with contextlib.suppress(nats.errors.Error):
+            await message.respond(f"process {os.getpid()} of {socket.gethostname()}".encode())
 
     async def finish(self) -> None:
         """Send what waits in the queue."""
@@ -302,6 +333,12 @@ class Asker(Pump):
     def _finish(self, identity: bytes, number: bytes, facts: bytes, records: bytes) -> None:
         self._parts.pop(number.decode(), None)
         self._give([identity, number, facts, records])
+
+
+def _owned(root: str) -> str:
+    """Return the subject on which the process of a name says that it has the name."""
+    platform, rest = root.split(".", 1)
+    return f"{platform}.owner.{rest}"
 
 
 # made on the link's thread
