@@ -1,7 +1,7 @@
-"""The bus on ZMQ and on NATS in one run: CPU time and latency of one publisher and one subscriber.
+"""The bus on ZMQ and on NATS in one run: CPU time and latency, one publisher and one subscriber.
 
-Each burst is taken whole before the next one begins, so nothing is dropped. NATS servers are private
-ones on this machine, which share its processors. Prints a table.
+Each burst is taken whole before the next one begins, so nothing is dropped. NATS servers are
+private ones on this machine, which share its processors. Prints a table.
 
     python -m benchmarks.bus_transports
 """
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,10 @@ SINGLE, PAUSE_S = 600, 0.005
 TICKS = os.sysconf("SC_CLK_TCK")
 SPAWN = multiprocessing.get_context("spawn")
 
-Counter = "Synchronized[int]"
 
-
-def subscribe(bus: BusSettings, received: Counter, cpu_ns: Counter, waits: list[int]) -> None:
+def subscribe(
+    bus: BusSettings, received: Synchronized[int], cpu_ns: Synchronized[int], waits: list[int]
+) -> None:
     """Receive until the parent ends this process; count messages and record their latency."""
 
     def on_message(message: Message) -> None:
@@ -84,7 +85,7 @@ def server_ns(servers: Cluster | None) -> int:
     return total * 1_000_000_000 // TICKS
 
 
-def wait(received: Counter, n: int) -> None:
+def wait(received: Synchronized[int], n: int) -> None:
     end = time.monotonic() + 20
     while received.value < n:
         assert time.monotonic() < end, f"expected {n} messages, was {received.value}"
