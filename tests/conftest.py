@@ -76,7 +76,7 @@ def questdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     logs = sorted((server.root / "log").glob("questdb-*.log*"))
     last = logs[-1].read_text(errors="replace").splitlines()[-5:] if logs else []
     assert server.poll() is None, f"QuestDB died during the tests: {last}"
-    assert server.close() == 0
+    assert server.stop() == 0
 
 
 @pytest.fixture

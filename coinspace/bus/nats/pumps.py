@@ -33,7 +33,7 @@ from nats.aio.subscription import Subscription
 from coinspace._ext.receiver import CHANNEL_LIMIT
 from coinspace.bus.context import Socket, close_socket, open_socket
 from coinspace.bus.nats import subjects
-from coinspace.bus.nats.link import Link
+from coinspace.bus.nats.link import PENDING_BYTES, Link
 from coinspace.errors import BusError
 from coinspace.tasks import within
 
@@ -41,6 +41,7 @@ from coinspace.tasks import within
 SLICE = 256
 # the FD is edge-triggered: this poll reads on after a missed edge
 SAFETY_POLL_S = 0.1
+ROOM_POLL_S = 0.001
 PART_BYTES = 256 << 10
 MORE, LAST = b"\1", b"\0"
 SIZE_BYTES = 4
@@ -114,6 +115,21 @@ class Pump:
     async def _listen(self, client: Client, subject: str, callback: OnMessage) -> None:
         self._subscriptions.append(await client.subscribe(subject, cb=callback))
 
+    async def _publish(self, subject: str, body: bytes, reply: str = "") -> None:
+        """Publish; wait for room while the server takes what is queued before.
+
+        Raises: nats.errors.Error without a connection, or when the message is too large.
+        """
+        client = self._link.client
+        while client is not None and client.pending_data_size + len(body) > PENDING_BYTES:
+            if client is not self._link.client or not client.is_connected:
+                client = None
+            else:
+                await asyncio.sleep(ROOM_POLL_S)
+        if client is None:
+            raise nats.errors.ConnectionClosedError
+        await client.publish(subject, body, reply)
+
     def _give(self, parts: list[bytes]) -> bool:
         try:
             self._socket.send_multipart(parts, zmq.DONTWAIT)
@@ -170,19 +186,17 @@ class Outlet(Pump):
     async def finish(self) -> None:
         """Send what waits in the queue."""
         await self.drain()
-        if self._link.client is not None and self._link.client.is_connected:
-            await self._link.client.flush()
+        client = self._link.client
+        if client is not None and client.is_connected:
+            await client.flush()
 
     async def _take(self, parts: list[bytes]) -> None:
         topic, body = parts
         subject = self._subjects.get(topic)
         if subject is None:
             subject = self._subjects[topic] = subjects.subject(self.root, topic)
-        client = self._link.client
         try:
-            if client is None:
-                raise nats.errors.ConnectionClosedError
-            await client.publish(subject, body)
+            await self._publish(subject, body)
         except nats.errors.MaxPayloadError:
             self.dropped += 1
             self._link.report(
@@ -274,7 +288,7 @@ class Service(Pump):
         try:
             for start in range(0, len(whole), size):
                 last = start + size >= len(whole)
-                await client.publish(reply, (LAST if last else MORE) + whole[start : start + size])
+                await self._publish(reply, (LAST if last else MORE) + whole[start : start + size])
         except nats.errors.Error as error:
             # the client's request ends with a time-out
             self._link.report(repr(error))
@@ -302,12 +316,11 @@ class Asker(Pump):
         # an earlier request has timed out
         self._parts.clear()
         self._parts[number.decode()] = (identity, number, [])
-        client = self._link.client
-        if client is None or not self._inbox:
+        if self._link.client is None or not self._inbox:
             self._refuse(identity, number, f"no connection to NATS: {self._link.problem}")
             return
         try:
-            await client.publish(self.root, request, reply=f"{self._inbox}.{number.decode()}")
+            await self._publish(self.root, request, f"{self._inbox}.{number.decode()}")
         except nats.errors.Error as error:
             self._refuse(identity, number, repr(error))
 
