@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 COMMAND = (sys.executable, "-P", "-m", "coinspace")
 State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
 # processes that must know which assets have an index
-INDEX_PROCESSES = ("orderbook-aggregator", "index-calculator", "index-endpoint")
+INDEX_PROCESSES = ("orderbook-aggregator", "index-calculator", "index-endpoint", "alerter")
 # a process that still runs this long after a request to stop exits without clean-up; shorter than
 # the supervisor's limit, longer than a storage worker needs for its last rows
 STOP_LIMIT_S = 18.0

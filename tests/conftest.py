@@ -16,6 +16,8 @@ from coinspace.storage.questdb.server import ManagedServer
 from tests.waiting import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
+# no test asks a source of USD/KRW outside of this machine
+os.environ.setdefault("COINSPACE_RATES__SOURCES", "")
 
 # every run tries the same examples, and on a busy machine a slow one does not show slow code;
 # --hypothesis-profile explore tries others

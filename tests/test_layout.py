@@ -24,6 +24,7 @@ BASE = {
     "clock",
     "market",
     "config",
+    "config_alerts",
     "connector",
     "constituents",
     "plain_options",
@@ -50,15 +51,17 @@ ALLOWED = {
     "bus": set(),
     "recording": set(),
     "simulator": {"recording"},
-    "collector": MIDDLE,
+    "collector": MIDDLE | {"rates"},
+    "rates": MIDDLE,
     "storage": MIDDLE,
     "aggregator": MIDDLE,
     "index": MIDDLE | {"storage", "aggregator"},
     "endpoint": MIDDLE | {"storage", "observe"},
     "client": set(),
+    "alerts": MIDDLE | {"storage", "observe"},
     "observe": MIDDLE | {"storage"},
     # tools on top of the stages: nothing imports them
-    "recompute": MIDDLE | {"collector", "aggregator", "index", "storage"},
+    "recompute": MIDDLE | {"collector", "rates", "aggregator", "index", "storage"},
     "bench": MIDDLE | {"collector", "aggregator", "index", "storage", "simulator"},
 }
 # what only these folders may import
@@ -78,6 +81,9 @@ SQL = re.compile(
 )
 # these get the time only from their input: a recording gives the same as the live bus
 WITHOUT_CLOCK = (
+    "alerts/outbox.py",
+    "alerts/rules.py",
+    "alerts/venues.py",
     "method",
     "exchanges",
     "aggregator/consolidate.py",
@@ -87,6 +93,9 @@ WITHOUT_CLOCK = (
     "collector/orderbook.py",
     "collector/stage.py",
     "collector/ticker.py",
+    "rates/replay.py",
+    "rates/sources.py",
+    "rates/stage.py",
     "index/backlog.py",
     "index/calculator.py",
     "index/chain.py",

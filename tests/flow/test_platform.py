@@ -6,11 +6,14 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from coinspace.config import Settings
+from coinspace.method.reference import USD_KRW as RATE_MARKET
+from coinspace.simulator.rates import SIMULATED_SOURCES, USD_KRW
 from coinspace.simulator.simulated_feed import write_feeds
 from tests.flow.database import applied
 from tests.flow.platform import Database, Platform, alive, environment, platform, query
@@ -53,7 +56,8 @@ def test_platform_runs_end_to_end_and_stops_cleanly(
             lambda: values(running).keys() == ASSETS, "an index value of every asset", limit_s=150
         )
         status = wait_for(lambda: healthy(running), "a healthy status", limit_s=120)
-        assert len(status["processes"]) == 11
+        assert len(status["processes"]) == 12
+        check_both_bases(running)
         first = values(running)
         wait_for(lambda: values(running) != first, "the index to move")
         for table in ("orderbook", "ticker", "trade"):
@@ -98,6 +102,29 @@ def test_platform_runs_on_recordings(tmp_path: Path, nats_url: str) -> None:
         assert not list((tmp_path / "run").glob("*.ipc"))
         assert running.stop() == 0
     assert "starting the exchanges of `coinspace replay`" in (tmp_path / "up.log").read_text()
+
+
+def check_both_bases(running: Platform) -> None:
+    """Check the premium against USDT and USD, and the rate of USD that it names."""
+    one = wait_for(partial(with_fiat, running), "a premium against USD")
+    coin, fiat, usdt = (float(one["premium"][name]) for name in ("coin", "fiat", "usdt"))
+    assert (1 + fiat) == pytest.approx((1 + coin) * (1 + usdt), abs=1e-6)
+    assert one["usd_krw_source"] in SIMULATED_SOURCES
+    rate = running.get("/v1/usd-krw")
+    assert float(rate["rate"]) == pytest.approx(USD_KRW, rel=0.002)
+    assert [quoted["source"] for quoted in rate["sources"]] == list(SIMULATED_SOURCES)
+    stored = f"select distinct exchange from rate where market = '{RATE_MARKET}'"
+    wait_for(
+        lambda: {name for (name,) in query(running.data, stored)} == set(SIMULATED_SOURCES),
+        "a stored rate of every source",
+    )
+    (listed,) = running.get("/v1/usd-krw/quotations?source=naver&limit=1")["quotations"]
+    assert (listed["source"], listed["daily"]) == ("naver", False)
+
+
+def with_fiat(running: Platform) -> Any:
+    found = running.get("/v1/premium/BTC")
+    return found if found and found["premium"] and found["premium"]["fiat"] else None
 
 
 def healthy(running: Platform) -> dict[str, list[object]] | None:
