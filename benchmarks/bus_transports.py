@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import numpy as np
+import structlog
 import uvloop
 
 from coinspace._ext.message import ORDERBOOK, Message
@@ -35,6 +37,9 @@ BURST, BURSTS = 500, 40
 SINGLE, PAUSE_S = 600, 0.005
 TICKS = os.sysconf("SC_CLK_TCK")
 SPAWN = multiprocessing.get_context("spawn")
+
+# stdout has the table; the child that is spawned imports this module too
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
 def subscribe(

@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from coinspace.bus import transport
+from coinspace.bus.nats import link
 from coinspace.bus.nats.commands import cluster
 from coinspace.bus.nats.server import Cluster
 from coinspace.bus.publisher import open_publisher
-from coinspace.config import Settings, load
+from coinspace.config import load
 from coinspace.errors import ConfigError
 from coinspace.observe import doctor
 from tests.flow.bus_stage import PROCESS, joined, listen, next_epoch, settings_in
@@ -84,10 +85,8 @@ def run(*words: str) -> Result:
     return done
 
 
-def in_use(settings: Settings) -> dict[str, Any]:
+def in_use() -> dict[str, Any]:
     """Return the server that the process's own connection uses now."""
-    from coinspace.bus.nats import link
-
     client = next(iter(link._shared.links.values())).client
     assert client is not None
     return dict(client._server_info)
@@ -103,7 +102,7 @@ async def test_a_killed_server_costs_nothing(up: Up, tmp_path: Path) -> None:
         await joined(publisher, listener)
         before = up.servers()
         assert len(before) == 3
-        used = in_use(settings)["server_name"]
+        used = in_use()["server_name"]
         os.kill(before[used], signal.SIGKILL)
         send(publisher, 200)
         await until(lambda: not transport.problems(), "another server")
@@ -121,6 +120,35 @@ async def test_a_killed_server_costs_nothing(up: Up, tmp_path: Path) -> None:
 
         await until(settled, "each message received or known as missing")
         assert publisher.counters()["journal_written"] == last
+    finally:
+        listener.close()
+        publisher.close()
+
+
+@pytest.mark.slow
+async def test_a_server_that_stands_still_is_left(up: Up, tmp_path: Path) -> None:
+    """More is published meanwhile than the client may keep for it."""
+    servers = Cluster.of(up.folder)
+    assert servers is not None
+    settings = settings_in(tmp_path, url=servers.url)
+    publisher = open_publisher(PROCESS, settings, next_epoch())
+    listener = listen(publisher, [b"orderbook."])
+    try:
+        await joined(publisher, listener)
+        pid = up.servers()[in_use()["server_name"]]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            send(publisher, 10_000, 100)
+
+            def back() -> bool:
+                send(publisher, 1)
+                publisher.heartbeat()
+                last = publisher.topic(b"orderbook.upbit.BTC/KRW.").sequence
+                return accounted(listener) >= set(range(1, last))
+
+            await until(back, "each message received or known as missing")
+        finally:
+            os.kill(pid, signal.SIGCONT)
     finally:
         listener.close()
         publisher.close()
