@@ -144,6 +144,12 @@ GROUPS: dict[str, dict[str, Command]] = {
                 "console": "console --open",
             },
         ),
+        "cluster": Command(
+            "bus.nats.commands",
+            "Run private NATS servers for the bus, and show those in use.",
+            "coinspace cluster up --nodes 3",
+            {"up": "up --nodes 3", "url": "url", "status": "status --json"},
+        ),
         "backup": Command(
             "storage.backup",
             "Copy a data folder while the platform runs.",

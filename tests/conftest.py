@@ -51,7 +51,7 @@ def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = Cluster(tmp_path_factory.mktemp("nats"))
     server.start()
     yield server.url
-    server.stop()
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,13 @@ thread of this process that owns the connection to the servers (`coinspace/bus/n
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from coinspace.bus.context import Socket
 from coinspace.config import NATS_SCHEME, BusSettings
+
+if TYPE_CHECKING:
+    from coinspace.bus.nats.probe import Servers
 
 # a peer that sends larger messages is disconnected; 16 MiB is 32 times the deepest book
 MESSAGE_SIZE_LIMIT = 1 << 24
@@ -79,3 +82,15 @@ def problems() -> list[str]:
     link = sys.modules.get("coinspace.bus.nats.link")
     found: list[str] = link.problems() if link else []
     return found
+
+
+def servers(bus: BusSettings) -> Servers | None:
+    """Return what the servers of the bus say; None where it has none.
+
+    Raises: BusError when no server answers.
+    """
+    if not bus.url:
+        return None
+    from coinspace.bus.nats import probe
+
+    return probe.servers(bus)

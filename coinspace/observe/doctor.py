@@ -13,8 +13,9 @@ from typing import Literal
 
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.segments import horizon_s
+from coinspace.bus.transport import servers
 from coinspace.config import Settings
-from coinspace.errors import ConfigError
+from coinspace.errors import BusError, ConfigError
 from coinspace.exchanges import UNUSABLE
 from coinspace.observe.health import all_health, heard
 from coinspace.storage.forecast import YEAR_DAYS, forecast
@@ -26,6 +27,8 @@ from coinspace.tuning import problems, spins
 OPEN_FILES = 4096  # sockets, journal segments and QuestDB's column files
 DISK_FREE = 5 << 30  # bytes; QuestDB suspends tables when it cannot write
 DATA_FOLDER = "data folder"  # subject of the findings about a folder that cannot be used
+HEADER_BYTES = 64  # of a message
+LEVEL_BYTES = 16  # price and size
 MEMORY = 2 << 30  # bytes; QuestDB takes about 0.8 GB of them
 
 
@@ -47,6 +50,7 @@ def check_host(settings: Settings) -> list[Finding]:
         _mapped_areas(),
         _sockets(settings),
         *_hosts(settings),
+        *_servers(settings),
         *_tuning(settings),
         *(Finding("exchange", "problem", problem) for problem in UNUSABLE.values()),
         *_jar(settings),
@@ -163,7 +167,7 @@ def _hosts(settings: Settings) -> Iterator[Finding]:
     """Check what several hosts lack; a single host gives no findings."""
     if not settings.hosts:
         return
-    if not any(host.public_key for host in settings.hosts.values()):
+    if not settings.bus.url and not any(host.public_key for host in settings.hosts.values()):
         yield Finding(
             "bus", "advice", "not encrypted: `coinspace keys curve` on each host gives it a key"
         )
@@ -171,6 +175,36 @@ def _hosts(settings: Settings) -> Iterator[Finding]:
     everything = {name for name, _ in settings.model_copy(update={"hosts": {}}).processes()}
     if missing := sorted(everything - run):
         yield Finding("hosts", "advice", f"no host runs {', '.join(missing)}")
+
+
+def _servers(settings: Settings) -> Iterator[Finding]:
+    """Check the NATS servers of the bus; on ZMQ there are none."""
+    try:
+        found = servers(settings.bus)
+    except BusError as error:
+        yield Finding("bus", "problem", str(error))
+        return
+    if found is None:
+        return
+    yield Finding(
+        "bus",
+        "ok",
+        f"NATS {found.version}, answers in {found.round_trip_ms} ms,"
+        f" cluster of {max(1, len(found.others))}",
+    )
+    deepest = max((one.depth or 0 for one in settings.exchanges.values()), default=0)
+    largest = HEADER_BYTES + 2 * LEVEL_BYTES * deepest
+    if largest > found.max_payload:
+        yield Finding(
+            "bus",
+            "problem",
+            f"a book of {deepest} levels has {largest} bytes and the servers accept"
+            f" {found.max_payload}: raise max_payload in their configuration",
+        )
+    if not settings.journal.enabled:
+        yield Finding(
+            "bus", "advice", "journal.enabled is off: what an outage of the servers loses is lost"
+        )
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

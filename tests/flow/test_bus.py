@@ -179,7 +179,8 @@ async def test_a_late_subscriber_counts_no_loss(publisher: Publisher) -> None:
     listener.close()
 
 
-async def test_one_drain_takes_a_bounded_number_of_messages(publisher: Publisher) -> None:
+async def test_one_drain_takes_a_bounded_number_of_messages(zmq_settings: Settings) -> None:
+    publisher = Publisher(PROCESS, zmq_settings.bus, next_epoch())
     listener = listen(publisher, [b"orderbook."])
     await joined(publisher, listener)
     send(publisher, 3000)
@@ -193,6 +194,7 @@ async def test_one_drain_takes_a_bounded_number_of_messages(publisher: Publisher
     bites = np.diff([0, *seen])
     assert bites.max() <= 256
     listener.close()
+    publisher.close()
 
 
 async def test_a_slow_subscriber_harms_only_itself(zmq_settings: Settings) -> None:

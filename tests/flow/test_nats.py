@@ -18,7 +18,7 @@ from coinspace.bus.nats import subjects
 from coinspace.bus.nats.server import Cluster
 from coinspace.bus.publisher import Publisher, open_publisher
 from coinspace.config import Settings
-from coinspace.errors import JournalError
+from coinspace.errors import BusError, JournalError
 from tests.flow.bus_stage import BOOK, PROCESS, Listener, joined, listen, next_epoch, settings_in
 from tests.flow.certificates import make_certificates
 from tests.waiting import until
@@ -31,7 +31,7 @@ def server(tmp_path: Path) -> Iterator[Cluster]:
     """A server of one test, not started."""
     server = Cluster(tmp_path / "nats", more={"max_payload": 64 << 10})
     yield server
-    server.stop()
+    server.close()
 
 
 @pytest.fixture
@@ -169,6 +169,20 @@ async def test_a_wrong_password_is_a_problem_not_a_crash(
     assert publisher.published == 10
 
 
+async def test_a_name_is_of_one_process_of_all_hosts(
+    tmp_path: Path, nats_url: str, closing: Callable[[Any], Any]
+) -> None:
+    bus = {"url": nats_url, "platform": f"hosts-{os.getpid()}"}
+    here, there = (settings_in(tmp_path / name, **bus) for name in ("here", "there"))
+    first = Publisher(PROCESS, here.bus, next_epoch())
+    try:
+        with pytest.raises(BusError, match="another host has this role"):
+            closing(Publisher(PROCESS, there.bus, next_epoch()))
+    finally:
+        first.close()
+    closing(Publisher(PROCESS, there.bus, next_epoch()))
+
+
 async def test_a_slow_subscriber_misses_its_own_messages_only(
     tmp_path: Path, nats_url: str, closing: Callable[[Any], Any]
 ) -> None:
@@ -219,4 +233,4 @@ async def test_servers_are_checked_with_their_certificates(
         closing(Publisher(PROCESS, unknown.bus, next_epoch()))
         await until(lambda: "certificate verify failed" in str(transport.problems()))
     finally:
-        server.stop()
+        server.close()

@@ -7,6 +7,7 @@ after any outage: the client changes servers, and where it gives up, a new clien
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 import threading
@@ -25,13 +26,18 @@ from coinspace.errors import BusError
 from coinspace.tasks import Tasks, within
 
 RETRY_S = 0.25
-CONNECT_S = 5
-# a server that answers no pings for this long is given up
-PING_S = 5
-PINGS_UNANSWERED = 2
+CONNECT_S = 2
+# a server is asked this often for a sign of life, and is given up without one for so long
+PING_S = 3.0
+ANSWER_S = 5
+# nats-py gives up such a server too, but first waits for it to take what is queued
+CLIENT_PING_S = 120
+CLOSE_S = 1.0
 # bytes that wait for a slow or absent server; what exceeds them is dropped and counted
 PENDING_BYTES = 8 << 20
-CALL_S = 5.0
+# longer than the end of a task that does not react
+CALL_S = 15.0
+POLL_S = 0.005
 LOG_INTERVAL_NS = MINUTE_NS
 FAILURES = (OSError, TimeoutError, nats.errors.Error, ValueError)
 
@@ -56,10 +62,11 @@ class Link:
 
     def __init__(self, bus: BusSettings) -> None:
         self.client: Client | None = None
+        # the client that is connected or connects
+        self._trying = Client()
         self.problem: str | None = "not connected yet"
         self.users = 0
         self._bus = bus
-        self._servers = [_server(one) for one in bus.url.split(",") if one.strip()]
         self._pumps: list[Pump] = []
         self._logged_ns: int | None = None
         self.loop = uvloop.new_event_loop()
@@ -74,6 +81,13 @@ class Link:
         """Run a coroutine on the link's thread and wait for its result."""
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self.loop)
         return future.result(timeout_s)
+
+    async def connected(self, limit_s: float) -> Client | None:
+        """Return the client once it is connected, None when it is not in time."""
+        end = self.loop.time() + limit_s
+        while self.problem is not None and self.loop.time() < end:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+        return self.client if self.problem is None else None
 
     async def add(self, pump: Pump) -> None:
         self._pumps.append(pump)
@@ -108,25 +122,37 @@ class Link:
         self._ended = True
         self._closed.set()
         await self.tasks.cancel()
+        # those of a client that did not end in time
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
 
     async def _stay_connected(self) -> None:
         while not self._ended:
             self._closed.clear()
-            client = Client()
+            client = self._trying = Client()
             try:
-                await client.connect(**self._options())
+                await client.connect(
+                    **options(self._bus),
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_disconnected,
+                    reconnected_cb=self._on_reconnected,
+                    closed_cb=self._on_closed,
+                )
                 self.client = client
                 self._connected()
                 for pump in list(self._pumps):
                     await self._join(pump, client)
-                while not (await within(1.0, self._closed) or client.is_closed or self._ended):
-                    pass
-                self._lost(str(client.last_error or "the client gave up"))
+                while not (await within(PING_S, self._closed) or client.is_closed or self._ended):
+                    if client.is_connected:
+                        await client.flush(ANSWER_S)
+                if not self._ended:
+                    self._lost(str(client.last_error or "the client gave up"))
             except FAILURES as error:
                 self._lost(str(error) or repr(error))
             finally:
                 self.client = None
-                await client.close()
+                await _close(client, lost=not self._ended)
             if not self._ended:
                 await asyncio.sleep(RETRY_S)
 
@@ -137,31 +163,10 @@ class Link:
             # the connection was lost meanwhile: the client or the next one subscribes again
             self.report(repr(error))
 
-    def _options(self) -> dict[str, Any]:
-        bus = self._bus
-        options: dict[str, Any] = {}
-        if bus.credentials:
-            options["user_credentials"] = os.path.expanduser(bus.credentials)
-        if bus.ca_file:
-            options["tls"] = ssl.create_default_context(cafile=os.path.expanduser(bus.ca_file))
-        return options | {
-            "servers": self._servers,
-            "name": f"coinspace {bus.platform} {os.getpid()}",
-            "allow_reconnect": True,
-            "max_reconnect_attempts": -1,
-            "reconnect_time_wait": RETRY_S,
-            "connect_timeout": CONNECT_S,
-            "ping_interval": PING_S,
-            "max_outstanding_pings": PINGS_UNANSWERED,
-            "pending_size": PENDING_BYTES,
-            "error_cb": self._on_error,
-            "disconnected_cb": self._on_disconnected,
-            "reconnected_cb": self._on_reconnected,
-            "closed_cb": self._on_closed,
-        }
-
     async def _on_error(self, error: Exception) -> None:
-        if self.client is None or not self.client.is_connected:
+        if not self._trying.is_connected:
+            # nats-py forgets the socket of a failed attempt without closing it
+            _abort(self._trying)
             self._lost(str(error) or repr(error))
         else:
             self.report(str(error) or repr(error))
@@ -187,12 +192,47 @@ class Link:
         log.info("connected", servers=self._shown())
 
     def _shown(self) -> list[str]:
-        return [one.rpartition("@")[2] for one in self._servers]
+        return [one.rpartition("@")[2] for one in _servers(self._bus)]
 
 
-def _server(text: str) -> str:
-    text = text.strip()
-    return text if "://" in text else f"nats://{text}"
+def options(bus: BusSettings) -> dict[str, Any]:
+    """Return what the settings say to a client: servers, who we are, when to give up a server."""
+    found: dict[str, Any] = {}
+    if bus.credentials:
+        found["user_credentials"] = os.path.expanduser(bus.credentials)
+    if bus.ca_file:
+        found["tls"] = ssl.create_default_context(cafile=os.path.expanduser(bus.ca_file))
+    return found | {
+        "servers": _servers(bus),
+        "name": f"coinspace {bus.platform} {os.getpid()}",
+        "allow_reconnect": True,
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": RETRY_S,
+        "connect_timeout": CONNECT_S,
+        "ping_interval": CLIENT_PING_S,
+        # the pumps keep less: beyond this nats-py would wait without a limit
+        "pending_size": 2 * PENDING_BYTES,
+    }
+
+
+async def _close(client: Client, *, lost: bool) -> None:
+    # what a server that has stopped reading did not take would keep the client waiting
+    if lost:
+        _abort(client)
+    with contextlib.suppress(*FAILURES):
+        await asyncio.wait_for(client.close(), CLOSE_S)
+    _abort(client)
+
+
+def _abort(client: Client) -> None:
+    writer = getattr(client._transport, "_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()
+
+
+def _servers(bus: BusSettings) -> list[str]:
+    found = [one.strip() for one in bus.url.split(",") if one.strip()]
+    return [one if "://" in one else f"nats://{one}" for one in found]
 
 
 class _Shared:

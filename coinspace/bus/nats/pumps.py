@@ -19,6 +19,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
+import socket
 from collections.abc import Awaitable, Callable
 
 import nats.errors
@@ -31,13 +33,15 @@ from nats.aio.subscription import Subscription
 from coinspace._ext.receiver import CHANNEL_LIMIT
 from coinspace.bus.context import Socket, close_socket, open_socket
 from coinspace.bus.nats import subjects
-from coinspace.bus.nats.link import Link
+from coinspace.bus.nats.link import PENDING_BYTES, Link
+from coinspace.errors import BusError
 from coinspace.tasks import within
 
 # messages between two turns of the link's loop
 SLICE = 256
 # the FD is edge-triggered: this poll reads on after a missed edge
 SAFETY_POLL_S = 0.1
+ROOM_POLL_S = 0.001
 PART_BYTES = 256 << 10
 MORE, LAST = b"\1", b"\0"
 SIZE_BYTES = 4
@@ -45,6 +49,7 @@ SIZE_BYTES = 4
 ASKED = 64
 ANSWER_LIMIT = 64 << 20
 NO_RESPONDERS = "503"
+CLAIM_S = 1.0
 
 OnMessage = Callable[[Msg], Awaitable[None]]
 
@@ -110,6 +115,21 @@ class Pump:
     async def _listen(self, client: Client, subject: str, callback: OnMessage) -> None:
         self._subscriptions.append(await client.subscribe(subject, cb=callback))
 
+    async def _publish(self, subject: str, body: bytes, reply: str = "") -> None:
+        """Publish; wait for room while the server takes what is queued before.
+
+        Raises: nats.errors.Error without a connection, or when the message is too large.
+        """
+        client = self._link.client
+        while client is not None and client.pending_data_size + len(body) > PENDING_BYTES:
+            if client is not self._link.client or not client.is_connected:
+                client = None
+            else:
+                await asyncio.sleep(ROOM_POLL_S)
+        if client is None:
+            raise nats.errors.ConnectionClosedError
+        await client.publish(subject, body, reply)
+
     def _give(self, parts: list[bytes]) -> bool:
         try:
             self._socket.send_multipart(parts, zmq.DONTWAIT)
@@ -136,22 +156,47 @@ class Outlet(Pump):
         self._subjects: dict[bytes, str] = {}
         self._socket.subscribe(b"")
 
+    @classmethod
+    async def claim(cls, link: Link, root: str) -> None:
+        """Make sure that no running process has the name, as far as the servers can be reached.
+
+        Raises: BusError when a process of this name answers.
+        """
+        client = await link.connected(CLAIM_S)
+        if client is None:
+            return
+        try:
+            owner = await client.request(_owned(root), b"", timeout=CLAIM_S)
+        except nats.errors.Error:
+            # it has ended, or its host is gone
+            return
+        raise BusError(
+            f"{root}: expected no other process, found {owner.data.decode(errors='replace')}:"
+            " another host has this role"
+        )
+
+    async def join(self, client: Client) -> None:
+        await super().join(client)
+        await self._listen(client, _owned(self.root), self._answer_owner)
+
+    async def _answer_owner(self, message: Msg) -> None:
+        with contextlib.suppress(nats.errors.Error):
+            await message.respond(f"process {os.getpid()} of {socket.gethostname()}".encode())
+
     async def finish(self) -> None:
         """Send what waits in the queue."""
         await self.drain()
-        if self._link.client is not None and self._link.client.is_connected:
-            await self._link.client.flush()
+        client = self._link.client
+        if client is not None and client.is_connected:
+            await client.flush()
 
     async def _take(self, parts: list[bytes]) -> None:
         topic, body = parts
         subject = self._subjects.get(topic)
         if subject is None:
             subject = self._subjects[topic] = subjects.subject(self.root, topic)
-        client = self._link.client
         try:
-            if client is None:
-                raise nats.errors.ConnectionClosedError
-            await client.publish(subject, body)
+            await self._publish(subject, body)
         except nats.errors.MaxPayloadError:
             self.dropped += 1
             self._link.report(
@@ -243,7 +288,7 @@ class Service(Pump):
         try:
             for start in range(0, len(whole), size):
                 last = start + size >= len(whole)
-                await client.publish(reply, (LAST if last else MORE) + whole[start : start + size])
+                await self._publish(reply, (LAST if last else MORE) + whole[start : start + size])
         except nats.errors.Error as error:
             # the client's request ends with a time-out
             self._link.report(repr(error))
@@ -271,12 +316,11 @@ class Asker(Pump):
         # an earlier request has timed out
         self._parts.clear()
         self._parts[number.decode()] = (identity, number, [])
-        client = self._link.client
-        if client is None or not self._inbox:
+        if self._link.client is None or not self._inbox:
             self._refuse(identity, number, f"no connection to NATS: {self._link.problem}")
             return
         try:
-            await client.publish(self.root, request, reply=f"{self._inbox}.{number.decode()}")
+            await self._publish(self.root, request, f"{self._inbox}.{number.decode()}")
         except nats.errors.Error as error:
             self._refuse(identity, number, repr(error))
 
@@ -302,6 +346,12 @@ class Asker(Pump):
     def _finish(self, identity: bytes, number: bytes, facts: bytes, records: bytes) -> None:
         self._parts.pop(number.decode(), None)
         self._give([identity, number, facts, records])
+
+
+def _owned(root: str) -> str:
+    """Return the subject on which the process of a name says that it has the name."""
+    platform, rest = root.split(".", 1)
+    return f"{platform}.owner.{rest}"
 
 
 # made on the link's thread

@@ -31,6 +31,7 @@ STOP_S = 10.0
 POLL_S = 0.02
 PROBE_S = 1.0
 PORTS_EACH = 3
+FACTS = "cluster.json"
 
 
 def binary() -> str:
@@ -68,6 +69,15 @@ class Cluster:
         self._more = more or {}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
+    @classmethod
+    def of(cls, folder: Path) -> Cluster | None:
+        """Return the servers of an earlier start, None when there was none."""
+        try:
+            ports = json.loads((folder / FACTS).read_bytes())["ports"]
+        except (OSError, ValueError, KeyError):
+            return None
+        return cls(folder, len(ports) // PORTS_EACH)
+
     @property
     def names(self) -> list[str]:
         return [f"n{number + 1}" for number in range(len(self.facts["ports"]) // PORTS_EACH)]
@@ -94,7 +104,16 @@ class Cluster:
         server.send_signal(number)
         server.wait(STOP_S)
 
-    def stop(self) -> None:
+    def ended(self, pause_s: float) -> list[str]:
+        """Return the nodes that have ended, after a pause."""
+        time.sleep(pause_s)
+        return [name for name, server in self.running.items() if server.poll() is not None]
+
+    def restart(self, name: str) -> None:
+        """Start a node again that has ended, without waiting until it serves."""
+        self._spawn(name)
+
+    def close(self) -> None:
         """End all nodes."""
         for server in self.running.values():
             server.terminate()
@@ -118,7 +137,7 @@ class Cluster:
         return found
 
     def _facts(self, nodes: int) -> dict[str, Any]:
-        path = self.folder / "cluster.json"
+        path = self.folder / FACTS
         with contextlib.suppress(FileNotFoundError, ValueError):
             facts: dict[str, Any] = json.loads(path.read_bytes())
             if len(facts["ports"]) == nodes * PORTS_EACH:

@@ -86,7 +86,10 @@ class NatsTransport:
 
 async def _made(link: Link, endpoint: str, socket: Socket, make: Maker) -> Pump:
     queued = max(socket.sndhwm, socket.rcvhwm, QUEUED)
-    pump = make(link, endpoint.removeprefix(NATS_SCHEME), queued)
+    root = endpoint.removeprefix(NATS_SCHEME)
+    if make is Outlet:
+        await Outlet.claim(link, root)
+    pump = make(link, root, queued)
     await link.add(pump)
     return pump
 
