@@ -25,12 +25,15 @@ from coinspace.config import Settings
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.api import encode
 from coinspace.endpoint.live.hub import Hub
-from coinspace.endpoint.live.premium_stats import HOURS, MINUTES, WINDOWS, Series
+from coinspace.endpoint.live.premium_samples import Samples
+from coinspace.endpoint.live.premium_stats import HOURS, MINUTES, WINDOWS
 from coinspace.endpoint.live.state import Live
 from coinspace.endpoint.models import Premiums, RankedPremium
 
 Array = NDArray[np.float64]
 ASSETS = 264
+# step -> steps before the running one
+KEPT = {5000: 60, 60_000: 1440, 3_600_000: 2160}
 ROUNDS = 9
 SCAN = "numpy over the samples"
 START_NS = 1_790_000_000 * SECOND_NS
@@ -51,15 +54,18 @@ class Market:
         self.context = Context(self.settings, self.live, hub, nothing, clock, Path())
         self.table = self.context.premiums
         self.sink = ListSink(1, clock=clock)
+        # all assets have the same past
+        first = self.table.stats.of(self.assets[0])["coin"]
+        stored = [self._stored(samples) for samples in first.sampled]
         for asset in self.assets:
             for series in self.table.stats.of(asset).values():
-                self._fill(series)
+                for samples, one in zip(series.sampled, stored, strict=True):
+                    samples.fill(one)
 
-    def _fill(self, series: Series) -> None:
-        for samples, kept in zip(series.sampled, (60, 1440, 2160), strict=True):
-            newest = self.wall_ns // MILLISECOND_NS // samples.step_ms
-            steps = range(newest - kept, newest + 1)
-            samples.fill({step: round(self.random.gauss(1e6, 3e5)) for step in steps})
+    def _stored(self, samples: Samples) -> dict[int, int]:
+        newest = self.wall_ns // MILLISECOND_NS // samples.step_ms
+        steps = range(newest - KEPT[samples.step_ms], newest + 1)
+        return {step: round(self.random.gauss(1e6, 3e5)) for step in steps}
 
     def second(self) -> None:
         """Send a record of each asset."""
@@ -97,15 +103,6 @@ def scan(now: int, minutes: Array, hours: Array) -> list[tuple[float, float, flo
     return found
 
 
-def arrays(series: Series) -> tuple[int, Array, Array]:
-    """Return the premium now, and the samples as a query gives them."""
-    minutes, hours = (
-        np.array(samples.newest_of([1] * samples.windows[-1].steps), np.float64)
-        for samples in (series.minutes, series.hours)
-    )
-    return series.now or 0, minutes, hours
-
-
 def timed(work: Callable[[], object], count: int) -> float:
     before = time.process_time_ns()
     work()
@@ -118,7 +115,10 @@ def test_premiums(benchmark: Benchmark) -> None:
         market.second()
         every = [one for asset in market.assets for one in market.table.stats.of(asset).values()]
 
-        stored = [arrays(one) for one in every]
+        minutes, hours = (
+            np.array(samples.newest_of([1] * samples.windows[-1].steps), np.float64)
+            for samples in every[0].sampled[1:]
+        )
 
         def ours() -> None:
             for series in every:
@@ -126,8 +126,8 @@ def test_premiums(benchmark: Benchmark) -> None:
                     series.statistics(window)
 
         def peer() -> None:
-            for one in stored:
-                scan(*one)
+            for series in every:
+                scan(series.now or 0, minutes, hours)
 
         count = len(every)
         timing = interleaved(
