@@ -277,6 +277,18 @@ async def gaps(
     )
 
 
+async def quotations(
+    database: Database, source: str | None, start_ns: int, end_ns: int, limit: int
+) -> list[Row]:
+    """Return the stored quotations of USD/KRW of [start, end), newest first."""
+    one = "" if source is None else " AND exchange = %s"
+    return await database.rows(
+        "SELECT ts::long ns, exchange, rate, daily, exchange_ts::long observed_ns FROM rate"
+        f" WHERE ts >= %s AND ts < %s{one} ORDER BY ts DESC LIMIT %s",
+        (start_ns, end_ns, *([] if source is None else [source]), limit),
+    )
+
+
 async def definitions(database: Database, limit: int) -> list[Row]:
     """Return announced methodology records, newest first."""
     return await database.rows(
