@@ -31,8 +31,9 @@ MAYBE_TIMES = ("closed",)
 # the columns to show first when not all fit
 FIRST = (
     "name", "asset", "venue", "process", "market", "side", "price", "size", "exchange", "value",
-    "premium.coin", "last", "open", "high", "low", "close", "state", "status", "bids", "asks",
-    "reason", "bid", "ask", "share", "used", "mid", "count", "ts", "trade_id", "change", "volume",
+    "premium.coin", "premium.fiat", "last", "open", "high", "low", "close", "state", "status",
+    "bids", "asks", "reason", "bid", "ask", "share", "used", "mid", "count", "ts", "trade_id",
+    "change", "volume",
     "premium", "kr.value", "gl.value", "kr", "gl", "fx", "age_ms",
 )  # fmt: skip
 LADDER = ("bid size", "bid", "ask", "ask size")

@@ -310,10 +310,12 @@ FIELDS: dict[str, Meaning] = {
     ),
     "trade": Meaning(
         "the direction that leaves more of the second configured size (10,000,000 KRW by default);"
-        " null without both books, and until it is computed, at most 5 s"
+        " null without both books, where same_coin is questioned, and until it is computed, at most"
+        " 5 s"
     ),
     "PremiumValue.trades": Meaning(
-        "what trades of several sizes leave; null without a summed book or a rate"
+        "what trades of several sizes leave; null without a summed book or a rate, and where"
+        " same_coin is questioned"
     ),
     "direction": Meaning(
         "sell_kr: buy outside and sell in Korea; buy_kr: buy in Korea and sell outside", "sell_kr"

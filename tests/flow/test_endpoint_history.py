@@ -6,10 +6,11 @@ import asyncio
 import csv
 import io
 import socket
+import statistics
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import aiohttp
@@ -91,6 +92,17 @@ async def test_the_statistics_of_a_premium_begin_with_the_stored_rows(site: Site
     assert (day.samples, day.high, day.low) == (3, 0.00329, 0.00259)
     assert day.mean == pytest.approx((0.00259 + 0.00319 + 0.00329) / 3)
     assert (week.samples, week.high) == (1, 0.00329)
+    # as a plain computation over the stored rows
+    rows = await site[0].database.rows(
+        "SELECT ts::long ns, premium_a fiat FROM index_tick WHERE asset = %s ORDER BY ts", (ASSET,)
+    )
+    for samples, window in ((fiat.minutes, "24h"), (fiat.hours, "90d")):
+        last = {row["ns"] // 10**6 // samples.step_ms: round(row["fiat"], 8) for row in rows}
+        found = fiat.statistics(cast(Any, window))
+        assert found.samples == len(last)
+        assert found.mean == pytest.approx(statistics.fmean(last.values()), abs=1e-9)
+        assert found.deviation == pytest.approx(statistics.pstdev(last.values()), abs=1e-9)
+        assert (found.high, found.low) == (max(last.values()), min(last.values()))
     # the changes of minutes have the premium of each 5 s
     backs = (0, 1, 11, 12, 13, 14)
     expected = [329_000, 324_000, 274_000, None, None, 259_000]

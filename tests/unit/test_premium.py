@@ -137,6 +137,36 @@ def test_a_questioned_coin_has_no_rank_and_comes_last(desk: Desk) -> None:
     assert len(order(sort="age")) == 4
 
 
+async def test_what_may_be_two_coins_is_no_sample(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One exchange makes a thousand units of one at midnight, the other one an hour later."""
+    send(desk, "ABC", 0.01, 0.02)
+    desk.pass_time(1)
+    send(desk, "ABC", 1009.0, 1019.0)
+    answer = desk.context.premiums.stats.of("ABC")["fiat"].all()
+    assert answer.premium is None
+    assert {one.samples for one in answer.windows} == {0}
+    desk.pass_time(3600)
+    send(desk, "ABC", 0.011, 0.021)
+
+    async def stored(_: Any, asset: str, step_ms: int, start_ms: int, end_ms: int) -> Any:
+        now = desk.wall_ns // MILLISECOND_NS // step_ms
+        return [
+            {"ns": (now - back) * step_ms * MILLISECOND_NS, "coin": coin, "fiat": fiat, "usdt": 9.0}
+            for back, coin, fiat in ((3, 0.01, 0.02), (2, 1009.0, 1019.0), (1, None, 1019.0))
+        ]
+
+    monkeypatch.setattr(history, "premium_samples", stored)
+    await desk.context.premiums.stats.load(cast(Any, None))
+    for basis, high in (("coin", 0.011), ("fiat", 0.021)):
+        found = desk.context.premiums.stats.of("ABC")[cast(Any, basis)].statistics("90d")
+        assert (found.samples, found.high, found.percentile) == (2, high, 1.0)
+    # a coin that everybody knows, and USDT, have all their samples
+    assert desk.context.premiums.stats.of("BTC")["coin"].statistics("90d").samples == 2
+    assert desk.context.premiums.stats.of("USDT")["fiat"].statistics("90d").high == 9.0
+
+
 def test_changes_and_the_curve_of_a_day() -> None:
     series = Series()
     start_ms = 1_790_000_000_000 // 1_800_000 * 1_800_000
@@ -274,6 +304,10 @@ def test_trades_take_the_best_pair_after_fees(desk: Desk) -> None:
     assert float(buy_kr.sizes[0].coin or 0) == pytest.approx(loss - 1, abs=1e-8)
     assert float(buy_kr.sizes[0].fiat or 0) == pytest.approx(loss / 1.02 - 1, abs=1e-8)
     assert (buy_kr.none_left_krw, buy_kr.book_end, buy_kr.buy) == ("0", False, None)
+    # the names of what may be two coins are not traded against each other
+    send(desk, "ABC", 0.6)
+    questioned = desk.context.premiums.value(desk.live.indices["ABC"])
+    assert (questioned.trade, questioned.trades) == (None, None)
     by_name = {one.venue: one for one in found.venues}
     assert by_name["bithumb:ABC/KRW"].suspect == "deviating"
     assert by_name["upbit:ABC/KRW"].suspect is None

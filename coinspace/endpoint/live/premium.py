@@ -11,6 +11,7 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS, Clock, monotonic_ns
 from coinspace.config import Settings
 from coinspace.endpoint.live.premium_stats import BASES, PremiumStats
 from coinspace.endpoint.live.premium_trades import Left, Trades, trades
+from coinspace.endpoint.live.same_coin import is_known, is_questioned
 from coinspace.endpoint.live.state import Latest, Live
 from coinspace.endpoint.models import (
     NO_VALUE,
@@ -29,12 +30,8 @@ from coinspace.endpoint.models import (
     SameCoin,
 )
 from coinspace.endpoint.values import decimal, price, ratio
-from coinspace.exchanges.identity import is_declared
-from coinspace.market import ASSETS
 from coinspace.method.aggregate import Aggregate
 
-# prices of one coin never differ more: the dearer is at most this part above the cheaper
-LARGEST_DIFFERENCE = 0.5
 # a trade of a list is at most this old, while lists are asked for
 TRADE_NS = 5 * SECOND_NS
 # trades that the first list waits for: 0.4 ms each
@@ -45,15 +42,10 @@ ASKED_NS = 60 * SECOND_NS
 
 def same_coin(asset: str, latest: Latest) -> SameCoin:
     """Return whether both regions trade the same coin under the asset's name."""
-    if asset in ASSETS or is_declared(asset):
+    if is_known(asset):
         return "known"
-    premium = latest.premium("coin")
-    if premium is None:
-        premium = latest.premium("fiat")
-    if premium is None:
-        return "assumed"
-    dearer, limit = 1.0 + premium, 1.0 + LARGEST_DIFFERENCE
-    return "questioned" if dearer > limit or dearer * limit < 1.0 else "assumed"
+    coin, fiat = (latest.premium(basis) for basis in BASES)
+    return "questioned" if is_questioned(asset, coin, fiat) else "assumed"
 
 
 class PremiumTable:
@@ -183,8 +175,9 @@ class PremiumTable:
         )
 
     def _computed(self, latest: Latest) -> tuple[Aggregate, dict[str, Trades]] | None:
-        found = self._live.aggregate(latest.value.asset)
-        if found is None:
+        asset = latest.value.asset
+        found = self._live.aggregate(asset)
+        if found is None or same_coin(asset, latest) == "questioned":
             return None
         _, aggregate = found
         # venues that the record's regional values used

@@ -170,13 +170,16 @@ class Samples:
             end = max(end - length, 0)
         return found[::-1]
 
-    def add(self, ts_ms: int, sample: int | None) -> None:
-        """Take the newest premium, None = there is none now; one of an earlier step is ignored."""
+    def add(self, ts_ms: int, sample: int | None, *, void: bool = False) -> None:
+        """Take the newest premium, None = there is none now; one of an earlier step is ignored.
+
+        Args: void: also the earlier sample of the running step does not count.
+        """
         step = ts_ms // self.step_ms
         if self.newest is None or step > self.newest:
             self._advance(step)
-        if sample is not None and step == self.newest:
-            self._ring[step % len(self._ring)] = sample
+        if step == self.newest and (void or sample is not None):
+            self._ring[step % len(self._ring)] = NONE if sample is None else sample
 
     def _advance(self, step: int) -> None:
         ring, before = self._ring, self.newest

@@ -15,6 +15,7 @@ from coinspace._ext.message import INDEX, Message
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.live.age import FUTURE_MS
 from coinspace.endpoint.live.premium_samples import UNIT, Samples, Statistics, units
+from coinspace.endpoint.live.same_coin import is_questioned
 from coinspace.endpoint.live.state import Live
 from coinspace.endpoint.models import (
     Basis,
@@ -60,11 +61,14 @@ class Series:
             for window, one in zip(windows, samples.windows, strict=True)
         }
 
-    def add(self, ts_ms: int, premium: float | None) -> None:
-        """Take the premium of a record; None = it has none."""
-        self.now = units(premium)
+    def add(self, ts_ms: int, premium: float | None, *, void: bool = False) -> None:
+        """Take the premium of a record, None = it has none.
+
+        Args: void: its steps have no sample until another premium comes.
+        """
+        self.now = None if void else units(premium)
         for one in self.sampled:
-            one.add(ts_ms, self.now)
+            one.add(ts_ms, self.now, void=void)
 
     @property
     def premium(self) -> str | None:
@@ -185,8 +189,11 @@ class PremiumStats:
         # a record of the future would keep its place in the ring until that time
         if bases is None or latest.ts_ms > now_ms + FUTURE_MS:
             return
+        premiums = {basis: latest.premium(basis) for basis in BASES}
+        # what may be the premium of two coins is none
+        questioned = is_questioned(latest.value.asset, premiums["coin"], premiums["fiat"])
         for basis, series in bases.items():
-            series.add(latest.ts_ms, latest.premium(basis))
+            series.add(latest.ts_ms, premiums[basis], void=questioned)
         parts = latest.record.premium_parts
         # all assets have the same rate at a tick
         if parts is not None and latest.ts_ms > self.usdt_ms:
@@ -196,25 +203,26 @@ class PremiumStats:
     async def load(self, database: Database) -> None:
         """Fill in the stored premiums, one asset after another: three bounded queries each."""
         for number, (asset, bases) in enumerate(self.series.items()):
-            filled: list[tuple[Basis, Series, str]] = [
-                (basis, series, basis) for basis, series in bases.items()
-            ]
-            if number == 0:
-                # any asset's records have it
-                filled.append(("fiat", self.usdt, "usdt"))
-            for index, sampled in enumerate(bases["coin"].sampled):
+            for place, sampled in enumerate(bases["coin"].sampled):
                 now_ms = self._live.clock() // MILLISECOND_NS
                 rows = await _stored(database, asset, sampled.step_ms, now_ms)
-                for _, series, column in filled:
-                    series.sampled[index].fill(
-                        {
-                            row["ns"] // MILLISECOND_NS // sampled.step_ms: sample
-                            for row in rows
-                            if (sample := units(row[column])) is not None
-                        }
-                    )
+                if number == 0:
+                    # any asset's records have it
+                    _fill(self.usdt.sampled[place], rows, "usdt")
+                kept = [one for one in rows if not is_questioned(asset, one["coin"], one["fiat"])]
+                for basis, series in bases.items():
+                    _fill(series.sampled[place], kept, basis)
                 # other work goes on between two assets
                 await asyncio.sleep(0)
+
+
+def _fill(samples: Samples, rows: list[Row], column: str) -> None:
+    found = {}
+    for row in rows:
+        sample = units(row[column])
+        if sample is not None:
+            found[row["ns"] // MILLISECOND_NS // samples.step_ms] = sample
+    samples.fill(found)
 
 
 # step -> how many of them are read
