@@ -625,7 +625,7 @@ def _put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return value
 
 
-STRANGE = (
+STRANGE: tuple[Any, ...] = (
     *(None, True, 0, -1, 1e308, (1 << 63) - 1, "", "x", "1,2", "9" * 50, [], {}, [[]], [None]),
     *("9999-12-31", "0001-01-01", "99:99", "20261301", {"code": "FRX.KRWUSD"}),
 )
