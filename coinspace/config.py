@@ -273,7 +273,7 @@ class JournalSettings(Section):
 
 
 class StoragePolicy(Section):
-    """What is stored of some markets; trades and states are always stored."""
+    """What is stored of some markets; trades, states and rates are always stored."""
 
     markets: Annotated[list[str], Field(min_length=1)]
     """EXCHANGE:BASE/QUOTE, * for any part"""
