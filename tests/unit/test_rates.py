@@ -594,7 +594,7 @@ def test_recordings_give_the_premium_on_both_bases(tmp_path: Path) -> None:
     parts, plain = last.premium_parts, without[-1].premium_parts
     assert parts is not None
     assert plain is not None
-    assert (plain.a, plain.c, without[-1].usd_krw_status) == (None, None, "none")
+    assert (plain.a, plain.c, without[-1].usd_krw_status) == (None, None, None)
     assert parts == premium(last.kr, last.gl, last.fx, 1329.5)
     assert parts.b == plain.b
 
