@@ -107,7 +107,7 @@ def _content(path: Path, settings: Settings, whole: bool = False) -> tuple[str, 
 
 
 def narrow(paths: tuple[Path, ...], settings: Settings) -> None:
-    """Reduce the settings to the feeds' content: markets of patterns, assets, sources of USD/KRW."""
+    """Reduce the settings to the feeds: markets of patterns, assets, sources of USD/KRW."""
     symbols_by_exchange: dict[str, set[str]] = {}
     rates, books = recorded_rates(paths, settings)
     if not rates:
