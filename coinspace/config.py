@@ -835,6 +835,11 @@ class Settings(Section):
         return [one for one in found if not self.hosts or one[0] in self._host_of]
 
     @property
+    def has_rates(self) -> bool:
+        """Whether some host collects USD/KRW."""
+        return bool(self.rates.sources) and (not self.hosts or RATE_COLLECTOR in self._host_of)
+
+    @property
     def own_host(self) -> str:
         """Name of this machine in `hosts`; "" when there is none, or when it is not known."""
         if self._own_host is None:
