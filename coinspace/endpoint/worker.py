@@ -128,8 +128,8 @@ class Endpoint:
         await self.app.start()  # type: ignore[no-untyped-call]
         self.feeder.start(self.tasks)
         self.tasks.keep(
-            "premiums of the last day",
-            lambda: self.context.premium_days.load(self.database),
+            "stored premiums",
+            lambda: self.context.premiums.stats.load(self.database),
             ends=True,
         )
         await self.server.start()

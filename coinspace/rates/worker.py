@@ -8,7 +8,7 @@ from functools import partial
 import click
 
 from coinspace.bus.publisher import open_publisher
-from coinspace.bus.sockets import SETTLE_S
+from coinspace.bus.transport import SETTLE_S
 from coinspace.clock import DAY_NS, SECOND_NS, ClockSteps, now_ns
 from coinspace.config import RATE_COLLECTOR, config_option, load
 from coinspace.errors import ConfigError

@@ -111,7 +111,7 @@ def in_force(
     They come from the stored definition when all ticks of an asset have the hash of another
     definition, since defaults may have changed. Otherwise they come from the settings.
     """
-    depths = {name: one.depth for name, one in settings.exchanges.items()}
+    depths = settings.depths
     found = {}
     for asset in assets:
         now = found[asset] = settings.index.parameters_of(asset)

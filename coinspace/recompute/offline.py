@@ -64,7 +64,7 @@ class FeedReplay:
         guide: Guide | None = None,
     ) -> None:
         self.interval_ns = settings.index.interval_ms * MILLISECOND_NS
-        depths = {name: one.depth for name, one in settings.exchanges.items()}
+        depths = settings.depths
         index = settings.index
         self.calculator = IndexCalculator(
             parameters_of,

@@ -239,6 +239,8 @@ class Disorder:
                 connection.cut()
             case "close":
                 connection.session.end(int(fault.values["code"]), fault.reason, 0.0)
+            case "revoke" if connection.session.has_key:
+                connection.session.end(1008, "Invalid API-key", 0.0)
             case "error":
                 connection.reply(connection.session.error_frame)
                 connection.session.end(1000, "", ERROR_CLOSE_S)
@@ -315,6 +317,10 @@ class Disorder:
                 headers = {"Retry-After": str(int(fault.values["retry"]))}
                 return answer(rest_of(exchange).refusal(status), status, headers)
         return None
+
+    def is_revoked(self, exchange: str) -> bool:
+        """Return whether API keys are refused now."""
+        return self._find("revoke", exchange) is not None
 
     def is_stale(self, exchange: str, path: str, query: dict[str, str]) -> bool:
         """Return whether a depth request gets an old book."""

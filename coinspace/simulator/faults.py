@@ -20,6 +20,7 @@ Open connections (at `after`; with `for` also later ones during that time; every
   close     code=1001, reason=TEXT               error     an error frame, then close 1000
   cut       closed without a close frame
   shutdown  serverShutdown if the exchange has this event, close n=5 s later
+  revoke    connections with an API key are closed; the key is refused while it is in force
 Requests:
   rest      status=429|418|500|503, retry=SECONDS, path=PART, ms=DELAY, status=0 only delays
   handshake status=429, ms=DELAY, status=0 never answers
@@ -91,7 +92,7 @@ ANSWER_KINDS: dict[str, tuple[bytes, str]] = {
 }
 # faults before a request names the exchange
 NAMELESS_KINDS = ACCEPT_KINDS | {"refuse"}
-CONNECTION_KINDS = {"halfopen", "reset", "close", "error", "shutdown", "cut"}
+CONNECTION_KINDS = {"halfopen", "reset", "close", "error", "shutdown", "cut", "revoke"}
 REQUEST_KINDS = {"rest", "handshake", "stale"}
 RATE_KINDS = {"rate"}
 MARKET_KINDS = {"halt", "delist"}

@@ -198,11 +198,48 @@ class BinanceRest(Rest):
         return status, content
 
 
+class CoinoneRest(Rest):
+    """Coinone: one limit for all paths; errors have status 200, unknown paths give HTML."""
+
+    # 1,200 requests a minute and address
+    per_minute = 1200
+
+    @staticmethod
+    def refusal(status: int) -> Any:
+        code = "4" if status in (418, 429) else "405"
+        return {"result": "error", "error_code": code, "error_msg": "Blocked user access"}
+
+    def __init__(self, engine: Engine, exchange: str, *, limits: bool = True) -> None:
+        super().__init__(engine, exchange, limits=limits)
+        self._used = Used(60.0)
+
+    def get(self, path: str, query: Mapping[str, str], now_s: float) -> Answer:
+        left = self.per_minute - self._used.add(now_s)
+        headers = {
+            "public-ratelimit-remaining": str(max(0, left)),
+            "public-ratelimit-replenish-rate": "20",
+            "public-ratelimit-burst-capacity": str(self.per_minute),
+        }
+        if self.limits and left < 0:
+            return answer(self.refusal(429), 200, headers)
+        status, content = self.content(path, query)
+        if isinstance(content, bytes):
+            headers["Content-Type"] = "text/html;charset=UTF-8"
+        return answer(content, status, headers)
+
+    def content(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
+        status, content = super().content(path, query)
+        for row in content.get("markets", ()) if isinstance(content, dict) else ():
+            row["trade_status"] = int(self._markets[row["target_currency"]].status == "active")
+        return status, content
+
+
 # PROTOCOL of an exchange's module -> its REST
 REST: dict[str, type[Rest]] = {
     "upbit": KoreanRest,
     "bithumb": BithumbRest,
     "binance": BinanceRest,
+    "coinone": CoinoneRest,
 }
 
 

@@ -29,7 +29,7 @@ from coinspace.simulator.connection import Connection, reset_on_close
 from coinspace.simulator.disorder import Disorder
 from coinspace.simulator.rates import SIMULATED_SOURCES, SimulatedRates
 from coinspace.simulator.rest import Answer, answer
-from coinspace.simulator.session import Session, session_of
+from coinspace.simulator.session import SIMULATED_KEY, Session, session_of
 from coinspace.simulator.simulation import Simulation
 from coinspace.simulator.source import Source
 from coinspace.tasks import Tasks, log_failure
@@ -54,6 +54,7 @@ class ExchangeServer:
         limits: whether rates are limited as the exchanges do.
         idle_s: where clients ping. ping_s, pong_s, life_s: where the server pings.
         tls: serve wss:// and https://.
+        keys: API keys that the exchanges know.
         faults: in force from the start (coinspace.simulator.faults); later ones are added by
             `disorder.add` or the control address.
     """
@@ -70,6 +71,7 @@ class ExchangeServer:
         pong_s: float = 60.0,
         life_s: float = 86_400.0,
         tls: ssl.SSLContext | None = None,
+        keys: Iterable[str] = (SIMULATED_KEY,),
         faults: Iterable[str] = (),
     ) -> None:
         self.source = source or Simulation()
@@ -81,6 +83,7 @@ class ExchangeServer:
         self.ping_s = ping_s
         self.pong_s = pong_s
         self.life_s = life_s
+        self.keys = set(keys)
         self.connections: dict[str, set[Connection]] = {name: set() for name in EXCHANGES}
         self.counters = {"connections": 0, "refused": 0, "requests": 0, "task_failures": 0}
         self.disorder = Disorder(self)
@@ -284,6 +287,12 @@ class ExchangeServer:
         spoiled = await self.disorder.handshake(exchange, request)
         if spoiled is not None:
             return spoiled
+        keys = set() if self.disorder.is_revoked(exchange) else self.keys
+        path = "/" + request.match_info["path"]
+        refusal = session_of(exchange).refusal(path, request.headers, keys)
+        if refusal is not None:
+            self.counters["refused"] += 1
+            return web.Response(status=refusal[0], body=refusal[1])
         # deflate is accepted when offered; the server's frames may still be uncompressed
         socket = web.WebSocketResponse(autoping=False, compress=True, max_msg_size=1 << 20)
         connection = Connection(self.disorder, self.tasks, exchange, request)
@@ -293,6 +302,7 @@ class ExchangeServer:
         socket.headers.update(session.headers)
         await socket.prepare(request)
         connection.open(session)
+        session.greet()
         self.counters["connections"] += 1
         self.connections[exchange].add(connection)
         self.source.connected(connection)
@@ -321,7 +331,8 @@ class ExchangeServer:
                 case WSMsgType.BINARY:
                     connection.session.on_text(message.data, now_s)
                 case WSMsgType.PING:
-                    connection.pong(bytes(message.data))
+                    if connection.session.pongs:
+                        connection.pong(bytes(message.data))
                     connection.session.on_control(now_s)
                 case WSMsgType.PONG:
                     connection.unanswered_s = None
@@ -345,7 +356,8 @@ class ExchangeServer:
         if connection.deaf:
             return
         if not exchange_named(connection.exchange).SERVER_PING_S:
-            if now_s - connection.active_s > self.idle_s:
+            open_s, silent_s = now_s - connection.opened_s, now_s - connection.active_s
+            if connection.session.is_idle(open_s, silent_s, self.idle_s):
                 connection.abort()
             return
         if now_s - connection.opened_s > self.life_s:

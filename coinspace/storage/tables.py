@@ -411,6 +411,20 @@ _TICK_ROLLED = (
 )
 
 
+def _premium(first: str, high: str, low: str, last: str) -> str:
+    """Return the columns of a premium's candles on each basis. Args: what each is made from."""
+    return ", ".join(
+        f"first_not_null({first.format(*names)}) {names[0]}_open,"
+        f" max({high.format(*names)}) {names[0]}_high, min({low.format(*names)}) {names[0]}_low,"
+        f" last_not_null({last.format(*names)}) {names[0]}_close"
+        for names in (("coin", "premium"), ("fiat", "premium_a"), ("usdt", "premium_c"))
+    )
+
+
+_PREMIUM_LAST = "last_not_null(kr) kr, last_not_null(gl) gl, last_not_null(fx) fx"
+_PREMIUM_COUNTS = ("ticks", "coin_valid", "fiat_valid", "usdt_valid")
+
+
 def _coarser(kind: str, select: str) -> tuple[View, View]:
     """Return candles of a minute and an hour, from those of a second."""
     return (
@@ -433,4 +447,21 @@ VIEWS = (
     *_coarser("trade", f"ts, exchange, market, {_ROLLED}"),
     View("index_1s", "index_tick", f"ts, asset, {_TICK}", "1s", "DAY", "30 DAYS"),
     *_coarser("index", f"ts, asset, {_TICK_ROLLED}"),
+    View(
+        "premium_1m",
+        "index_tick",
+        f"ts, asset, {_premium('{1}', '{1}', '{1}', '{1}')}, {_PREMIUM_LAST}, count() ticks,"
+        " count(premium) coin_valid, count(premium_a) fiat_valid, count(premium_c) usdt_valid",
+        "1m",
+        "DAY",
+        "90 DAYS",
+    ),
+    View(
+        "premium_1h",
+        "premium_1m",
+        f"ts, asset, {_premium('{0}_open', '{0}_high', '{0}_low', '{0}_close')}, {_PREMIUM_LAST}, "
+        + ", ".join(f"sum({name}) {name}" for name in _PREMIUM_COUNTS),
+        "1h",
+        "YEAR",
+    ),
 )

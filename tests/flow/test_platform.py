@@ -39,9 +39,19 @@ def complete(data: Path, table: str) -> bool:
     return set(query(data, f"select distinct exchange, market from {table}")) == MARKETS
 
 
+@pytest.fixture(params=["zmq", pytest.param("nats", marks=pytest.mark.slow)])
+def transport(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment that selects a transport: nothing else differs for a user."""
+    if request.param == "zmq":
+        return {}
+    return {"COINSPACE_BUS__URL": request.getfixturevalue("nats_url")}
+
+
 @pytest.mark.timeout(600)
-def test_platform_runs_end_to_end_and_stops_cleanly(tmp_path: Path) -> None:
-    with platform(tmp_path) as running:
+def test_platform_runs_end_to_end_and_stops_cleanly(
+    tmp_path: Path, transport: dict[str, str]
+) -> None:
+    with platform(tmp_path, **transport) as running:
         wait_for(
             lambda: values(running).keys() == ASSETS, "an index value of every asset", limit_s=150
         )
@@ -76,18 +86,20 @@ def test_platform_runs_end_to_end_and_stops_cleanly(tmp_path: Path) -> None:
         assert reconciled.returncode == 0, reconciled.stdout
 
 
-def test_platform_runs_on_recordings(tmp_path: Path) -> None:
-    """The exchanges, markets and assets are those that were recorded."""
+def test_platform_runs_on_recordings(tmp_path: Path, nats_url: str) -> None:
+    """The exchanges, markets and assets are those that were recorded; the bus is on NATS."""
     markets = {"upbit": ["BTC/KRW", "USDT/KRW"], "bithumb": ["BTC/KRW", "USDT/KRW"]}
     markets["binance"] = ["BTC/USDT"]
     list(write_feeds(tmp_path / "day.feed.zst", 3, markets, duration_s=60))
     feeds = sorted(map(str, tmp_path.glob("day-*")))
-    with platform(tmp_path, "--replay", *feeds) as running:
+    with platform(tmp_path, "--replay", *feeds, COINSPACE_BUS__URL=nats_url) as running:
         wait_for(lambda: values(running).keys() == {"BTC"}, "an index value", limit_s=150)
         venues = running.get("/v1/venues") or {}
         assert {(one["exchange"], one["market"]) for one in venues["venues"]} == {
             (exchange, market) for exchange, texts in markets.items() for market in texts
         }
+        # each publisher, and its journal, is on the server
+        assert not list((tmp_path / "run").glob("*.ipc"))
         assert running.stop() == 0
     assert "starting the exchanges of `coinspace replay`" in (tmp_path / "up.log").read_text()
 

@@ -22,10 +22,15 @@ COLLECTOR = "orderbook-collector upbit"
 # module -> (command, tasks that end the process, tasks that start again)
 TASKS: dict[str, tuple[str, list[str], list[str]]] = {
     "process.py": ("orderbook-aggregator", ["health"], []),
+    "alerts/worker.py": ("alerter", [], ["earlier premiums"]),
     "aggregator/worker.py": ("orderbook-aggregator", ["ticks"], []),
     "collector/collection.py": (COLLECTOR, ["timer", "connection 1"], []),
-    "endpoint/live/feeder.py": ("index-endpoint", [], ["tables and heartbeats"]),
-    "endpoint/worker.py": ("index-endpoint", [], ["premiums of the last day"]),
+    "endpoint/live/feeder.py": (
+        "index-endpoint",
+        [],
+        ["tables and heartbeats", "trades of premiums"],
+    ),
+    "endpoint/worker.py": ("index-endpoint", [], ["stored premiums"]),
     "index/worker.py": (
         "index-calculator",
         ["watch", "records of outages", "clock resets"],
@@ -45,6 +50,9 @@ READ_BY_OWNER = {
     "storage/watch.py",
     "supervisor.py",
     "tasks.py",
+    # the link restarts them on its own thread
+    "bus/nats/link.py",
+    "bus/nats/pumps.py",
 }
 # these run only after an outage, a damage or a failed start
 RARE = {"memory", "missed ticks", "storing again"}

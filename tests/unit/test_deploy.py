@@ -72,6 +72,13 @@ def test_readers_start_before_writers(folder: Path) -> None:
     assert unit_name("orderbook-collector-bithumb") not in after("orderbook-collector-upbit")
 
 
+def test_only_the_alerter_reads_its_configuration_again() -> None:
+    names = {name: [name] for name in ("alerter", "index-endpoint")}
+    found = units(names, user="root", data=Path("/srv/data"), config=None)
+    reload = "ExecReload=/bin/kill -HUP $MAINPID\n"
+    assert [name for name, text in found.items() if reload in text] == [unit_name("alerter")]
+
+
 def test_only_some_processes(tmp_path: Path) -> None:
     result = run("--output", str(tmp_path), "--only", "index-endpoint")
     assert result.exit_code == 0, result.output

@@ -28,7 +28,7 @@ from coinspace._ext.message import (
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, Clock, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.endpoint.live.age import StaleReason, stale_reason
-from coinspace.endpoint.models import IndexValue
+from coinspace.endpoint.models import Basis, IndexValue
 from coinspace.endpoint.records import index_value
 from coinspace.errors import MarketError, MessageError
 from coinspace.instant import LATEST_MS
@@ -77,11 +77,12 @@ class Latest:
         # each answer appends its age
         self.head = msgspec.json.encode(self.value)[:-1]
 
-    @property
-    def coin_premium(self) -> float | None:
-        """The premium against USDT, None without one."""
+    def premium(self, basis: Basis) -> float | None:
+        """Return the premium on a basis, None without one."""
         parts = self.record.premium_parts
-        return None if parts is None or self.value.premium is None else parts.b
+        if parts is None or self.value.premium is None:
+            return None
+        return parts.b if basis == "coin" else parts.a
 
     def age_ms(self, now_ms: int) -> int:
         """Return the age of the value; below 0 when its time is in the future."""
