@@ -324,7 +324,7 @@ class JournalSettings(Section):
 
 
 class StoragePolicy(Section):
-    """What is stored of some markets; trades and states are always stored."""
+    """What is stored of some markets; trades, states and rates are always stored."""
 
     markets: Annotated[list[str], Field(min_length=1)]
     """EXCHANGE:BASE/QUOTE, * for any part"""
@@ -917,6 +917,11 @@ class Settings(Section):
             *((name, [name]) for name in (ALERTER,) if self.alerts.rules),
         ]
         return [one for one in found if not self.hosts or one[0] in self._host_of]
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether some host collects USD/KRW."""
+        return bool(self.rates.sources) and (not self.hosts or RATE_COLLECTOR in self._host_of)
 
     @property
     def own_host(self) -> str:

@@ -32,7 +32,10 @@ PR_SET_CHILD_SUBREAPER = 36
 # of all processes that `coinspace up` starts
 MODULES = (
     "coinspace.cli",
-    *(f"coinspace.{role}.worker" for role in ("collector", "storage", "aggregator", "index")),
+    *(
+        f"coinspace.{role}.worker"
+        for role in ("collector", "rates", "storage", "aggregator", "index")
+    ),
     "coinspace.endpoint.worker",
     "coinspace.simulator.simulation",
     "coinspace.storage.commands",

@@ -38,7 +38,7 @@ class Worker:
             for name, exchange in settings.exchanges.items()
             if exchange.markets
         ]
-        if settings.rates.sources:
+        if settings.has_rates:
             endpoints.append(settings.bus.endpoint(RATE_COLLECTOR))
         self.subscriber = Subscriber(
             endpoints,

@@ -43,7 +43,7 @@ def publishers(settings: Settings) -> list[str]:
     """Return the names of the processes that the endpoint listens to."""
     names = [f"orderbook-collector-{exchange}" for exchange in settings.exchanges]
     names += [f"ticker-collector-{exchange}" for exchange in settings.exchanges]
-    names += [RATE_COLLECTOR] if settings.rates.sources else []
+    names += [RATE_COLLECTOR] if settings.has_rates else []
     return [*names, "orderbook-aggregator", "index-calculator"]
 
 

@@ -107,9 +107,12 @@ def _content(path: Path, settings: Settings, whole: bool = False) -> tuple[str, 
 
 
 def narrow(paths: tuple[Path, ...], settings: Settings) -> None:
-    """Reduce the settings to the feeds' content: the markets of patterns, and the assets."""
+    """Reduce the settings to the feeds: markets of patterns, assets, sources of USD/KRW."""
     symbols_by_exchange: dict[str, set[str]] = {}
-    for path in recorded_rates(paths, settings)[1]:
+    rates, books = recorded_rates(paths, settings)
+    if not rates:
+        settings.rates.sources = []
+    for path in books:
         name, symbols = _content(path, settings)
         symbols_by_exchange.setdefault(name, set()).update(symbols)
     recorded: list[tuple[str, Market]] = []

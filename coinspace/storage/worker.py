@@ -57,11 +57,11 @@ class Worker:
         self.process = process
         self.settings = settings
         # rates that were collected earlier may still be in the journal
-        rates = bool(settings.rates.sources) or journal_folder(settings, RATE_COLLECTOR).is_dir()
+        rates = settings.has_rates or journal_folder(settings, RATE_COLLECTOR).is_dir()
         self.publishers = list(collectors_of(name, settings.exchanges, rates=rates))
         # exchanges without markets have no collector
         collected = [one for one, section in settings.exchanges.items() if section.markets]
-        self._expected = list(collectors_of(name, collected, rates=bool(settings.rates.sources)))
+        self._expected = list(collectors_of(name, collected, rates=settings.has_rates))
         topics = tuple(f"{kind}.".encode() for kind in self.kinds)
         self.sender = Sender(
             settings,

@@ -16,7 +16,7 @@ from coinspace._ext.message import RATE, REPEAT, Message
 from coinspace._ext.sink import ListSink
 from coinspace.aggregator.stage import OrderbookAggregator
 from coinspace.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
-from coinspace.config import RatesSettings, Settings, load
+from coinspace.config import HostSettings, RatesSettings, Settings, load
 from coinspace.errors import ConfigError, MessageError
 from coinspace.method.aggregate import Aggregate, decode, encode
 from coinspace.method.record import IndexRecord
@@ -594,7 +594,7 @@ def test_recordings_give_the_premium_on_both_bases(tmp_path: Path) -> None:
     parts, plain = last.premium_parts, without[-1].premium_parts
     assert parts is not None
     assert plain is not None
-    assert (plain.a, plain.c, without[-1].usd_krw_status) == (None, None, "none")
+    assert (plain.a, plain.c, without[-1].usd_krw_status) == (None, None, None)
     assert parts == premium(last.kr, last.gl, last.fx, 1329.5)
     assert parts.b == plain.b
 
@@ -647,3 +647,13 @@ async def test_any_value_in_any_place_is_a_quotation_or_a_refusal(source: str) -
                 assert 300 <= found.rate <= 6000
     assert tried > 80
     assert refused > 40
+
+
+def test_rates_are_expected_where_a_host_collects_them(tmp_path: Path) -> None:
+    roles = {"a": ["*-collector-*", "storage", "index", "endpoint"]}
+    for more, expected in (([], False), (["fx-collector"], True)):
+        hosts = {"a": HostSettings(address="127.0.0.1", roles=[*roles["a"], *more])}
+        settings = Settings(data=tmp_path, hosts=hosts)
+        assert settings.has_rates == expected
+        assert ("fx-collector" in dict(settings.processes())) == expected
+    assert Settings().has_rates

@@ -47,6 +47,7 @@ def test_top_has_one_line_per_processwithin_100_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COINSPACE_DATA", str(tmp_path))
+    monkeypatch.setenv("COINSPACE_RATES__SOURCES", "frankfurter")
     settings = Settings(data=tmp_path)
     names = [name for name, _ in settings.processes()]
     for name in names:
