@@ -668,7 +668,7 @@ def test_an_alert_is_shown_notified_and_kept(feed: Feed, premiums: webdriver.Chr
 
 def test_alerts_fire_once_until_the_value_returns(page: webdriver.Chrome) -> None:
     found = module(page, "alerts.js", (FOLDER / "alerts.js").read_text())
-    assert found["above"] == [["BTC"], [], [], [], ["BTC"]]
+    assert found["above"] == [["BTC"], [], [], [], ["BTC"], [], [], ["BTC"]]
     assert found["place"] == [["BTC"], []]
     assert found["every"] == ["A0", "A1", "A2", "A3", "A4", 3]
     assert found["unknown"] == []

@@ -112,7 +112,7 @@ function onIndex(one) {
 // rules are checked when values arrive: a hidden page draws nothing
 function onPremiums() {
   state.rows = feed.rows(state.basis, state.window, now());
-  alerts.alerts.checkPremiums(state.rows);
+  alerts.alerts.checkPremiums(state.rows, now());
   schedule("premiums");
   drawTitle();
 }
