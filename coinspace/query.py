@@ -43,6 +43,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "premium-stats": ("/v1/premium/{}/stats", ()),
     "premium-values": ("/v1/premium/{}/values", ("start", "end", "limit")),
     "premium-ohlc": ("/v1/premium/{}/ohlc", ("start", "end", "limit", "interval", "basis")),
+    "usd-krw": ("/v1/usd-krw", ()),
     "orderbook": ("/v1/orderbooks/{}", ("levels", "at", "within")),
     "books": ("/v1/orderbooks/{}/history", ("start", "end", "limit", "levels")),
     "tickers": ("/v1/tickers", ("exchange", "market")),

@@ -237,6 +237,38 @@ class Premium(Answer):
     _shown = ("coin", "fiat", "usdt")
 
 
+class StoredQuotation(Answer):
+    """What a source of USD/KRW said."""
+
+    source: str
+    rate: float
+    daily: bool
+    observed: datetime
+    received: datetime
+
+    _shown = ("source", "rate", "observed")
+
+
+class RateQuotation(StoredQuotation):
+    """What a source of USD/KRW said last."""
+
+    age_ms: int
+
+
+class UsdKrw(Answer):
+    """KRW per USD, its source and status, and the quotations behind it."""
+
+    ts: datetime
+    rate: float | None
+    status: str
+    source: str | None
+    observed: datetime | None
+    age_ms: int | None
+    sources: Rows[RateQuotation]
+
+    _shown = ("rate", "status", "source", "observed")
+
+
 class Liquidity(Answer):
     """The average price to sell or buy a size."""
 
@@ -261,6 +293,9 @@ class TickValue(Answer):
     best_ask: float | None
     fx: float | None
     fx_status: str | None
+    usd_krw: float | None
+    usd_krw_status: str | None
+    usd_krw_source: str | None
     kr: Regional | None
     gl: Regional | None
     premium: Premium | None
@@ -362,6 +397,8 @@ class PremiumDirection(Answer):
     direction: str
     none_left_krw: float
     book_end: bool
+    buy: str | None
+    sell: str | None
     sizes: Rows[PremiumSize]
 
     _shown = ("direction", "none_left_krw", "sizes")
@@ -406,6 +443,9 @@ class PremiumSummary(Answer):
     gl: Regional | None
     fx: float | None
     fx_status: str | None
+    usd_krw: float | None
+    usd_krw_status: str | None
+    usd_krw_source: str | None
     premium: Premium | None
     day: PremiumDay | None
     same_coin: str

@@ -28,7 +28,9 @@ from coinspace.client.answers import (
     RankedPremium,
     Readiness,
     Rows,
+    StoredQuotation,
     Ticker,
+    UsdKrw,
     Venue,
 )
 from coinspace.client.errors import ApiError, BadAnswer, ConnectionLost, InvalidArgument
@@ -333,6 +335,29 @@ class AsyncClient:
             raise InvalidArgument("within: expected an asset alone with it, was a market")
         instant = None if at is None else milliseconds(at, "at")
         return await self._answer(Book, _venue_path(name, market), levels=levels, at=instant)
+
+    async def usd_krw(self) -> UsdKrw:
+        """Return USD/KRW now, with its source and status, and what each source says."""
+        return await self._answer(UsdKrw, "/v1/usd-krw")
+
+    async def quotations(
+        self,
+        source: str | None = None,
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int = PAGE_ROWS,
+    ) -> Rows[StoredQuotation]:
+        """Return the newest stored quotations of USD/KRW of [start, end), by default of a day."""
+        return await self._rows(
+            StoredQuotation,
+            "/v1/usd-krw/quotations",
+            "quotations",
+            source=source,
+            start=None if start is None else milliseconds(start, "start"),
+            end=None if end is None else milliseconds(end, "end"),
+            limit=limit,
+        )
 
     async def tickers(self, exchange: str | None = None, market: str | None = None) -> Rows[Ticker]:
         """Return the newest ticker of every market, or of those chosen."""

@@ -322,6 +322,8 @@ FIELDS: dict[str, Meaning] = {
     "sizes": Meaning("what is left of each configured size"),
     "buy": Meaning("venue that buys; null where no pair of books has the size", _VENUES[2]),
     "sell": Meaning("venue that sells; null where no pair of books has the size", _VENUES[0]),
+    "PremiumDirection.buy": Meaning("venue that buys none_left_krw; null where that is 0", None),
+    "PremiumDirection.sell": Meaning("venue that sells it; null where none_left_krw is 0", None),
     "size_krw": Meaning("money put in, in KRW", "10000000"),
     "left_krw": Meaning(
         "what is left of it on coin basis after both fees, in KRW; below 0 a loss", "-11024"
@@ -397,6 +399,42 @@ FIELDS: dict[str, Meaning] = {
     ),
     "fx": Meaning("KRW per USDT from USDT/KRW books; null without a usable rate", "1385.5"),
     "Candle.fx": Meaning("the last KRW per USDT", "1385.5"),
+    "usd_krw": Meaning("KRW per USD of banks or markets; null without a usable rate", "1371.5"),
+    "usd_krw_status": Meaning(
+        "ok: quoted now; closed: the last quotation before the market closed; late: older than"
+        " usual; daily: of a source that quotes once a bank day; held: the last rate, the new one"
+        " is not confirmed; fixed: a constant of the configuration; unconfirmed, stale, none: no"
+        " rate; null = not computed",
+        "ok",
+    ),
+    "usd_krw_source": Meaning(
+        "who gave USD/KRW: a source, `configuration` or `given`; null without a rate", "dunamu"
+    ),
+    "StoredQuotation.source": Meaning("name of the source", "dunamu"),
+    "StoredQuotation.rate": Meaning("KRW per USD", "1371.5"),
+    "StoredQuotation.received": Meaning(
+        "when it was received first, ms since 1970-01-01T00:00:00Z", _TS + 5000
+    ),
+    "quotations": Meaning("quotations of USD/KRW, newest first"),
+    "RateQuotation.source": Meaning("name of the source", "dunamu"),
+    "RateQuotation.rate": Meaning("KRW per USD", "1371.5"),
+    "daily": Meaning("whether the source quotes only once a bank day", False),
+    "observed": Meaning("time that the source gives, ms since 1970-01-01T00:00:00Z", _TS),
+    "RateQuotation.received": Meaning(
+        "when the source last gave this quotation, ms since 1970-01-01T00:00:00Z", _TS + 5000
+    ),
+    "RateQuotation.age_ms": Meaning("ms since the time that the source gives", 9000),
+    "UsdKrw.rate": Meaning("KRW per USD; null without a usable rate", "1371.5"),
+    "UsdKrw.status": Meaning(
+        "ok: quoted now; closed: the last quotation before the market closed; late: older than"
+        " usual; daily: of a source that quotes once a bank day; held: the last rate, the new one"
+        " is not confirmed; fixed: a constant of the configuration; unconfirmed, stale, none: no"
+        " rate",
+        "ok",
+    ),
+    "UsdKrw.source": Meaning("who gave the rate; null without a rate", "dunamu"),
+    "UsdKrw.age_ms": Meaning("ms since the time that the source gives; null without a rate", 9000),
+    "sources": Meaning("the last quotation of each source that answers"),
     "fx_status": Meaning(
         "ok: of this tick; held: the last rate, no book is usable; suspect: the last rate, the new"
         " one is not confirmed; none: no rate; null = not computed",
@@ -609,6 +647,7 @@ PARAMETERS: dict[str, Meaning] = {
     "at": Meaning("an instant of the past: ms since 1970 or ISO 8601 with a zone; now by default"),
     "ts": Meaning("an instant: the tick at or just before it; the newest by default"),
     "interval": Meaning("length of a candle"),
+    "source": Meaning("only quotations of this source", "dunamu"),
     "kind": Meaning("only gaps of this kind"),
     "status": Meaning("only gaps in this status"),
     "indices": Meaning("assets whose index values are sent, comma-separated; * for all"),

@@ -28,6 +28,10 @@ Status = Literal["ok", "degraded", "no_value"]
 Currency = Literal["KRW", "USDT"]
 Region = Literal["KR", "GL"]
 FxStatus = Literal["ok", "held", "suspect", "none"]
+# of USD/KRW; the last three have no rate
+UsdKrwStatus = Literal[
+    "ok", "closed", "late", "daily", "held", "fixed", "unconfirmed", "stale", "none"
+]
 Interval = Literal["1s", "1m", "5m", "1h", "1d"]
 # of a premium: against USDT, against USD
 Basis = Literal["coin", "fiat"]
@@ -53,7 +57,7 @@ MarketState = Literal[
 # of one market's book or ticker: `ok`, or else the state of the market
 Condition = Literal["ok", "stored", MarketState]
 GapKind = Literal[
-    "orderbook", "ticker", "trade", "state", "venue", "index", "aggregate", "heartbeat"
+    "orderbook", "ticker", "trade", "state", "venue", "index", "aggregate", "heartbeat", "rate"
 ]
 GapStatus = Literal["open", "filled", "lost", "dead"]
 
@@ -108,6 +112,7 @@ class Premium(Struct, kw_only=True):
     IndexRecord,
     reason=NoValue | None,
     fx_status=FxStatus | None,
+    usd_krw_status=UsdKrwStatus | None,
     curve_end=Literal["D", "exhausted"] | None,
 )
 class IndexValue(Struct, kw_only=True):
@@ -327,6 +332,8 @@ class PremiumDirection(Struct, kw_only=True):
     direction: Direction
     none_left_krw: DecimalText
     book_end: bool
+    buy: str | None
+    sell: str | None
     sizes: list[PremiumSize]
 
 
@@ -374,6 +381,9 @@ class PremiumSummary(Struct, kw_only=True):
     gl: Regional | None
     fx: Number
     fx_status: FxStatus | None
+    usd_krw: Number
+    usd_krw_status: UsdKrwStatus | None
+    usd_krw_source: str | None
     premium: Premium | None
     day: PremiumDay | None
     same_coin: SameCoin
@@ -533,6 +543,42 @@ class PremiumsEvent(Struct, kw_only=True):
     premiums: list[PremiumRow]
     missing: list[str]
     usdt: PremiumUsdt | UnsetType | None = UNSET
+
+
+class StoredQuotation(Struct, kw_only=True):
+    """What a source of USD/KRW said, and when it was received."""
+
+    source: str
+    rate: DecimalText
+    daily: bool
+    observed: EpochMs
+    received: EpochMs
+
+
+class RateQuotation(StoredQuotation, kw_only=True):
+    """What a source of USD/KRW said last."""
+
+    age_ms: AgeMs
+
+
+class UsdKrw(Struct, kw_only=True):
+    """USD/KRW of the newest index records, and the quotations behind it, in order of trust."""
+
+    ts: EpochMs
+    rate: Number
+    status: UsdKrwStatus
+    source: str | None
+    observed: EpochMs | None
+    age_ms: AgeMs | None
+    sources: list[RateQuotation]
+
+
+class QuotationPage(Struct, kw_only=True):
+    """Stored quotations of USD/KRW, newest first; a source's unchanged ones are stored once."""
+
+    quotations: list[StoredQuotation]
+    cursor: str | None
+    next: str | None
 
 
 class VenueSize(Struct):

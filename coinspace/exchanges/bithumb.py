@@ -36,6 +36,7 @@ SETTINGS = ExchangeSettings(
     rest="https://api.bithumb.com",
     markets=korean.MARKETS,
 )
+BY_DEFAULT = True
 # the same name as another asset elsewhere
 IDENTITIES = (Identity(NAME, "ALT", "ARCHLOOT"),)
 COLOURS = ("#ff9147", "#df6a13")
@@ -54,6 +55,8 @@ JOINABLE_TRADES = False
 STREAM_DEPTH = 15
 # documented: an idle connection ends after about 120 s; seen: after 60 s, without a close frame
 PING_INTERVAL_S = 15.0
+PING_FRAME = b""
+QUIET_MARKETS = False
 SERVER_PING_S = 0.0
 LIFETIME_S = 0.0
 BINARY_FRAMES = True

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from coinspace.clock import HOUR_NS, MINUTE_NS, SECOND_NS
+from coinspace.config import RATE_COLLECTOR
 from coinspace.method.record import IndexRecord, InputRecord, Kind, VenueRecord, facts
 from coinspace.storage.parts import part_columns
 
@@ -149,6 +150,26 @@ TRADE = Table(
     ),
     keys=("ts", "exchange", "market", "trade_id"),
     ttl="90 DAYS",
+)
+
+RATE = Table(
+    "rate",
+    (
+        # the source, and USD/KRW
+        EXCHANGE,
+        MARKET,
+        # quote units per base unit
+        ("rate", "DOUBLE"),
+        # of a source that quotes once a bank day
+        ("daily", "BOOLEAN"),
+        # the bank's number of the quotation on its day, 0 = none
+        ("round", "LONG"),
+        *IDENTITY,
+        # exchange_ts: the source's time
+        *TIMES,
+    ),
+    keys=("ts", "exchange", "market", "epoch", "seq"),
+    partition="MONTH",
 )
 
 STATE = Table(
@@ -326,6 +347,7 @@ TABLES = (
     ORDERBOOK,
     TICKER,
     TRADE,
+    RATE,
     STATE,
     GAP,
     INDEX_TICK,
@@ -343,6 +365,29 @@ STORED = {
     "orderbook-storage-worker": ("orderbook-collector", ("orderbook", "state")),
     "ticker-storage-worker": ("ticker-collector", ("ticker", "trade", "state")),
 }
+# this one also stores the quotations of the process that has no exchange
+RATE_WORKER = "ticker-storage-worker"
+
+
+def kinds_of(worker: str) -> tuple[str, ...]:
+    """Return the kinds of messages that a storage worker stores."""
+    kinds = STORED[worker][1]
+    return (*kinds, RATE.name) if worker == RATE_WORKER else kinds
+
+
+def collectors_of(
+    worker: str, exchanges: Iterable[str], *, rates: bool = True
+) -> dict[str, tuple[str, ...]]:
+    """Return publisher -> the kinds of its messages that a storage worker stores.
+
+    Args: rates: whether there is a collector of rates.
+    """
+    collector, kinds = STORED[worker]
+    found = {f"{collector}-{name}": kinds for name in exchanges}
+    if worker == RATE_WORKER and rates:
+        found[RATE_COLLECTOR] = (RATE.name,)
+    return found
+
 
 # Trades of equal time are ordered by id, not by arrival. The sort key has the ns within the second
 # above the lowest 33 bits of the id: ids of one instant differ by less than that.

@@ -38,7 +38,6 @@ QUERIES: tuple[type[msgspec.Struct], ...] = (
     history.ExplainQuery,
     premium.PremiumQuery,
     premium.PremiumsQuery,
-    premium.PremiumValuesQuery,
     premium.PremiumCandlesQuery,
     market.TickersQuery,
     market.TradesQuery,

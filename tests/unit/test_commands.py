@@ -28,6 +28,8 @@ from tests import documents
 NOTHING_TO_DO = [
     ("restart", "expected a running `coinspace up`"),
     ("premium --watch --url http://127.0.0.1:9", "is an endpoint running there"),
+    ("reload", "expected a running `coinspace up`"),
+    ("alerts test", "alerts.targets: expected a target to send a test to, found none"),
     ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 20 --to 10", "expected from before to"),
     ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 3 --to 3", "expected from before to"),
     ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 100", "found none"),
@@ -208,7 +210,7 @@ def test_every_command_is_tried() -> None:
     tried = {line.split()[0] for line, _ in NOTHING_TO_DO} | {names[0] for names, _, _ in NUMBERS}
     # processes, which run until stopped, and settings have tests of their own
     processes = {name for name in COMMANDS if name.endswith(("-worker", "-collector"))}
-    others = {"orderbook-aggregator", "index-calculator", "index-endpoint"}
+    others = {"orderbook-aggregator", "index-calculator", "index-endpoint", "alerter"}
     others |= {"assets", "config", "deploy", "questdb", "keys", "doctor", "markets"}
     assert set(COMMANDS) - tried == processes | others
 

@@ -19,17 +19,19 @@ from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.config import load
 from coinspace.endpoint.http.api import encode
 from coinspace.endpoint.live import premium as module
+from coinspace.endpoint.live import premium_stats
 from coinspace.endpoint.live.feeder import Feeder
 from coinspace.endpoint.live.hub import Channel, Client
 from coinspace.endpoint.live.premium import TRADE_NS
 from coinspace.endpoint.live.premium_stats import Series
-from coinspace.endpoint.live.premium_trades import Book, left, nothing_left
+from coinspace.endpoint.live.premium_trades import BookSide, left, nothing_left
 from coinspace.endpoint.models import RankedPremium
 from coinspace.endpoint.routes.premium import PremiumsQuery, ranked
-from coinspace.errors import ConfigError
+from coinspace.errors import ConfigError, DatabaseUnavailable
 from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts
 from coinspace.method.aggregate import encode as encode_aggregate
+from coinspace.storage.read import history
 from tests.unit.test_endpoint_age import RECORD, Desk
 
 RATE = 1400.0
@@ -41,7 +43,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     found = Desk(monkeypatch)
     monkeypatch.setattr(module, "monotonic_ns", lambda: found.monotonic_ns)
     found.settings.index.assets = list(ASSETS)
-    found.context.premiums = module.Premiums(found.live, found.settings, lambda: found.wall_ns)
+    found.context.premiums = module.PremiumTable(found.live, found.settings, lambda: found.wall_ns)
     return found
 
 
@@ -171,6 +173,76 @@ def test_as_high_is_the_minute_of_this_day_or_else_the_hour() -> None:
     assert found.windows[-1].percentile is None
 
 
+async def test_stored_premiums_wait_for_the_database_and_leave_live_ones(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(desk, "BTC", 0.01, 0.02, 0.0099)
+    asked: list[tuple[str, int, int]] = []
+
+    async def stored(_: Any, asset: str, step_ms: int, start_ms: int, end_ms: int) -> Any:
+        asked.append((asset, step_ms, (end_ms - start_ms) // step_ms))
+        if len(asked) < 3:
+            raise DatabaseUnavailable("not yet")
+        now = desk.wall_ns // MILLISECOND_NS // step_ms
+        # the running step has a live premium, a clock that was wrong stored one of the future
+        return [
+            {"ns": (now + back) * step_ms * MILLISECOND_NS, "coin": coin, "fiat": None, "usdt": 0.5}
+            for back, coin in ((-2, 0.03), (-1, None), (0, 0.9), (1, 0.9))
+        ]
+
+    monkeypatch.setattr(history, "premium_samples", stored)
+    monkeypatch.setattr(premium_stats, "RETRY_S", 0)
+    await desk.context.premiums.stats.load(cast(Any, None))
+    # bounded questions: three of each asset, and those that failed
+    assert len(asked) == 3 * len(ASSETS) + 2
+    assert asked[2:5] == [("BTC", 5000, 62), ("BTC", 60_000, 1441), ("BTC", 3_600_000, 2161)]
+    bases = desk.context.premiums.stats.of("BTC")
+    for window in ("1h", "90d"):
+        found = bases["coin"].statistics(cast(Any, window))
+        assert (found.samples, found.high, found.low, found.percentile) == (2, 0.03, 0.01, 0.5)
+        assert bases["fiat"].statistics(cast(Any, window)).samples == 1
+    # the premium of USDT is that of the first asset's records
+    usdt = desk.context.premiums.stats.of("USDT")["fiat"].statistics("24h")
+    assert (usdt.samples, usdt.high, usdt.low) == (3, 0.5, 0.0099)
+
+
+class Views:
+    """A database whose views of the premium are younger than those of the index."""
+
+    FIRST_NS = 1_790_000_000 // 3600 * 3600 * SECOND_NS
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def rows(self, sql: str, values: tuple[str, int, int]) -> list[dict[str, Any]]:
+        self.asked.append(sql)
+        _, start_ns, end_ns = values
+        names = ("coin", "fiat", "usdt", "open", "close")
+        premium = "premium_" in sql.partition("WHERE")[0].partition("FROM")[2]
+        row = dict.fromkeys(names, 0.02) if premium else {"premium": 0.01, "ticks": 9}
+        times = [self.FIRST_NS + (0 if premium else -3600) * SECOND_NS]
+        return [{**row, "ns": ns} for ns in times if start_ns <= ns < end_ns]
+
+
+async def test_before_the_views_of_the_premium_those_of_the_index_are_read() -> None:
+    views: Any = Views()
+    first_ms = Views.FIRST_NS // MILLISECOND_NS
+    day_ms = 86_400_000
+    found = await history.premium_samples(
+        views, "BTC", 3_600_000, first_ms - day_ms, first_ms + day_ms
+    )
+    assert [(one["coin"], one["fiat"]) for one in found] == [(0.01, None), (0.02, 0.02)]
+    span = ((first_ms - day_ms) * MILLISECOND_NS, (first_ms + day_ms) * MILLISECOND_NS)
+    found = await history.premium_candles(views, "BTC", "coin", "1h", *span)
+    assert [(one["open"], one["close"]) for one in found] == [(None, 0.01), (0.02, 0.02)]
+    found = await history.premium_candles(views, "BTC", "fiat", "1h", *span)
+    assert len(found) == 1
+    # a range that the views cover needs one question
+    views.asked.clear()
+    await history.premium_candles(views, "BTC", "coin", "1h", Views.FIRST_NS, span[1])
+    assert len(views.asked) == 1
+
+
 def test_trades_take_the_best_pair_after_fees(desk: Desk) -> None:
     desk.settings.endpoint.trade_sizes = [1e6, 1e7, 1e12]
     prices = {"upbit:ABC/KRW": 102.0, "bithumb:ABC/KRW": 102.1, "binance:ABC/USDT": 100.0}
@@ -195,12 +267,13 @@ def test_trades_take_the_best_pair_after_fees(desk: Desk) -> None:
     assert (sell_kr.sizes[2].buy, sell_kr.sizes[2].coin) == (None, None)
     # every size that the books have leaves something
     assert sell_kr.book_end
+    assert sell_kr.buy == "binance:ABC/USDT"
     money = 1000 * 100.1 * (1 + fees["binance"]) * RATE
     assert float(sell_kr.none_left_krw) == pytest.approx(money, rel=1e-9)
     loss = 100 * (1 - fees["binance"]) / (102 * 1.001 * (1 + fees["upbit"]))
     assert float(buy_kr.sizes[0].coin or 0) == pytest.approx(loss - 1, abs=1e-8)
     assert float(buy_kr.sizes[0].fiat or 0) == pytest.approx(loss / 1.02 - 1, abs=1e-8)
-    assert (buy_kr.none_left_krw, buy_kr.book_end) == ("0", False)
+    assert (buy_kr.none_left_krw, buy_kr.book_end, buy_kr.buy) == ("0", False, None)
     by_name = {one.venue: one for one in found.venues}
     assert by_name["bithumb:ABC/KRW"].suspect == "deviating"
     assert by_name["upbit:ABC/KRW"].suspect is None
@@ -242,10 +315,10 @@ def test_what_is_left_equals_a_walk_through_the_levels(
     asks.sort()
     bids.sort(reverse=True)
 
-    def book(levels: list[tuple[float, float]]) -> Book:
+    def book(levels: list[tuple[float, float]]) -> BookSide:
         prices, sizes = np.array(levels).T
         zero = np.zeros(1)
-        return Book(
+        return BookSide(
             np.concatenate((zero, np.cumsum(sizes))),
             np.concatenate((zero, np.cumsum(sizes * prices))),
         )

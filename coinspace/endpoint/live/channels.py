@@ -32,8 +32,9 @@ class StreamQuery(Struct, forbid_unknown_fields=True):
 
 
 def words(text: str | None) -> list[str]:
-    """Split a comma-separated parameter; empty words are left out."""
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+    """Split a comma-separated parameter; empty and repeated words are left out."""
+    found = (word.strip() for word in (text or "").split(","))
+    return list(dict.fromkeys(word for word in found if word))
 
 
 def channel(context: Context, name: str) -> str:
@@ -73,6 +74,8 @@ def channels(context: Context, query: StreamQuery) -> set[str]:
     ):
         for word in words(text):
             chosen = everything if word == "*" else [word]
+            # before each is looked at
+            check_count(len(found) + len(chosen))
             found.update(channel(context, f"{kind}.{one}") for one in chosen)
     for word in words(query.platform):
         found.add(channel(context, word))
@@ -84,15 +87,14 @@ def channels(context: Context, query: StreamQuery) -> set[str]:
             "stream: expected at least one of indices, books, tickers, trades, premiums, platform",
             parameter="indices",
         )
-    return check_count(found)
+    return found
 
 
-def check_count(found: set[str]) -> set[str]:
-    """Return the channels. Raises: Problem 400 for too many."""
-    if len(found) > CHANNELS_LIMIT:
+def check_count(count: int) -> None:
+    """Raise Problem 400 for too many channels."""
+    if count > CHANNELS_LIMIT:
         raise Problem(
             "invalid-parameter",
-            f"stream: expected at most {CHANNELS_LIMIT} channels, was {len(found)}",
+            f"stream: expected at most {CHANNELS_LIMIT} channels, was {count}",
             parameter="channel",
         )
-    return found

@@ -56,7 +56,7 @@ def same_coin(asset: str, latest: Latest) -> SameCoin:
     return "questioned" if dearer > limit or dearer * limit < 1.0 else "assumed"
 
 
-class Premiums:
+class PremiumTable:
     """The premiums of one endpoint; `stats` has their statistics."""
 
     def __init__(self, live: Live, settings: Settings, clock: Clock) -> None:
@@ -104,6 +104,9 @@ class Premiums:
             gl=value.gl,
             fx=price(record.fx),
             fx_status=record.fx_status,
+            usd_krw=price(record.usd_krw),
+            usd_krw_status=record.usd_krw_status,
+            usd_krw_source=record.usd_krw_source,
             premium=value.premium,
             day=self.stats.of(value.asset)["coin"].day(),
             same_coin=same_coin(value.asset, found),
@@ -171,6 +174,8 @@ class Premiums:
                     direction=direction,  # type: ignore[arg-type]
                     none_left_krw=_krw(one.none_left),
                     book_end=one.book_end,
+                    buy=one.pair[0],
+                    sell=one.pair[1],
                     sizes=[_size(direction, left, usdt) for left in one.sizes],
                 )
                 for direction, one in directions.items()

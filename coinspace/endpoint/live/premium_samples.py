@@ -47,7 +47,7 @@ class Statistics(NamedTuple):
     low: float | None = None
 
 
-class Window:
+class SampleWindow:
     """The closed samples of the newest steps, in order of size, with their sums."""
 
     __slots__ = ("ordered", "squares", "steps", "total")
@@ -139,7 +139,7 @@ class Samples:
 
     def __init__(self, step_ms: int, windows: tuple[int, ...], kept: int) -> None:
         self.step_ms = step_ms
-        self.windows = [Window(one) for one in windows]
+        self.windows = [SampleWindow(one) for one in windows]
         self.newest: int | None = None
         self._ring = array("q", [NONE]) * (max(kept, *windows, 0) + 1)
         self._lows, self._highs = Reached(), Reached()

@@ -97,7 +97,9 @@ class Series:
     def statistics(self, window: Stretch) -> Statistics:
         """Return the statistics of a window."""
         samples, found = self._windows[window]
-        return found.statistics(samples.at(0), current=self.now is not None)
+        # after a step of the clock backwards, the running step is not that of the newest record
+        running = samples.at(0) if self.now is None else self.now
+        return found.statistics(running, current=self.now is not None)
 
     def all(self) -> BasisStatistics:
         """Return everything that is known of the premium."""

@@ -20,7 +20,7 @@ from coinspace.method.siblings import ASKS, BIDS
 DIRECTIONS = {"sell_kr": ("GL", "KR"), "buy_kr": ("KR", "GL")}
 
 
-class Book(NamedTuple):
+class BookSide(NamedTuple):
     """One side of a venue: amounts in base, and the money for each, in USDT after the fee.
 
     Both are sums from the best price on, and begin with 0.
@@ -48,7 +48,7 @@ class Trades(NamedTuple):
     sizes: list[Left]
     none_left: float
     book_end: bool
-    pair: tuple[str, str] | None
+    pair: tuple[str | None, str | None]
 
 
 def trades(
@@ -66,7 +66,7 @@ def trades(
     ladder = aggregate.ladders.get(COMPOSITE)
     if not rate or ladder is None:
         return None
-    books: dict[tuple[str, int], dict[str, Book]] = {}
+    books: dict[tuple[str, int], dict[str, BookSide]] = {}
     for side in (BIDS, ASKS):
         levels = ladder.side_copy(side)
         for region, names in used.items():
@@ -84,7 +84,7 @@ def _books(
     side: int,
     names: set[str],
     fees: Mapping[str, float],
-) -> dict[str, Book]:
+) -> dict[str, BookSide]:
     prices, volumes, venues = levels
     found = {}
     for number, venue in enumerate(aggregate.venues):
@@ -95,7 +95,7 @@ def _books(
         base = volumes[mine]
         if len(base):
             factor = 1.0 + fee if side == ASKS else 1.0 - fee
-            found[venue.name] = Book(_sums(base), _sums(base * prices[mine] * factor))
+            found[venue.name] = BookSide(_sums(base), _sums(base * prices[mine] * factor))
     return found
 
 
@@ -104,10 +104,11 @@ def _sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _direction(
-    buying: Mapping[str, Book], selling: Mapping[str, Book], sizes: list[float], rate: float
+    buying: Mapping[str, BookSide], selling: Mapping[str, BookSide], sizes: list[float], rate: float
 ) -> Trades:
     best = [Left(size) for size in sizes]
-    none_left, book_end, pair = 0.0, False, None
+    none_left, book_end = 0.0, False
+    pair: tuple[str | None, str | None] = (None, None)
     for buy, bought in buying.items():
         for sell, sold in selling.items():
             for number, size in enumerate(sizes):
@@ -121,7 +122,7 @@ def _direction(
     return Trades(best, none_left, book_end, pair)
 
 
-def left(bought: Book, sold: Book, money: float) -> float | None:
+def left(bought: BookSide, sold: BookSide, money: float) -> float | None:
     """Return what is left of some money, a fraction; None where a book has too little."""
     if not 0.0 < money <= bought.money[-1]:
         return None
@@ -131,7 +132,7 @@ def left(bought: Book, sold: Book, money: float) -> float | None:
     return float(np.interp(amount, sold.base, sold.money)) / money - 1.0
 
 
-def nothing_left(bought: Book, sold: Book) -> tuple[float, bool]:
+def nothing_left(bought: BookSide, sold: BookSide) -> tuple[float, bool]:
     """Return the money of which a trade leaves nothing, and whether a book ends before.
 
     0 = nothing is left of any size. A larger trade leaves less per unit, so there is one such size.

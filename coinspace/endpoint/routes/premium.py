@@ -39,13 +39,13 @@ from coinspace.endpoint.routes.history import (
     PAGE_CANDLES,
     PAGE_VALUES,
     RANGE,
-    Cursor,
-    Limit,
+    ValuesQuery,
     closed,
     position,
 )
 from coinspace.endpoint.routes.indices import Asset
-from coinspace.endpoint.values import Instant, decimal, decode_cursor, encode_cursor
+from coinspace.endpoint.values import decimal, decode_cursor, encode_cursor
+from coinspace.market import as_named
 from coinspace.storage.read import history
 
 routes = Routes()
@@ -97,26 +97,11 @@ class PremiumAssetQuery(Struct, forbid_unknown_fields=True):
     asset: Asset
 
 
-class PremiumValuesQuery(Struct, forbid_unknown_fields=True):
-    """A range of one asset's premiums."""
-
-    asset: Asset
-    start: Instant | None = None
-    end: Instant | None = None
-    limit: Limit | None = None
-    cursor: Cursor | None = None
-
-
-class PremiumCandlesQuery(Struct, forbid_unknown_fields=True):
+class PremiumCandlesQuery(ValuesQuery, forbid_unknown_fields=True):
     """A range of candles of one asset's premium."""
 
-    asset: Asset
     interval: PremiumInterval = "1m"
     basis: Basis | None = None
-    start: Instant | None = None
-    end: Instant | None = None
-    limit: Limit | None = None
-    cursor: Cursor | None = None
 
 
 @routes.get(
@@ -260,13 +245,13 @@ async def stats(context: Context, request: Request, query: PremiumAssetQuery) ->
 
 @routes.get(
     "/v1/premium/{asset}/values",
-    PremiumValuesQuery,
+    ValuesQuery,
     answer=PremiumPage,
     tag="premium",
     media=bulk.FORMATS,
     problems=("unknown-asset", *RANGE),
 )
-async def values(context: Context, request: Request, query: PremiumValuesQuery) -> Response:
+async def values(context: Context, request: Request, query: ValuesQuery) -> Response:
     """The premium of every tick in [start, end) on every basis, with the values behind it.
 
     Without `start`, the range is one minute. JSON comes in pages of 100 rows; CSV, Arrow and
@@ -389,7 +374,7 @@ async def ohlc(context: Context, request: Request, query: PremiumCandlesQuery) -
 
 
 def _checked(context: Context, asset: str) -> str:
-    return USDT if asset.strip().upper() == USDT else context.check_asset(asset)
+    return USDT if as_named(asset) == USDT else context.check_asset(asset)
 
 
 def _stored(context: Context, asset: str) -> str:

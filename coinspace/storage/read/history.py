@@ -104,10 +104,29 @@ async def premium_candles(
             " last_not_null(fx) fx, sum(ticks) ticks, sum(valid) valid"
             f" {rows} SAMPLE BY {unit} ALIGN TO CALENDAR)"
         )
-    return await database.rows(
+    found = await database.rows(
         f"SELECT ts::long ns, open, high, low, close, kr, gl, fx, ticks, valid {rows} ORDER BY ts",
         (asset, start_ns, end_ns),
     )
+    if basis != "coin":
+        return found
+    older = await _older(database, asset, interval, found, start_ns, end_ns)
+    unknown = dict.fromkeys(("open", "high", "low"))
+    return [{**row, **unknown, "close": row["premium"]} for row in older] + found
+
+
+async def _older(
+    database: Database, asset: str, interval: str, found: list[Row], start_ns: int, end_ns: int
+) -> list[Row]:
+    """Return candles of the index before the first one of its premium.
+
+    The premium's views begin with the version that made them. Those of the index are older, and
+    have the last premium against USDT.
+    """
+    first_ns = found[0]["ns"] if found else end_ns
+    if first_ns <= start_ns:
+        return []
+    return await candles(database, asset, interval, start_ns, first_ns)
 
 
 async def premium_samples(
@@ -117,20 +136,23 @@ async def premium_samples(
 
     Args: step_ms: 5 s, a minute or an hour.
     """
-    view = {MINUTE_NS: "premium_1m", HOUR_NS: "premium_1h"}.get(step_ms * MILLISECOND_NS)
-    if view is None:
-        rows = (
-            "last_not_null(premium) coin, last_not_null(premium_a) fiat,"
-            " last_not_null(premium_c) usdt FROM index_tick"
-            " WHERE asset = %s AND ts >= %s AND ts < %s"
-            f" SAMPLE BY {step_ms // 1000}s ALIGN TO CALENDAR"
+    bound = (asset, ns(start_ms), ns(end_ms))
+    where = "WHERE asset = %s AND ts >= %s AND ts < %s"
+    interval = {MINUTE_NS: "1m", HOUR_NS: "1h"}.get(ns(step_ms))
+    if interval is None:
+        return await database.rows(
+            "SELECT ts::long ns, last_not_null(premium) coin, last_not_null(premium_a) fiat,"
+            f" last_not_null(premium_c) usdt FROM index_tick {where}"
+            f" SAMPLE BY {step_ms // 1000}s ALIGN TO CALENDAR",
+            bound,
         )
-    else:
-        rows = (
-            f"coin_close coin, fiat_close fiat, usdt_close usdt FROM {view}"
-            " WHERE asset = %s AND ts >= %s AND ts < %s"
-        )
-    return await database.rows(f"SELECT ts::long ns, {rows}", (asset, ns(start_ms), ns(end_ms)))
+    found = await database.rows(
+        "SELECT ts::long ns, coin_close coin, fiat_close fiat, usdt_close usdt"
+        f" FROM premium_{interval} {where} ORDER BY ts",
+        bound,
+    )
+    older = await _older(database, asset, interval, found, *bound[1:])
+    return [{**row, "coin": row["premium"], "fiat": None, "usdt": None} for row in older] + found
 
 
 async def stored_until(database: Database, asset: str, interval: str) -> int:
@@ -252,6 +274,18 @@ async def gaps(
         " count, closed_ts::long closed FROM gap"
         f" WHERE ts >= %s AND ts < %s{conditions} ORDER BY ts DESC LIMIT %s",
         (start_ns, end_ns, *(where[name] for name in names), limit),
+    )
+
+
+async def quotations(
+    database: Database, source: str | None, start_ns: int, end_ns: int, limit: int
+) -> list[Row]:
+    """Return the stored quotations of USD/KRW of [start, end), newest first."""
+    one = "" if source is None else " AND exchange = %s"
+    return await database.rows(
+        "SELECT ts::long ns, exchange, rate, daily, exchange_ts::long observed_ns FROM rate"
+        f" WHERE ts >= %s AND ts < %s{one} ORDER BY ts DESC LIMIT %s",
+        (start_ns, end_ns, *([] if source is None else [source]), limit),
     )
 
 
