@@ -6,17 +6,18 @@ const alerts = new m.Alerts((alert) => fired.push(alert));
 const check = (run) => { fired = []; run(); return fired.flatMap((one) => [...one.values.map(([name]) => name), ...(one.more ? [one.more] : [])]); };
 const found = {};
 alerts.rules = [rule()];
-// over the level, still over, just below, far below, over again
-found.above = [0.031, 0.04, 0.0298, 0.02, 0.03].map((coin) => check(() => alerts.checkPremiums(rows(["BTC", coin]))));
+// over the level, still over, just below, far below, over again: at once, and when the rule is no longer quiet
+found.above = [[0.031, 0], [0.04, 40], [0.0298, 80], [0.02, 81], [0.03, 82], [0.02, 83], [0.03, 84], [0.03, 112]]
+  .map(([coin, second]) => check(() => alerts.checkPremiums(rows(["BTC", coin]), second * 1000)));
 alerts.rules = [rule({ kind: "placeBelow", level: 0.05 })];
-found.place = [0.04, 0.06].map((place) => check(() => alerts.checkPremiums(rows(["BTC", 0, place]))));
+found.place = [0.04, 0.06].map((place) => check(() => alerts.checkPremiums(rows(["BTC", 0, place]), 0)));
 alerts.rules = [rule({ asset: "*" })];
-found.every = check(() => alerts.checkPremiums(rows(...Array.from({ length: 8 }, (_, i) => [`A${i}`, 0.05]))));
+found.every = check(() => alerts.checkPremiums(rows(...Array.from({ length: 8 }, (_, i) => [`A${i}`, 0.05])), 0));
 alerts.rules = [rule({ asset: "*", kind: "below", level: 0.1 })];
-found.unknown = check(() => alerts.checkPremiums(rows(["A", null], ["B", 0.01, 0.5, { old: true }], ["C", 0.01, 0.5, { same: false }])));
+found.unknown = check(() => alerts.checkPremiums(rows(["A", null], ["B", 0.01, 0.5, { old: true }], ["C", 0.01, 0.5, { same: false }]), 0));
 alerts.rules = [rule({ asset: "upbit", kind: "down", level: null })];
 const venues = (state) => [{ exchange: "upbit", state }, { exchange: "upbit", state }, { exchange: "upbit", state: "synced" }, { exchange: "binance", state: "disconnected" }];
-found.down = [["synced", 0], ["disconnected", 1000], ["disconnected", 7000], ["disconnected", 8000], ["synced", 9000], ["stale", 10_000, 16_000]]
+found.down = [["synced", 0], ["disconnected", 1000], ["disconnected", 7000], ["disconnected", 8000], ["synced", 9000], ["stale", 40_000, 46_000]]
   .map(([state, ...times]) => check(() => times.forEach((time) => alerts.checkVenues(venues(state), time))));
 alerts.rules = [];
 for (let i = 0; i < 60; i += 1) alerts.add(rule());

@@ -8,7 +8,7 @@ const whole = (asset, coin, percentile, more = {}) => ({
 });
 const feed = new m.PremiumFeed(() => {});
 const premiums = [
-  whole("LOW", "-0.01", "0.1"), whole("HIGH", "0.05", "0.9"), whole("MIDDLE", "0.02", "0.5"),
+  whole("LOW", "-0.01", "0.1"), whole("HIGH", "0.05", "0.9", { unjudged: true }), whole("MIDDLE", "0.02", "0.5"),
   whole("OLD", "0.01", "0.9", { ts: now - 60_000 }), whole("OTHER", "3.5", "1", { same_coin: "questioned" }),
 ];
 feed.take({ ts: now, full: true, premiums, missing: ["NONE"], usdt: null });

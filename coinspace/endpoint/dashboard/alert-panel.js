@@ -57,7 +57,8 @@ export class AlertPanel {
   /** Write the rules, the choices and the last alerts. */
   draw() {
     this.#choices();
-    const { rules, log } = this.alerts;
+    this.#log();
+    const { rules } = this.alerts;
     this.dialog.querySelector("#alert-rules").replaceChildren(...rules.map((rule) => {
       const node = element("li", "", describe(rule));
       const remove = element("button", "tool", t("remove"));
@@ -68,6 +69,10 @@ export class AlertPanel {
       return node;
     }));
     write(this.dialog.querySelector("#alert-none"), rules.length ? "" : t("noRules"));
+  }
+
+  #log() {
+    const { log } = this.alerts;
     this.dialog.querySelector("#alert-log").replaceChildren(...log.map((one) => element("li", "", `${clock(one.at)} ${describe(one.rule)}: ${what(one)}`)));
     this.dialog.querySelector("#alert-log-title").hidden = !log.length;
   }
@@ -125,7 +130,8 @@ export class AlertPanel {
     this.timer = setTimeout(() => this.#hide(), SHOWN_MS);
     if (this.alerts.sound) beep();
     if (this.alerts.notify) notification(`CoinSpace · ${title}`, text, title);
-    if (this.dialog.open) this.draw();
+    // the rules stay as they are: somebody may be about to remove one
+    if (this.dialog.open) this.#log();
   }
 
   #hide() { this.message.hidden = true; }

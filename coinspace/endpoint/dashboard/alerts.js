@@ -15,6 +15,8 @@ export const KINDS = ["above", "below", "placeAbove", "placeBelow", "down"];
 const RETURN = { above: 0.0005, below: 0.0005, placeAbove: 0.02, placeBelow: 0.02 };
 // a venue is down when it is so for this long: a connection that is replaced is not
 const DOWN_MS = 5000;
+// a rule that has fired is quiet for this long; what it meets meanwhile comes with its next alert
+const QUIET_MS = 30_000;
 const UP = new Set(["ok", "synced"]);
 
 /** The rules, and which of them have fired. `fire` is called with {rule, names} of each alert. */
@@ -26,8 +28,8 @@ export class Alerts {
     this.sound = kept.sound;
     this.notify = kept.notify;
     this.log = [];
-    // rule -> what it has fired for
-    this.on = new Map();
+    // rule -> {on: what it holds for, waiting: what it has not told yet, at: when it fired}
+    this.states = new Map();
     this.since = new Map();
   }
 
@@ -42,7 +44,7 @@ export class Alerts {
   /** Remove a rule. */
   remove(rule) {
     this.rules = this.rules.filter((one) => one !== rule);
-    this.on.delete(rule);
+    this.states.delete(rule);
     this.keep();
   }
 
@@ -53,12 +55,12 @@ export class Alerts {
   get needsPremiums() { return this.rules.some((one) => one.kind !== "down"); }
   get needsVenues() { return this.rules.some((one) => one.kind === "down"); }
 
-  /** Check the rules of premiums. Args: rows: asset -> row as of `premiumRow`. */
-  checkPremiums(rows) {
+  /** Check the rules of premiums. Args: rows: asset -> row as of `premiumRow`. now: in ms. */
+  checkPremiums(rows, now) {
     for (const rule of this.rules) {
       if (rule.kind === "down") continue;
       const chosen = rule.asset === "*" ? rows.values() : [rows.get(rule.asset)];
-      this.#check(rule, [...chosen].filter(Boolean).map((row) => [row.asset, value(rule, row)]));
+      this.#check(rule, [...chosen].filter(Boolean).map((row) => [row.asset, value(rule, row)]), now);
     }
   }
 
@@ -79,21 +81,23 @@ export class Alerts {
     }
     const states = [...down.keys()].map((one) => [one, now - (this.since.get(one) ?? now) >= DOWN_MS ? 1 : this.since.has(one) ? null : 0]);
     for (const rule of this.rules) {
-      if (rule.kind === "down") this.#check(rule, states.filter(([name]) => rule.asset === "*" || rule.asset === name));
+      if (rule.kind === "down") this.#check(rule, states.filter(([name]) => rule.asset === "*" || rule.asset === name), now);
     }
   }
 
   // an unknown value changes nothing
-  #check(rule, values) {
-    const on = this.on.get(rule) ?? new Set();
-    this.on.set(rule, on);
-    const fired = [];
+  #check(rule, values, now) {
+    const state = this.states.get(rule) ?? { on: new Set(), waiting: new Map(), at: -Infinity };
+    this.states.set(rule, state);
     for (const [name, one] of values) {
       if (one === null || one === undefined) continue;
-      if (!on.has(name) && holds(rule, one, 0)) { on.add(name); fired.push([name, one]); } else if (on.has(name) && !holds(rule, one, RETURN[rule.kind] ?? 0)) on.delete(name);
+      if (!state.on.has(name) && holds(rule, one, 0)) { state.on.add(name); state.waiting.set(name, one); } else if (state.on.has(name) && !holds(rule, one, RETURN[rule.kind] ?? 0)) { state.on.delete(name); state.waiting.delete(name); }
     }
-    if (!fired.length) return;
-    const alert = { rule, at: Date.now(), values: fired.slice(0, NAMES), more: Math.max(0, fired.length - NAMES) };
+    if (!state.waiting.size || now - state.at < QUIET_MS) return;
+    state.at = now;
+    const fired = [...state.waiting];
+    state.waiting.clear();
+    const alert = { rule, at: now, values: fired.slice(0, NAMES), more: Math.max(0, fired.length - NAMES) };
     this.log = [alert, ...this.log].slice(0, LOG_LIMIT);
     this.fire(alert);
   }

@@ -72,7 +72,7 @@ const pipeline = new PipelinePanel(byId("pipeline"), byId("pipeline-total"));
 const list = new AssetList(byId("assets"), (asset) => { pick(false); choose(asset); });
 const feed = new PremiumFeed(onPremiums);
 const trades = new TradePanel(byId("trades"));
-const table = new PremiumTable(byId("premium-list"), { open: openAsset, sparks: (asset) => feed.sparks.get(asset) ?? null });
+const table = new PremiumTable(byId("premium-list"), { open: openAsset, sparks: (asset) => (feed.sparksOf === state.basis ? feed.sparks.get(asset) : null) ?? null });
 const top = new PremiumTop(byId("premium-top"), () => now());
 const alerts = new AlertPanel(byId("alert-dialog"), byId("alert-message"), () => { texts(); connect(); });
 let stream = null;
@@ -112,7 +112,7 @@ function onIndex(one) {
 // rules are checked when values arrive: a hidden page draws nothing
 function onPremiums() {
   state.rows = feed.rows(state.basis, state.window, now());
-  alerts.alerts.checkPremiums(state.rows);
+  alerts.alerts.checkPremiums(state.rows, now());
   schedule("premiums");
   drawTitle();
 }
@@ -202,9 +202,8 @@ function drawTitle() {
 }
 
 function premiumTitle(shown) {
-  const btc = state.rows.get("BTC");
-  const value = btc && !btc.old ? btc[state.basis] ?? btc.coin : null;
-  return `${shown !== "live" ? stateText(shown) : value === null ? t("premiums") : `BTC ${percent(value, 2, true)}`} · CoinSpace`;
+  const value = state.rows.get("BTC")?.[state.basis] ?? null;
+  return `${shown !== "live" ? stateText(shown) : value === null ? t("premiums") : `BTC ${percent(value, 2, true)} ${t(`alert_${state.basis}`)}`} · CoinSpace`;
 }
 
 // --- premiums -------------------------------------------------------------------------------
@@ -623,7 +622,7 @@ async function wake() {
   stream?.stop();
   state.offset = null;
   // not before the server's time is known again
-  top.due = 0;
+  top.due = feed.sparksDue = 0;
   loadHistory.busy = true;
   try { await loadIndices(); } catch { /* the stream reports that the server does not answer */ }
   connect();

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 
 // the lines of a day have points of half an hour
-const SPARKS_MS = 300_000;
+const [SPARKS_MS, RETRY_MS] = [300_000, 15_000];
 /** A row that is older is old; rows come once a second. */
 export const OLD_MS = 6000;
 /** What a premium is compared with: the price in USDT, or in USD by the bank rate. */
@@ -15,12 +15,9 @@ export const WINDOWS = ["1h", "24h", "7d", "30d", "90d"];
 export class PremiumFeed {
   constructor(changed) {
     this.changed = changed;
-    this.clear();
+    // lines of the last day, and their basis
     this.sparks = new Map();
-  }
-
-  /** Forget every premium. */
-  clear() {
+    this.sparksOf = null;
     this.raw = new Map();
     this.missing = [];
     this.usdt = null;
@@ -31,7 +28,7 @@ export class PremiumFeed {
 
   /** Take an event of the stream: the whole list, or what has changed. */
   take(event) {
-    if (event.full) this.raw.clear();
+    if (event.full) { this.raw.clear(); this.newest = null; }
     for (const part of event.premiums) {
       if (part.ts) this.newest = Math.max(this.newest, part.ts);
       const known = this.raw.get(part.asset);
@@ -47,17 +44,19 @@ export class PremiumFeed {
 
   /** Load the lines of the last day, if they are old. */
   async loadSparks(basis) {
-    if (this.loadingSparks || (this.sparksOf === basis && performance.now() < this.sparksDue)) return;
+    if (this.loadingSparks || (this.asked === basis && performance.now() < this.sparksDue)) return;
     this.loadingSparks = true;
+    this.asked = basis;
+    let pause = SPARKS_MS;
     try {
       const { premiums, fees = null } = await get("/v1/premiums", { spark: true, basis });
       this.fees = fees;
       this.sparks = new Map(premiums.map((one) => [one.asset, one.spark ?? null]));
-      this.changed();
-    } catch { if (this.sparksOf !== basis) this.sparks = new Map(); }
+      this.sparksOf = basis;
+    } catch { pause = RETRY_MS; }
     this.loadingSparks = false;
-    this.sparksOf = basis;
-    this.sparksDue = performance.now() + SPARKS_MS;
+    this.sparksDue = performance.now() + pause;
+    this.changed();
   }
 
   /** The row of one asset with the statistics of the basis that people name first: USD where it is known. */

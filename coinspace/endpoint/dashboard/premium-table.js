@@ -48,6 +48,8 @@ export class PremiumTable {
     this.order = [];
     this.by = { column: "coin", up: false };
     this.only = false;
+    // of the trades in the rows, in KRW
+    this.size = 1e7;
     this.search.addEventListener("input", () => this.arrange());
     this.search.addEventListener("keydown", (event) => { if (event.key === "Enter" && this.order.length) open(this.order[0]); });
     this.table.addEventListener("click", (event) => this.#click(event.target));
@@ -62,11 +64,13 @@ export class PremiumTable {
     const tr = document.createElement("tr");
     tr.setAttribute("role", "row");
     tr.append(element("th", "c-star"));
+    const values = { money: krw(this.size) };
     for (const [name, key, by] of COLUMNS) {
       const th = element("th", `c-${name}`);
-      const heading = by ? element("button", "", t(key)) : element("span", "", t(key));
+      const heading = element(by ? "button" : "span", "", t(key, values));
       if (by) { heading.type = "button"; heading.dataset.column = name; }
-      heading.title = t(`${key}Title`) === `${key}Title` ? "" : t(`${key}Title`);
+      const title = t(`${key}Title`, values);
+      heading.title = title === `${key}Title` ? "" : title;
       th.setAttribute("role", "columnheader");
       th.append(heading);
       tr.append(th);
@@ -80,6 +84,8 @@ export class PremiumTable {
   show(rows) {
     const changed = rows.size !== this.shown || !this.order.length;
     [this.rows, this.shown] = [rows, rows.size];
+    const size = [...rows.values()].find((row) => row.trade?.size)?.trade.size ?? this.size;
+    if (size !== this.size) { this.size = size; this.texts(); }
     if (changed || (this.#moves() && !this.#held() && performance.now() >= this.due)) this.arrange();
     else this.draw();
   }
@@ -155,9 +161,9 @@ export class PremiumTable {
     this.#spark(spark, row);
     meter(percentile, ranked ? row.percentile : null);
     write(pair, row.trade ? pairText(row.trade) : "–");
-    pair.title = row.trade ? `${t(row.trade.way)}: ${outside(row.trade.buy)} → ${outside(row.trade.sell)}` : "";
+    attribute(pair, "title", row.trade ? `${t(`way_${row.trade.way}`)}: ${outside(row.trade.buy)} → ${outside(row.trade.sell)}` : "");
     number(trade, row.trade ? percent(row.trade.result, 2, true) : "–", row.trade?.result);
-    write(capacity, row.capacity === 0 ? t("nothing") : `${row.whole ? "≥ " : ""}${money(row.capacity, currentLanguage() === "ko")}`);
+    write(capacity, row.capacity === 0 ? t("none") : `${row.whole ? "≥ " : ""}${krw(row.capacity)}`);
     write(wallets, row.wallet ? known(row.wallet) : "–");
     write(kr, price(row.kr, "KRW"));
     // a number that changes with every row and says nothing would only disturb
@@ -166,9 +172,9 @@ export class PremiumTable {
 
   // what one must know before reading the numbers
   #badge(node, row) {
-    const text = !row.same ? t("otherCoin") : row.old ? t("staleShort") : row.caution ? t("caution") : "";
+    const text = !row.same ? t("otherCoin") : row.old ? t("staleShort") : row.unjudged ? t("suspect") : row.caution ? t("caution") : "";
     write(node, text);
-    node.title = row.caution ? outside(row.caution) : "";
+    attribute(node, "title", row.caution ? outside(row.caution) : "");
     classes(node, text ? "badge" : "");
   }
 
@@ -214,6 +220,7 @@ function number(cell, text, value) {
 /** A difference of premiums in percentage points. */
 export const points = (value) => (value === null || value === undefined ? "–" : percent(value, 2, true).replace("%", "%p"));
 
+const krw = (value) => money(value, currentLanguage() === "ko");
 // the exchanges on which to buy and to sell
 const pairText = ({ buy, sell }) => [buy, sell].map((one) => outside(String(one).split(":")[0])).join(" → ");
 const known = (wallet) => t({ open: "walletOpen", closed: "walletClosed", unknown: "walletUnknown" }[wallet] ?? "walletUnknown");

@@ -95,7 +95,7 @@ export class PremiumTop {
     if (large.className !== sign(bases[0][1])) large.className = sign(bases[0][1]);
     write(basis, t(bases[0][0]));
     write(second, bases[1] ? `${t(bases[1][0])} ${percent(bases[1][1], 2, true)}` : fiat === null ? t("noUsd") : own ? `1 USDT = ${price(own, "KRW")}` : "");
-    write(more, old && ts ? t("oldSince", { time: clock(ts) }) : `${t("change24")} ${points(change)} · ${t("percentile")}(${this.window}) ${place === null ? "–" : Math.round(place * 100)}`);
+    write(more, old && ts ? t("oldSince", { time: clock(ts) }) : `${t("change24")} ${points(change)} · ${t("percentile")} (${this.window}) ${place === null ? "–" : Math.round(place * 100)}`);
     node.classList.toggle("old", Boolean(old));
   }
 
@@ -125,9 +125,9 @@ export class PremiumTop {
     if (failed) { this.due = performance.now() + RETRY_MS; this.#say(t("noticeHistory")); if (!fresh) return; }
     for (const [name, all] of found) this.series[name].setData((all ?? []).map(({ ts, close }) => (number(close) === null ? { time: ts / 1000 } : { time: ts / 1000, value: +close * 100 })));
     this.last = (end - step) / 1000;
-    const empty = found.every(([, one]) => !one?.some((each) => number(each.close) !== null));
-    this.node.dataset.candles = String(Math.max(...found.map(([, one]) => one?.length ?? 0)));
-    if (!failed) this.#say(empty ? t("noHistory") : "");
+    const values = Math.max(...found.map(([, one]) => (one ?? []).filter((each) => number(each.close) !== null).length));
+    this.node.dataset.values = String(values);
+    if (!failed) this.#say(values ? "" : t("noHistory"));
     if (fresh) this.chart.timeScale().fitContent();
   }
 
