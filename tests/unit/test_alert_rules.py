@@ -164,6 +164,17 @@ def test_a_percentile_needs_samples_and_follows_them(tmp_path: Path) -> None:
     assert stage.record(0.0575, after_s=1) == ["raised rare BTC"]
 
 
+def test_a_record_of_the_future_is_no_sample(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, rare=premium(over_percentile=50, window="1h", for_s=0))
+    at = stage.at()
+    for n in range(LEAST):
+        ts_ms = at.wall_ms + 86_400_000 + n * 60_000
+        parts = PremiumRecord(0.1, 0.1, None)
+        stage.rules.on_record(Record("BTC", ts_ms, 1.0, None, 0.1, parts), at)
+    (samples,) = stage.rules.samples.values()
+    assert samples.percentile(ts_ms, "1h", 1.0) is None
+
+
 def test_stored_premiums_stand_behind_live_ones() -> None:
     samples = Samples({"1h", "90d"})
     now_ms = WALL_MS - WALL_MS % 3_600_000
@@ -299,6 +310,13 @@ def test_open_gaps_and_losses(tmp_path: Path) -> None:
     assert seen(messages_lost=0, started_ns=2) == []
     assert seen(messages_lost=1, started_ns=2) == [f"raised gap {name} lost"]
     assert stage.rules.lost == {name: Lost(2, 1)}
+
+
+def test_what_a_new_run_of_a_process_has_lost_is_news(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, gap={"kind": "gap"})
+    assert stage.check(healths=(worker(counters={"trades_lost": 5}),)) == []
+    again = worker(started_ns=2, counters={"trades_lost": 2})
+    assert stage.check(healths=(again,)) == ["raised gap ticker-storage-worker lost"]
 
 
 def test_a_full_disk_with_hysteresis(tmp_path: Path) -> None:
