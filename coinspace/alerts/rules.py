@@ -298,7 +298,8 @@ class Rules:
         for name, _ in self._about("process", process):
             reason = f" ({health.reason})" if health.reason else ""
             text = f"{process} is {health.state}{reason}"
-            self._judge(name, process, not (health.ok or stopped), at, text)
+            # one that was stopped is neither well nor a fault
+            self._judge(name, process, None if stopped else not health.ok, at, text)
         if "oldest_pending_s" in health.counters:
             behind_s = health.counters["oldest_pending_s"]
             # a process that does not run stores nothing

@@ -285,7 +285,12 @@ def test_storage_that_is_behind_and_a_process_that_is_down(tmp_path: Path) -> No
         "cleared down ticker-storage-worker",
         "cleared behind ticker-storage-worker",
     ]
-    # an operator has stopped it
+    # an operator has stopped it: no alert, and the end of none
+    unwell = worker(state="degraded", counters=good.counters)
+    stage.check(healths=(unwell,))
+    assert stage.check(after_s=5, healths=(unwell,)) == ["raised down ticker-storage-worker"]
+    assert stage.check(healths=(worker(state="down", stopped=True),)) == []
+    assert stage.check(healths=(good,)) == ["cleared down ticker-storage-worker"]
     stopped = worker(state="down", stopped=True, age_s=99.0, counters=counters)
     assert stage.check(after_s=99, healths=(stopped,)) == []
 
