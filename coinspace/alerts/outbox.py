@@ -240,6 +240,8 @@ def read(path: Path) -> Content:
         found = _decode(read_regular(path))
     except FileNotFoundError:
         return Content()
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
     if found.version != VERSION:
         raise ValueError(f"expected version {VERSION}, was {found.version}")
     return found
