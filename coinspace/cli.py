@@ -82,6 +82,10 @@ GROUPS: dict[str, dict[str, Command]] = {
                 "explain": "explain BTC --ts 2026-01-31T09:00:00Z",
                 "premium": "premium BTC --size 1",
                 "premiums": "premiums --min 0.01 --sort asset",
+                "premium-stats": "premium-stats BTC",
+                "premium-values": "premium-values BTC --limit 20",
+                "premium-ohlc": "premium-ohlc BTC --interval 1h --basis fiat",
+                "usd-krw": "usd-krw",
                 "orderbook": "orderbook upbit/BTC/KRW --levels 15",
                 "books": "books upbit/BTC/KRW --start 2026-01-31T09:00:00Z --output books.parquet",
                 "tickers": "tickers --exchange upbit",
@@ -94,6 +98,11 @@ GROUPS: dict[str, dict[str, Command]] = {
                 "pipeline": "pipeline",
                 "sql": 'sql "SHOW TABLES"',
             },
+        ),
+        "premium": Command(
+            "premium",
+            "Print or watch the kimchi premium of all assets.",
+            "coinspace premium --watch",
         ),
         "keys": Command(
             "endpoint.commands",
@@ -255,6 +264,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "collector.worker",
             "Publish one exchange's tickers and trades on the bus.",
             "coinspace ticker-collector upbit",
+        ),
+        "fx-collector": Command(
+            "rates.worker", "Publish quotations of USD/KRW on the bus.", "coinspace fx-collector"
         ),
         "orderbook-storage-worker": Command(
             "storage.worker", "Store order books in QuestDB.", "coinspace orderbook-storage-worker"

@@ -28,6 +28,15 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sync_folder(folder: Path) -> None:
+    """Write a folder's names to disk, so that new and renamed files survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def replace_file(
     path: Path, content: bytes, *, private: bool = False, durable: bool = False
 ) -> None:
@@ -35,7 +44,7 @@ def replace_file(
 
     Args:
         private: only its owner may read it.
-        durable: the new content is on disk afterwards.
+        durable: it is on the disk when this returns.
     """
     # no other file of the folder has this name, whatever its ending
     part = path.with_name(f".{path.name}.part")
@@ -52,12 +61,3 @@ def replace_file(
     part.replace(path)
     if durable:
         sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Write a folder's names to disk, so that new and renamed files survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -172,6 +172,13 @@ class Process:
             # most processes are degraded first, while they wait for another one
             self._started = True
             tune_garbage_collector(self.settings.tuning)
+        if self.settings.bus.url:
+            # imported here: only some platforms have such a connection
+            from coinspace.bus.transport import problems
+
+            if found := problems():
+                self.degraded("; ".join(found))
+                return
         self._change("ready", None)
 
     def degraded(self, reason: str, kind: str | None = None) -> None:

@@ -26,7 +26,15 @@ import uvloop
 
 from coinspace import preflight
 from coinspace.backoff import Backoff
-from coinspace.config import ALERTER, COLLECTORS, Settings, config_option, load, read_venues
+from coinspace.config import (
+    ALERTER,
+    COLLECTORS,
+    RATE_COLLECTOR,
+    Settings,
+    config_option,
+    load,
+    read_venues,
+)
 from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.forkserver import Forked, ForkServer
 from coinspace.hosts import GROUPS, is_here, matching
@@ -36,9 +44,11 @@ from coinspace.notify import Listener, Notifier
 from coinspace.observe.doctor import OPEN_FILES, check_limits
 from coinspace.observe.health import health_of
 from coinspace.observe.screen import StatusScreen
+from coinspace.options import EXCHANGE
 from coinspace.process import COMMAND, STANDBY
 from coinspace.restart import differences, refusal, serve
-from coinspace.simulator.markets.offer import offer, whole_markets
+from coinspace.simulator.markets.offer import offer, usual_markets, whole_markets
+from coinspace.simulator.rates import SIMULATED_SOURCES
 from coinspace.storage.forecast import forecast
 from coinspace.storage.questdb.address import root
 from coinspace.tasks import WORK, Tasks, within
@@ -671,10 +681,11 @@ _STORAGE = ("orderbook-storage", "ticker-storage")
 _AGGREGATOR = ("orderbook-aggregator",)
 _INDEX = ("index-calculator",)
 _ENDPOINT = (ENDPOINT,)
+_COLLECTORS = (*COLLECTORS, RATE_COLLECTOR)
 _ALERTER = (ALERTER,)
-_START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, _ALERTER, COLLECTORS)
+_START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, _ALERTER, _COLLECTORS)
 # the stop of the others is nothing to alert about
-_STOP = (_ALERTER, COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
+_STOP = (_ALERTER, _COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
 
 
 def start_groups(names: list[str]) -> list[list[str]]:
@@ -707,7 +718,8 @@ async def start_exchanges(supervisor: Supervisor, arguments: list[str]) -> dict[
         ) from None
     # the collectors keep these addresses: a restarted server must use the same port
     child.arguments = [command, "--port", str(ready["port"]), *options]
-    return {
+    found = {"COINSPACE_RATES__URLS": orjson.dumps(ready["rates"]).decode()}
+    return found | {
         f"COINSPACE_EXCHANGES__{exchange.upper()}__{key.upper()}": url
         for exchange, urls in ready["exchanges"].items()
         for key, url in urls.items()
@@ -914,6 +926,13 @@ only_option = click.option(
     type=click.Choice(["all"]),
     help="with --simulate: whole exchanges, collected whole, and an index of each shared asset",
 )
+@click.option(
+    "--with",
+    "added",
+    multiple=True,
+    type=EXCHANGE,
+    help="also the usual markets of an exchange that is off by default; repeatable",
+)
 @click.option("--seconds", default=0.0, help="stop after this time; 0 = run until Ctrl-C")
 @only_option
 @click.option("--host", default=None, help="this machine's name in [hosts] of the configuration")
@@ -925,6 +944,7 @@ def up(
     seed: int,
     scenario: str | None,
     offered: str | None,
+    added: tuple[str, ...],
     seconds: float,
     only: tuple[str, ...],
     host: str | None,
@@ -946,11 +966,16 @@ def up(
     if host is not None:
         os.environ["COINSPACE_HOST"] = host
     settings = load(config_path)
+    if offered and not simulate:
+        raise click.UsageError("expected --simulate with --markets all")
     if offered:
-        if not simulate:
-            raise click.UsageError("expected --simulate with --markets all")
         os.environ |= whole_markets(settings)
         settings = load(config_path)
+    if added:
+        os.environ |= usual_markets(settings, added)
+    if simulate and "sources" not in settings.rates.model_fields_set:
+        os.environ["COINSPACE_RATES__SOURCES"] = ",".join(SIMULATED_SOURCES)
+    settings = load(config_path)
     processes = chosen(settings, only)
     check_start(settings, processes)
     raise_open_files()
@@ -961,10 +986,11 @@ def up(
         from coinspace.replayed import narrow
 
         environment = narrow(settings, feeds)
+        processes.pop(RATE_COLLECTOR, None)
         paths = [str(path.absolute()) for path in feeds]
         exchanges = [REPLAY, "--loop", "--no-limits", *paths]
     # without collectors nothing asks the simulated exchanges
-    if simulate and any(name.startswith(COLLECTORS) for name in processes):
+    if simulate and any(name.startswith(_COLLECTORS) for name in processes):
         exchanges = [
             SIMULATOR,
             "--seed",

@@ -44,7 +44,13 @@ def directives(path: Path) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    result = run("--output", str(tmp_path / "units"), "--user", "root")
+    result = run(
+        "--output",
+        str(tmp_path / "units"),
+        "--user",
+        "root",
+        COINSPACE_RATES__SOURCES="frankfurter",
+    )
     assert result.exit_code == 0, result.output
     return tmp_path / "units"
 

@@ -162,7 +162,7 @@ def routes() -> list[list[str]]:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    return [text.split("/") for text in texts if re.fullmatch(r"/[\w/{}.]+", text)]
+    return [text.split("/") for text in texts if re.fullmatch(r"/[\w/{}.-]+", text)]
 
 
 @each_document
