@@ -189,16 +189,17 @@ def test_stored_premiums_stand_behind_live_ones() -> None:
     assert samples.percentile(now_ms, "1h", 8.0) == 100
 
 
-async def test_earlier_premiums_are_read_from_the_candles(
+async def test_earlier_premiums_are_read_from_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, str, int]] = []
+    asked: list[tuple[str, int, int]] = []
 
-    async def candles(_: object, asset: str, interval: str, start: int, end: int) -> Any:
-        asked.append((asset, interval, round((end - start) / SECOND_NS)))
-        return [{"ns": end - n * 60 * SECOND_NS, "premium": n / 1000} for n in range(1, 60)]
+    async def stored(_: object, asset: str, step_ms: int, start_ms: int, end_ms: int) -> Any:
+        asked.append((asset, step_ms, end_ms - start_ms))
+        times = [(end_ms - n * step_ms) * 1_000_000 for n in range(1, 60)]
+        return [{"ns": ns, "coin": n / 1000, "fiat": None} for n, ns in enumerate(times, 1)]
 
-    monkeypatch.setattr(history, "candles", candles)
+    monkeypatch.setattr(history, "premium_samples", stored)
     settings = Settings(data=tmp_path)
     settings.alerts.rules = {
         "rare": AlertRule(kind="premium", assets=["BTC"], over_percentile=99, for_s=0)
@@ -209,7 +210,7 @@ async def test_earlier_premiums_are_read_from_the_candles(
         await alerter._fill()
     finally:
         await alerter._close()
-    assert asked == [("BTC", "1m", 24 * 3600)]
+    assert asked == [("BTC", 60_000, 24 * 3_600_000)]
     (samples,) = alerter.rules.samples.values()
     now_ms = now_ns() // 1_000_000
     assert samples.percentile(now_ms, "24h", 1.0) == 100
