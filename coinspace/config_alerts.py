@@ -194,7 +194,7 @@ class AlertSettings(BaseModel):
 
     rules: dict[Name, AlertRule] = {}
     """name -> rule"""
-    targets: Annotated[dict[Name, AlertTarget], Names(str.lower)] = {}
+    targets: Annotated[dict[Name, AlertTarget], Names(str.lower), Field(max_length=20)] = {}
     """name -> target"""
     group_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 3.0
     """alerts within this time share one message"""

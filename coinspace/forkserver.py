@@ -37,6 +37,7 @@ MODULES = (
         for role in ("collector", "rates", "storage", "aggregator", "index")
     ),
     "coinspace.endpoint.worker",
+    "coinspace.alerts.worker",
     "coinspace.simulator.simulation",
     "coinspace.storage.commands",
 )

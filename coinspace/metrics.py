@@ -232,6 +232,7 @@ COUNTERS = {
     "query_seconds": "Time spent in queries.",
     # alerter
     "alerts_overflow": "Alerts left out because too many stand.",
+    "alerts_dropped": "Alerts dropped because too many waited for a target.",
     "alert_messages": "Messages that a target has taken.",
     "alert_attempts": "Attempts to deliver a message.",
     "alert_failures": "Attempts to deliver a message that failed.",

@@ -384,6 +384,7 @@ class Supervisor:
         self.failure: BaseException | None = None
         self.tasks = Tasks(self.failed, self.restarting)
         self._replacing = asyncio.Lock()
+        self._started = False
         # the processes that run twice, of which one is the standby
         self.doubled = (
             set(DOUBLED).intersection(processes) if settings.supervisor.standby else set()
@@ -424,6 +425,7 @@ class Supervisor:
                 await self._ready(child)
                 if child.name in self.doubled:
                     self._launch(child.name, STANDBY_SUFFIX)
+        self._started = True
 
     def _launch(self, name: str, suffix: str = "") -> Child:
         # of two processes of one name, the one that ends comes back as the standby
@@ -508,13 +510,16 @@ class Supervisor:
 
     def on_hangup(self) -> None:
         """Read the configuration again; the log says what came of it."""
+        if not self._started:
+            log.warning("configuration not read again: the start goes on")
+            return
         self.tasks.spawn("reload", self._reload(), ends=True)
 
     async def _reload(self) -> None:
         try:
             applied = [one async for one in self.reloaded()]
             log.info("configuration read again", applied=", ".join(applied) or "no change")
-        except CoinSpaceError as error:
+        except (CoinSpaceError, OSError) as error:
             log.error("configuration not applied", reason=str(error))
 
     async def _reload_alerts(self, new: Settings) -> None:
@@ -526,14 +531,17 @@ class Supervisor:
             return
         before = self._reloads()
         if child.pid is not None:
-            os.kill(child.pid, signal.SIGHUP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGHUP)
         started = time.monotonic()
-        while self._reloads() == before:
+        while (now := self._reloads()) == before:
             if time.monotonic() - started > RELOAD_S:
                 raise ConfigError(
                     f"{ALERTER}: expected it to read the configuration within {RELOAD_S:.0f} s"
                 )
             await asyncio.sleep(0.05)
+        if now[1] > before[1]:
+            raise ConfigError(f"{ALERTER}: it refused the configuration, see its log")
 
     def _reloads(self) -> tuple[float, float]:
         counters = health_of(self.settings, ALERTER).counters

@@ -34,13 +34,21 @@ class Receiver:
         self.taken: list[Any] = []
         self.port = 0
         self._ended = asyncio.Event()
+        self._serving: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/hook/a-secret-path"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        with (
+            contextlib.closing(writer),
+            contextlib.suppress(OSError, asyncio.IncompleteReadError),
+        ):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             first, *lines = head.strip().split("\r\n")
             headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
@@ -55,7 +63,6 @@ class Receiver:
                     self.taken.append(body)
                 writer.write(said)
                 await writer.drain()
-        writer.close()
 
     @asynccontextmanager
     async def running(self, port: int = 0) -> AsyncIterator[Receiver]:
@@ -66,3 +73,5 @@ class Receiver:
         finally:
             self._ended.set()
             server.close()
+            if self._serving:
+                await asyncio.wait(self._serving, timeout=10)

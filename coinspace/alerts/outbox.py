@@ -111,7 +111,7 @@ class Queue:
             # the process ended in the middle of an attempt
             self.sending.unsure = True
         self.problem: str | None = None
-        self.delivered = self.failures = self.attempts = 0
+        self.delivered = self.failures = self.attempts = self.dropped = 0
         self._waiting = {(one.rule, one.subject): one for one in saved.waiting}
         # alert -> when it may be sent
         self._due: dict[Key, int] = {}
@@ -144,6 +144,7 @@ class Queue:
             oldest = next(iter(self._waiting))
             del self._waiting[oldest]
             self._due.pop(oldest, None)
+            self.dropped += 1
         self._waiting[key] = event
         if key not in self._due:
             quiet = self._sent.get(key)
@@ -240,6 +241,8 @@ def read(path: Path) -> Content:
         found = _decode(read_regular(path))
     except FileNotFoundError:
         return Content()
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
     if found.version != VERSION:
         raise ValueError(f"expected version {VERSION}, was {found.version}")
     return found
@@ -329,4 +332,5 @@ class Outbox:
             "alert_attempts": total(lambda one: one.attempts),
             "alert_failures": total(lambda one: one.failures),
             "alert_messages_undelivered": self.given_up,
+            "alerts_dropped": total(lambda one: one.dropped),
         }

@@ -8,7 +8,7 @@ no alert and ends none. Times are ns of the monotonic clock; the wall clock is o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from msgspec import Struct
@@ -152,7 +152,10 @@ class Rules:
         """Use the rules of other settings from now on; alerts of rules that are gone end."""
         self.rules = dict(settings.alerts.rules)
         self._disk_low_mb = settings.storage.disk_low_mb
-        self._assets = list(settings.index.assets)
+        self._assets = dict.fromkeys(settings.index.assets)
+        self._kinds: dict[Kind, list[tuple[str, AlertRule]]] = {}
+        for name, rule in self.rules.items():
+            self._kinds.setdefault(rule.kind, []).append((name, rule))
         self._premium = self._by_asset("premium")
         self._index = self._by_asset("index")
         # venue or process -> the rules about it
@@ -190,9 +193,14 @@ class Rules:
         rule = self.rules.get(name)
         if rule is None:
             return False
-        if rule.kind in ("premium", "index"):
-            return subject in assets_of(rule, self._assets)
-        patterns = {"venue": rule.venues, "process": rule.processes}.get(rule.kind, ["*"])
+        if rule.kind in ("premium", "index") and subject not in self._assets:
+            return False
+        patterns = {
+            "premium": rule.assets,
+            "index": rule.assets,
+            "venue": rule.venues,
+            "process": rule.processes,
+        }.get(rule.kind, ["*"])
         return any(fnmatchcase(subject, one) for one in patterns)
 
     @property
@@ -290,7 +298,8 @@ class Rules:
         for name, _ in self._about("process", process):
             reason = f" ({health.reason})" if health.reason else ""
             text = f"{process} is {health.state}{reason}"
-            self._judge(name, process, not (health.ok or stopped), at, text)
+            # one that was stopped is neither well nor a fault
+            self._judge(name, process, None if stopped else not health.ok, at, text)
         if "oldest_pending_s" in health.counters:
             behind_s = health.counters["oldest_pending_s"]
             # a process that does not run stores nothing
@@ -302,7 +311,7 @@ class Rules:
                     text = f"{process} stores rows again"
                 holds = None if stopped else behind_s > level
                 self._judge(name, process, holds, at, text, value=behind_s, level=level)
-        if any(rule.kind == "gap" for rule in self.rules.values()):
+        if self._of("gap"):
             self._check_gaps(health, at)
 
     def _check_gaps(self, health: Health, at: Moment) -> None:
@@ -342,8 +351,8 @@ class Rules:
         text += f" {level} MB"
         self._judge(name, DISK, holds, at, text, value=free_mb, level=level)
 
-    def _of(self, kind: Kind) -> Iterable[tuple[str, AlertRule]]:
-        return [(name, rule) for name, rule in self.rules.items() if rule.kind == kind]
+    def _of(self, kind: Kind) -> Sequence[tuple[str, AlertRule]]:
+        return self._kinds.get(kind, ())
 
     def _about(self, kind: Kind, subject: str) -> list[tuple[str, AlertRule]]:
         found = self._watching.get((kind, subject))

@@ -19,8 +19,6 @@ WINDOWS = {
     "30d": (HOUR_MS, 30 * 24),
     "90d": (HOUR_MS, 90 * 24),
 }
-# ms of a sample -> the interval of candles
-INTERVALS = {MINUTE_MS: "1m", HOUR_MS: "1h"}
 # with fewer samples a percentile means nothing
 LEAST = 30
 # before every sample

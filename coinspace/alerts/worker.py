@@ -18,7 +18,7 @@ from coinspace.alerts.delivery import Poster
 from coinspace.alerts.forms import body
 from coinspace.alerts.outbox import Content, Outbox, Undelivered
 from coinspace.alerts.rules import Event, Moment, Record, Rules
-from coinspace.alerts.samples import INTERVALS, Samples
+from coinspace.alerts.samples import Samples
 from coinspace.alerts.venues import Venues
 from coinspace.bus.beats import RemoteHealth
 from coinspace.bus.subscriber import Subscriber
@@ -272,27 +272,25 @@ class Alerter:
     async def _fill(self) -> None:
         """Fill in the stored premiums of the windows of percentiles, one asset after another."""
         for (asset, basis), samples in list(self.rules.samples.items()):
-            # the candles have the premium against USDT
-            if basis == "coin" and not samples.filled:
-                await self._fill_one(asset, samples)
+            if not samples.filled:
+                await self._fill_one(asset, basis, samples)
                 samples.filled = True
 
-    async def _fill_one(self, asset: str, samples: Samples) -> None:
+    async def _fill_one(self, asset: str, basis: str, samples: Samples) -> None:
         for interval_ms, ring in samples.rings.items():
-            end_ns = now_ns()
-            end_ns -= end_ns % (interval_ms * MILLISECOND_NS)
-            start_ns = end_ns - len(ring) * interval_ms * MILLISECOND_NS
+            end_ms = now_ns() // MILLISECOND_NS // interval_ms * interval_ms
+            start_ms = end_ms - len(ring) * interval_ms
             while True:
                 try:
-                    rows = await history.candles(
-                        self._database, asset, INTERVALS[interval_ms], start_ns, end_ns
+                    rows = await history.premium_samples(
+                        self._database, asset, interval_ms, start_ms, end_ms
                     )
                     break
                 except StorageError:
                     await asyncio.sleep(RETRY_S)
             for row in rows:
-                if row["premium"] is not None:
-                    ring.fill(row["ns"] // MILLISECOND_NS, row["premium"])
+                if row[basis] is not None:
+                    ring.fill(row["ns"] // MILLISECOND_NS, row[basis])
 
     def reload(self) -> None:
         """Read the configuration again and use its rules and targets; a wrong one changes nothing.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 STALE_NS = int(5 * HEALTH_INTERVAL_S * SECOND_NS)
 # a problem of these affects every client at once: no index, or rows that are not stored
 AT_ONCE = ("questdb", "orderbook-storage-worker", "ticker-storage-worker", "index-calculator")
+# a target of alerts that does not answer is no reason to send clients elsewhere
+NO_SERVICE = ("alerter",)
 # the others recover by themselves, and one missing venue is not an outage
 PATIENCE_S = 60.0
 # longer than the limit, so that a process without a heartbeat is known to be down
@@ -178,6 +180,7 @@ def reasons(healths: Iterable[Health]) -> list[str]:
         for one in healths
         if not one.ok
         and not one.stopped
+        and one.process not in NO_SERVICE
         and one.state != "stopping"
         and (one.process in AT_ONCE or one.unwell_s >= PATIENCE_S)
     ]

@@ -23,11 +23,13 @@ from coinspace.alerts.outbox import (
     Saved,
 )
 from coinspace.alerts.rules import MOST_ALERTS, Event
+from coinspace.alerts.worker import NAME, Alerter
 from coinspace.cli import coinspace
 from coinspace.clock import SECOND_NS
 from coinspace.config import Settings, load
 from coinspace.config_alerts import AlertTarget
 from coinspace.errors import ConfigError
+from coinspace.process import Process
 from tests.receiver import CLOSE, NEVER, OK, Receiver, answer
 
 WALL_MS = 1_800_000_000_000
@@ -173,7 +175,7 @@ def test_what_waits_is_bounded() -> None:
     found = queue()
     for n in range(MOST_ALERTS + 10):
         found.add(event(f"A{n}"), 0)
-    assert found.waiting == MOST_ALERTS
+    assert (found.waiting, found.dropped) == (MOST_ALERTS, 10)
     message = found.next(at(3), WALL_MS)
     assert message is not None
     assert (len(message.events), message.omitted) == (MOST_EVENTS, MOST_ALERTS - MOST_EVENTS)
@@ -390,4 +392,14 @@ def test_the_list_shows_what_the_file_has(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "outbox.json").write_text("{")
     damaged = CliRunner().invoke(coinspace, ["alerts", "list"])
     assert damaged.exit_code == 1
-    assert Settings(data=tmp_path)
+    assert "expected the alerter's file" in str(damaged.exception)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 2}', b'{"standing": [1]}'])
+async def test_a_damaged_file_is_put_aside(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "outbox.json").write_bytes(content)
+    alerter = Alerter(Process(NAME, Settings(data=tmp_path)))
+    await alerter._close()
+    assert (tmp_path / "outbox.damaged").read_bytes() == content
+    assert outbox.read(tmp_path / "outbox.json") == Content()

@@ -164,6 +164,17 @@ def test_a_percentile_needs_samples_and_follows_them(tmp_path: Path) -> None:
     assert stage.record(0.0575, after_s=1) == ["raised rare BTC"]
 
 
+def test_a_record_of_the_future_is_no_sample(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, rare=premium(over_percentile=50, window="1h", for_s=0))
+    at = stage.at()
+    for n in range(LEAST):
+        ts_ms = at.wall_ms + 86_400_000 + n * 60_000
+        parts = PremiumRecord(0.1, 0.1, None)
+        stage.rules.on_record(Record("BTC", ts_ms, 1.0, None, 0.1, parts), at)
+    (samples,) = stage.rules.samples.values()
+    assert samples.percentile(ts_ms, "1h", 1.0) is None
+
+
 def test_stored_premiums_stand_behind_live_ones() -> None:
     samples = Samples({"1h", "90d"})
     now_ms = WALL_MS - WALL_MS % 3_600_000
@@ -178,16 +189,17 @@ def test_stored_premiums_stand_behind_live_ones() -> None:
     assert samples.percentile(now_ms, "1h", 8.0) == 100
 
 
-async def test_earlier_premiums_are_read_from_the_candles(
+async def test_earlier_premiums_are_read_from_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, str, int]] = []
+    asked: list[tuple[str, int, int]] = []
 
-    async def candles(_: object, asset: str, interval: str, start: int, end: int) -> Any:
-        asked.append((asset, interval, round((end - start) / SECOND_NS)))
-        return [{"ns": end - n * 60 * SECOND_NS, "premium": n / 1000} for n in range(1, 60)]
+    async def stored(_: object, asset: str, step_ms: int, start_ms: int, end_ms: int) -> Any:
+        asked.append((asset, step_ms, end_ms - start_ms))
+        times = [(end_ms - n * step_ms) * 1_000_000 for n in range(1, 60)]
+        return [{"ns": ns, "coin": n / 1000, "fiat": None} for n, ns in enumerate(times, 1)]
 
-    monkeypatch.setattr(history, "candles", candles)
+    monkeypatch.setattr(history, "premium_samples", stored)
     settings = Settings(data=tmp_path)
     settings.alerts.rules = {
         "rare": AlertRule(kind="premium", assets=["BTC"], over_percentile=99, for_s=0)
@@ -198,7 +210,7 @@ async def test_earlier_premiums_are_read_from_the_candles(
         await alerter._fill()
     finally:
         await alerter._close()
-    assert asked == [("BTC", "1m", 24 * 3600)]
+    assert asked == [("BTC", 60_000, 24 * 3_600_000)]
     (samples,) = alerter.rules.samples.values()
     now_ms = now_ns() // 1_000_000
     assert samples.percentile(now_ms, "24h", 1.0) == 100
@@ -274,7 +286,12 @@ def test_storage_that_is_behind_and_a_process_that_is_down(tmp_path: Path) -> No
         "cleared down ticker-storage-worker",
         "cleared behind ticker-storage-worker",
     ]
-    # an operator has stopped it
+    # an operator has stopped it: no alert, and the end of none
+    unwell = worker(state="degraded", counters=good.counters)
+    stage.check(healths=(unwell,))
+    assert stage.check(after_s=5, healths=(unwell,)) == ["raised down ticker-storage-worker"]
+    assert stage.check(healths=(worker(state="down", stopped=True),)) == []
+    assert stage.check(healths=(good,)) == ["cleared down ticker-storage-worker"]
     stopped = worker(state="down", stopped=True, age_s=99.0, counters=counters)
     assert stage.check(after_s=99, healths=(stopped,)) == []
 
@@ -299,6 +316,13 @@ def test_open_gaps_and_losses(tmp_path: Path) -> None:
     assert seen(messages_lost=0, started_ns=2) == []
     assert seen(messages_lost=1, started_ns=2) == [f"raised gap {name} lost"]
     assert stage.rules.lost == {name: Lost(2, 1)}
+
+
+def test_what_a_new_run_of_a_process_has_lost_is_news(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, gap={"kind": "gap"})
+    assert stage.check(healths=(worker(counters={"trades_lost": 5}),)) == []
+    again = worker(started_ns=2, counters={"trades_lost": 2})
+    assert stage.check(healths=(again,)) == ["raised gap ticker-storage-worker lost"]
 
 
 def test_a_full_disk_with_hysteresis(tmp_path: Path) -> None:

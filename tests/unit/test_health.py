@@ -152,6 +152,7 @@ COLLECTOR = "orderbook-collector-upbit"
         (Health(COLLECTOR, "down", "process 5 is gone", unwell_s=61), True),
         (Health(COLLECTOR, "starting", unwell_s=61), True),
         (Health(COLLECTOR, "stopping", unwell_s=61), False),
+        (Health("alerter", "degraded", "target ops: HTTP 500", unwell_s=61), False),
     ],
 )
 def test_which_processes_make_the_platform_unhealthy(one: Health, counts: bool) -> None:
