@@ -46,6 +46,8 @@ NEEDED_SHARE = 0.2
 # a book that crosses again within this time waits before its next snapshot
 CROSSED_NS = 30 * SECOND_NS
 CROSSED_WAIT_NS = 5 * SECOND_NS
+# a book is rebuilt at most once in this time because its links disagree
+DISAGREED_NS = 30 * SECOND_NS
 # longest time for which updates are ignored because the book already has their ids
 PATIENCE_LIMIT_NS = 300 * SECOND_NS
 
@@ -296,6 +298,8 @@ class OrderBookStage(ComparedStage):
             self.change(self.statuses[market.index], State.SYNCED, self.now_ns)
         elif condition == Condition.CROSSED:
             self._crossed(market)
+        elif condition == Condition.DISAGREED:
+            self._disagreed(market)
         else:
             self._left(market)
 
@@ -310,6 +314,14 @@ class OrderBookStage(ComparedStage):
             return
         market.forget()
         self.change(self.statuses[market.index], State.QUARANTINED, self.now_ns, "crossed")
+
+    def _disagreed(self, market: BookMarket) -> None:
+        # which link is right is not known: the book starts again from a snapshot, but not all the
+        # time, as one link may be wrong for long
+        sync = self.syncs[market.index]
+        if not sync.disagreed_ns or self.now_ns - sync.disagreed_ns > DISAGREED_NS:
+            sync.disagreed_ns = self.now_ns
+            self._restart(market, self.now_ns, "two links disagree")
 
     def _left(self, market: BookMarket) -> None:
         if market.phase != Phase.LEFT:

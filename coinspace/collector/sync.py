@@ -46,6 +46,7 @@ class Condition(IntEnum):
     WHOLE = 1
     CROSSED = 2
     RANGE_LEFT = 3
+    DISAGREED = 4
 
 
 class Phase(IntEnum):
@@ -96,6 +97,8 @@ class Sync:
     drifted_ns: int = 0
     # when the book was last crossed, 0 = never
     crossed_ns: int = 0
+    # when the book was last rebuilt because its links disagreed, 0 = never
+    disagreed_ns: int = 0
     not_before_ns: int = 0
     failures: int = 0
     loaded_ns: int = 0

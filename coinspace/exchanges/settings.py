@@ -60,6 +60,15 @@ class ExchangeSettings(BaseModel):
         ),
     ] = ""
     microseconds: Annotated[bool, Field(description="ask Binance for times in µs")] = True
+    links: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=2,
+            description="connections that deliver the same for good; 2 = each update is taken from"
+            " the one that brings it first",
+        ),
+    ] = 1
     group_levels: Annotated[
         dict[str, int],
         Names(str.upper),

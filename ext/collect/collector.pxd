@@ -6,6 +6,7 @@ socket and no clock.
 
 from libc.stdint cimport int64_t, uint64_t
 
+from coinspace._ext.links cimport Links
 from coinspace._ext.parser cimport Parser
 from coinspace._ext.sink cimport Sink
 
@@ -29,6 +30,8 @@ cdef class MarketEntry:
         int64_t accepted_ns              # receipt of the last message whose time was in order, monotonic clock
         readonly int64_t clock_steps     # accepted jumps of the exchange's time
         public int primary               # the connection that counts when two overlap
+        public Links links               # None = one link at a time, two only while one replaces the other
+        public int n_links               # open links that deliver this market
         uint64_t hash
 
 

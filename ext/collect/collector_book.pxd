@@ -1,6 +1,6 @@
 """Order books: whole books that replace each other, or local books with updates. Each accepted frame is published."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from coinspace._ext.collector cimport Collector, MarketEntry
 from coinspace._ext.message cimport Header
@@ -24,6 +24,7 @@ cdef enum Condition:
     WHOLE = 1           # the first whole book after a start, a loss or a quarantine
     CROSSED = 2         # the best bid is not below the best ask
     RANGE_LEFT = 3      # a side has no known level any more
+    DISAGREED = 4       # two links have brought different updates of the same ids
 
 
 cdef class BookMarket(MarketEntry):
@@ -62,6 +63,8 @@ cdef class BookCollector(Collector):
         public bint silent               # books are kept, but not published
         public object watcher            # None, or called with (BookMarket, received_ns) after each accepted book
 
+    # what a late update of another link is compared by
+    cdef uint64_t content(self) noexcept
     cdef int64_t sound_time(self, int64_t exchange_ns, int64_t received_ns) noexcept
     cdef int take_whole(self, BookMarket market, int64_t received_ns, int connection) except -1
     cdef int take_update(

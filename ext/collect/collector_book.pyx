@@ -5,11 +5,13 @@ import numpy as np
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from coinspace._ext.checksum cimport checksum
 from coinspace._ext.collector cimport Collector, MarketEntry, absurd_time, in_order
+from coinspace._ext.links cimport DIFFERENT, Links, SAME
 from coinspace._ext.message cimport FLAG_GROUPED, FLAG_REPEAT, HEADER_SIZE, Header, KIND_ORDERBOOK
 from coinspace._ext.orderbook cimport OrderBook
 from coinspace._ext.parser cimport ORDERBOOK, Parser
@@ -147,6 +149,15 @@ cdef class BookCollector(Collector):
             return self.take_update(<BookMarket>market, frame, size, received_ns, connection)
         return self.take_whole(<BookMarket>market, received_ns, connection)
 
+    cdef uint64_t content(self) noexcept:
+        cdef Parser parser = self.parser
+        cdef uint64_t sums[4]
+        sums[0] = checksum(parser.bid_price, parser.n_bids * sizeof(double))
+        sums[1] = checksum(parser.bid_size, parser.n_bids * sizeof(double))
+        sums[2] = checksum(parser.ask_price, parser.n_asks * sizeof(double))
+        sums[3] = checksum(parser.ask_size, parser.n_asks * sizeof(double))
+        return checksum(sums, sizeof(sums))
+
     cdef int64_t sound_time(self, int64_t exchange_ns, int64_t received_ns) noexcept:
         if exchange_ns == 0 or not absurd_time(exchange_ns, received_ns):
             return exchange_ns
@@ -158,8 +169,19 @@ cdef class BookCollector(Collector):
         cdef Py_ssize_t n = min(parser.n_bids, market.depth)
         cdef Py_ssize_t m = min(parser.n_asks, market.depth)
         cdef int64_t exchange_ns = self.sound_time(parser.exchange_ns, received_ns)
+        cdef Links links = market.links if market.n_links > 1 else None
+        cdef uint64_t content = 0
+        if links is not None:
+            content = self.content()
+            # another book of the same time is legal: a market may change twice in a millisecond
+            if exchange_ns and links.compare(0, exchange_ns, content, connection) == SAME:
+                if connection > market.primary:
+                    market.primary = connection
+                return 0
         if not in_order(market, exchange_ns, self.now_ns):
             return 0
+        if links is not None:
+            links.take(0, exchange_ns, content, connection)
         if connection > market.primary:
             market.primary = connection
         if n and m and parser.bid_price[0] >= parser.ask_price[0]:
@@ -186,7 +208,9 @@ cdef class BookCollector(Collector):
         cdef Sequence sequence = market.sequence
         cdef int64_t first = parser.first_update_id
         cdef int64_t final = parser.final_update_id
-        cdef int verdict
+        cdef Links links = market.links if market.n_links > 1 else None
+        cdef uint64_t content = 0
+        cdef int verdict, lead
         if not possible(first, final):
             self.bad_ids += 1
             return 0
@@ -195,9 +219,19 @@ cdef class BookCollector(Collector):
             if market.phase < USED or final > sequence.last:
                 self.on_update(market, CUT, b"", first, final, received_ns, connection)
             return 0
-        verdict = sequence.judge(
-            first, final, (connection > market.primary) - (connection < market.primary), self.now_ns,
-        )
+        if links is None or sequence.last == 0:
+            lead = (connection > market.primary) - (connection < market.primary)
+        else:
+            content = self.content()
+            if final <= sequence.last:
+                if links.compare(first, final, content, connection) == DIFFERENT:
+                    self.on_condition(market, DISAGREED, received_ns)
+                    return 0
+                # ids that start again show on the link that leads; the others are late
+                lead = 0 if connection == links.leader else -1
+            else:
+                lead = 1 if first > sequence.last + 1 and links.waits(connection, self.now_ns) else 0
+        verdict = sequence.judge(first, final, lead, self.now_ns)
         if (verdict != APPLY and verdict != IGNORE) or market.phase >= REFRESHING:
             self.on_update(
                 market, verdict, PyBytes_FromStringAndSize(frame, size), first, final, received_ns, connection,
@@ -206,6 +240,8 @@ cdef class BookCollector(Collector):
                 return 0
         if verdict == APPLY:
             self.apply_update(parser, market, received_ns)
+            if links is not None:
+                links.take(first, final, content, connection)
         elif final > sequence.last:
             # the older of two connections still delivers the updates in between
             return 0
@@ -347,5 +383,5 @@ cdef class BookCollector(Collector):
         raise NotImplementedError(f"{type(self).__name__}.on_update")
 
     def on_condition(self, BookMarket market, int condition, int64_t received_ns):
-        """Called when a book becomes WHOLE, CROSSED or RANGE_LEFT; CROSSED and RANGE_LEFT are not published."""
+        """Called when a book becomes WHOLE, CROSSED, RANGE_LEFT or DISAGREED; the last three are not published."""
         raise NotImplementedError(f"{type(self).__name__}.on_condition")
