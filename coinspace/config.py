@@ -906,6 +906,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     for name, exchange in settings.exchanges.items():
         if exchange.format == "sbe" and not hasattr(exchange_named(name), "uses_sbe"):
             yield f"exchanges.{name}.format", f"expected a JSON format, as {name} has no SBE"
+        if exchange.correct_touch and not exchange_named(name).UPDATES:
+            yield f"exchanges.{name}.correct_touch", "expected false: its books come whole"
         for market in exchange.group_levels:
             if not collects(settings, name, market):
                 yield f"exchanges.{name}.group_levels", _not_collected(settings, name, market)

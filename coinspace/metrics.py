@@ -88,6 +88,8 @@ COUNTERS = {
     "connect_failures": "Failed dials.",
     "connection_failures": "Failed dials and ended connections, by cause.",
     "replacements": "Connections replaced by a new one.",
+    "corrected": "Published books with newer best prices than those of their updates.",
+    "bad_tops": "Best prices that cannot be true.",
     "links_confirmed": "Updates that the second link brought as well, with the same content.",
     "links_disagreed": "Updates of the same ids with another content on the second link.",
     "links_unmatched": "Updates of the second link that were not compared.",

@@ -121,6 +121,8 @@ class Collection:
         self.sink = sink
         self.health = health
         self.channels = tuple(channels) or CHANNELS[stream]
+        if settings.correct_touch and stream == "orderbook" and "top" not in self.channels:
+            self.channels += ("top",)
         self.connections: list[Connection] = []
         self.recorders: list[Recorder] = []
         self.market_list = MarketList()
@@ -430,7 +432,7 @@ def make_stage(
         stale_after_s=settings.stale_after_s,
         compare_interval_s=settings.compare_interval_s,
     )
-    if settings.links > 1:
-        for market in stage.markets:
-            market.links = Links()
+    for market in stage.markets:
+        market.corrects = settings.correct_touch
+        market.links = Links() if settings.links > 1 else None
     return stage

@@ -82,7 +82,7 @@ class OrderBookStage(ComparedStage):
         "deepened",
         "truncated_updates",
     )
-    summed = ("applied", "repeats", "outdated", "crossed", "overlap_skipped")
+    summed = ("applied", "repeats", "outdated", "crossed", "overlap_skipped", "corrected")
 
     def __init__(
         self,
@@ -547,6 +547,7 @@ class OrderBookStage(ComparedStage):
     def counters(self) -> dict[str, int | float]:
         found = super().counters()
         found["bad_ids"], found["bad_times"] = self.bad_ids, self.bad_times
+        found["bad_tops"] = self.bad_tops
         found["books_published"] = sum(market.published for market in self.markets)
         found["recovery_ms"] = self._recovery_ns / 1e6
         return found

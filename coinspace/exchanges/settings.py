@@ -60,6 +60,13 @@ class ExchangeSettings(BaseModel):
         ),
     ] = ""
     microseconds: Annotated[bool, Field(description="ask Binance for times in µs")] = True
+    correct_touch: Annotated[
+        bool,
+        Field(
+            description="give published books newer best prices between two updates; messages have"
+            " a flag"
+        ),
+    ] = False
     links: Annotated[
         int,
         Field(

@@ -63,6 +63,8 @@ cdef class Collector:
     cdef void *find(self, const char *symbol, Py_ssize_t size) noexcept
     # judge a time of the exchange: TIME_GOOD, TIME_PAST or TIME_FUTURE
     cdef int judge_time(self, int64_t exchange_ns, int64_t received_ns) noexcept
+    # take best prices that the parser has read
+    cdef int take_top(self, MarketEntry market, int64_t received_ns) except -1
     # take the message that the parser has read
     cdef int take(
         self, MarketEntry market, int kind, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,

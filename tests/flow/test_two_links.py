@@ -15,9 +15,16 @@ def simulated() -> ExchangeServer:
     return ExchangeServer(Simulation(6, {"binance": MARKETS}), limits=False)
 
 
+async def more(c: Collecting, name: str, n: int) -> None:
+    """Wait until a counter has grown: both links deliver."""
+    enough = c.count(name) + n
+    await c.until(lambda: c.count(name) >= enough, name)
+
+
 async def cut_one(c: Collecting, index: int) -> None:
     """Reset the link of one connection, and wait until it has another one that delivers."""
     (link,) = c.worker.connections[index].links
+    assert link.transport is not None
     port = link.transport.underlying_transport.get_extra_info("sockname")[1]
     for one in c.server.connections["binance"]:
         if one.transport.get_extra_info("peername")[1] == port:
@@ -39,10 +46,7 @@ async def test_books_are_whole_while_links_end() -> None:
             await c.synced()
             c.fault("delay:binance:ms=0:jitter=40")
             for index in (0, 1, 0):
-                confirmed = c.count("links_confirmed")
-                await c.until(
-                    lambda enough=confirmed + 10: c.count("links_confirmed") > enough, "both links"
-                )
+                await more(c, "links_confirmed", 10)
                 await cut_one(c, index)
         finally:
             watching.cancel()
@@ -63,10 +67,7 @@ async def test_trades_are_whole_while_links_end() -> None:
         await c.until(lambda: c.count("links") == 2, "two links")
         await c.synced()
         for index in (0, 1):
-            repeated = c.count("duplicates")
-            await c.until(
-                lambda enough=repeated + 5: c.count("duplicates") > enough, "trades of both links"
-            )
+            await more(c, "duplicates", 5)
             await cut_one(c, index)
         for market in MARKETS:
             ids = sorted(message.id for message in c.trades(market))

@@ -20,7 +20,10 @@ from coinspace.simulator.markets.engine import START_NS, Engine
 from coinspace.simulator.markets.market import Event
 from coinspace.simulator.session import session_of
 
-UNKNOWN, SAME, DIFFERENT, OWN = range(4)
+UNKNOWN: int = 0
+SAME: int = 1
+DIFFERENT: int = 2
+OWN: int = 3
 MARKET, SYMBOL = "BTC/USDT", "BTCUSDT"
 ONE, TWO = 1, 2
 MARKETS = {"binance": (MARKET, SYMBOL), "upbit": ("BTC/KRW", "KRW-BTC")}
