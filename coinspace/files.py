@@ -28,19 +28,36 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def replace_file(path: Path, content: bytes, *, private: bool = False) -> None:
+def sync_folder(folder: Path) -> None:
+    """Write a folder's names to disk, so that new and renamed files survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(
+    path: Path, content: bytes, *, private: bool = False, durable: bool = False
+) -> None:
     """Write a file beside `path`, then rename it: a crash or a full disk keeps the old one.
 
-    Args: private: only its owner may read it.
+    Args:
+        private: only its owner may read it.
+        durable: it is on the disk when this returns.
     """
     # no other file of the folder has this name, whatever its ending
     part = path.with_name(f".{path.name}.part")
+    flags, mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666
     if private:
         # never the permissions of a file that was left there
         part.unlink(missing_ok=True)
-        flags, mode = os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
-        with os.fdopen(os.open(part, flags, mode), "wb") as file:
-            file.write(content)
-    else:
-        part.write_bytes(content)
+        flags, mode = flags | os.O_EXCL, 0o600
+    with os.fdopen(os.open(part, flags, mode), "wb") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     part.replace(path)
+    if durable:
+        sync_folder(path.parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from coinspace.client.arrow import read, readable
 from coinspace.client.frame import SHOWN_ROWS, Frame, html_table, library
 
 ARROW = "application/vnd.apache.arrow.stream"
@@ -32,9 +33,8 @@ class Table(Frame):
 
     def to_arrow(self) -> Any:
         """Return a pyarrow.Table: `ts` timestamp[ms, UTC], numbers float64, words string."""
-        arrow, ipc = library("pyarrow"), library("pyarrow.ipc")
-        read = [ipc.open_stream(io.BytesIO(part)).read_all() for part in self.parts]
-        return arrow.concat_tables(read)
+        with readable():
+            return library("pyarrow").concat_tables([read(part) for part in self.parts])
 
     def __len__(self) -> int:
         return int(self.to_arrow().num_rows)
@@ -77,8 +77,12 @@ class Levels(Table):
 
     def to_arrow(self) -> Any:
         """Return a pyarrow.Table with a row per level, in order of the books."""
-        arrow, compute, numpy = library("pyarrow"), library("pyarrow.compute"), library("numpy")
         books = super().to_arrow()
+        with readable():
+            return self._levels(books)
+
+    def _levels(self, books: Any) -> Any:
+        arrow, compute, numpy = library("pyarrow"), library("pyarrow.compute"), library("numpy")
         found = []
         for side in ("bids", "asks"):
             whole = books[side].combine_chunks()

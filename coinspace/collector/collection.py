@@ -22,7 +22,13 @@ from coinspace.collector.demand import budget
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window, shared
-from coinspace.collector.markets import MarketList, has_patterns, needed_markets, resolve
+from coinspace.collector.markets import (
+    MarketList,
+    checked,
+    has_patterns,
+    needed_markets,
+    resolve,
+)
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.pairs import Pair
 from coinspace.collector.stage import Stage, State, Status
@@ -267,7 +273,7 @@ class Collection:
         while True:
             try:
                 payload = await self.fetcher.get(self.exchange.markets_request())
-                return await asyncio.to_thread(self.exchange.read_markets, payload)
+                return checked(await asyncio.to_thread(self.exchange.read_markets, payload))
             except (RefusedError, *UNREADABLE) as error:
                 self.health.degraded(f"no market list of {self.exchange.NAME}: {error}")
             with contextlib.suppress(TimeoutError):

@@ -384,7 +384,12 @@ class Connection:
         self.stage.on_connected(link.number, self.subscription.symbols, monotonic_ns())
 
     async def _open(self, link: Link) -> None:
-        link.listener = FrameListener(self.stage, link.number, link)  # type: ignore[arg-type]
+        link.listener = FrameListener(
+            self.stage,  # type: ignore[arg-type]
+            link.number,
+            link,
+            ping=self.exchange.PING_FRAME,
+        )
         limit = asyncio.timeout(HANDSHAKE_TIMEOUT_S)
         try:
             async with limit:

@@ -73,6 +73,15 @@ def needed_markets(
 LISTINGS_LIMIT = 20_000
 
 
+def checked(listings: list[Listing]) -> list[Listing]:
+    """Return an exchange's list. Raises: ValueError for an empty one, or one that is too long."""
+    if not 0 < len(listings) <= LISTINGS_LIMIT:
+        raise ValueError(
+            f"market list: expected 1 to {LISTINGS_LIMIT} markets, was {len(listings)}"
+        )
+    return listings
+
+
 class MarketList:
     """The newest list of the exchange; `update` returns its changes."""
 
@@ -86,13 +95,10 @@ class MarketList:
 
         Raises: ValueError for a list that is too long.
         """
-        if len(listings) > LISTINGS_LIMIT:
-            raise ValueError(
-                f"market list: expected at most {LISTINGS_LIMIT} markets, was {len(listings)}"
-            )
         if not listings:
             return []
-        before, self.listings = self.listings, {listing.symbol: listing for listing in listings}
+        before = self.listings
+        self.listings = {listing.symbol: listing for listing in checked(listings)}
         if not before:
             return []
         events = []

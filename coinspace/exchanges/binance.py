@@ -66,6 +66,7 @@ SETTINGS = ExchangeSettings(
     # message has 32 bytes per level, and these messages fill most of the journal.
     depth=500,
 )
+BY_DEFAULT = True
 # names that mean several units of an asset
 IDENTITIES = (
     Identity(NAME, "1000SATS", "SATS", 1000.0),
@@ -75,6 +76,8 @@ IDENTITIES = (
 )
 COLOURS = ("#f0c93d", "#c49a00")
 LOAD = Load(Rates(10, 1, 20), Rates(10, 1, 0.8), {"USDT": 450})
+# published for accounts without a discount
+TAKER_FEE = 0.001
 PROTOCOL = "binance"
 # "How to manage a local order book correctly" (WebSocket Streams): updates are applied to a REST
 # snapshot
@@ -86,6 +89,8 @@ CONTIGUOUS_TRADES = True
 JOINABLE_TRADES = True
 STREAM_DEPTH = 5000
 PING_INTERVAL_S = 20.0
+PING_FRAME = b""
+QUIET_MARKETS = False
 # "General WSS information": the server sends a ping frame every 20 s and ends a connection without
 # a pong within a minute
 SERVER_PING_S = 20.0

@@ -155,10 +155,12 @@ class Refusal:
     """Why an exchange refused a request or a subscription.
 
     fatal: the exchange would refuse the same request again.
+    whole: of a subscription: the exchange refused all of it, so that the connection is of no use.
     """
 
     text: str
     fatal: bool
+    whole: bool = True
 
 
 OPEN_NS = 2**63 - 1
@@ -266,6 +268,8 @@ class Exchange(Protocol):
     QUOTES: tuple[str, ...]
     # defaults of its section of the configuration
     SETTINGS: ExchangeSettings
+    # whether its markets are collected where the configuration names none
+    BY_DEFAULT: bool
     # base names that mean another asset, or several units
     IDENTITIES: tuple[Identity, ...]
     # on a dark page and on a light page
@@ -287,6 +291,10 @@ class Exchange(Protocol):
     # deepest book of the stream, levels per side
     STREAM_DEPTH: int
     PING_INTERVAL_S: float
+    # text that is sent to keep a connection alive, b"" = a ping of the protocol
+    PING_FRAME: bytes
+    # healthy markets are silent for minutes: an answer to a ping proves what a connection delivers
+    QUIET_MARKETS: bool
     # time between two pings of the server, 0 = the server sends none
     SERVER_PING_S: float
     # longest life of a connection, 0 = no known limit

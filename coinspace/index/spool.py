@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
-from coinspace.storage.deadletter import sync_folder
+from coinspace.files import sync_folder
 from coinspace.storage.records import Row
 from coinspace.storage.transport import TimestampNanos
 

@@ -82,6 +82,8 @@ class Disorder:
         source = self.server.source
         if fault.kind in SIMULATED_KINDS and not source.simulated:
             raise ConfigError(f"fault {fault.spec!r}: expected a simulated exchange, was a replay")
+        if fault.kind == "rate":
+            return
         if fault.exchange != "*" and fault.exchange not in source.exchanges:
             served = ", ".join(source.exchanges)
             raise ConfigError(f"fault {fault.spec!r}: expected an exchange out of {served}")
@@ -133,6 +135,11 @@ class Disorder:
 
     def _find(self, kind: str, exchange: str, symbol: str = "") -> Fault | None:
         return next(self._acting({kind}, exchange, symbol), None)
+
+    def rate_form(self, source: str) -> str:
+        """Return what is wrong with an answer of a source of USD/KRW, "" = nothing."""
+        found = next(self._acting({"rate"}, source), None)
+        return "" if found is None else found.form
 
     # frames
 

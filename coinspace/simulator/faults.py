@@ -32,6 +32,8 @@ Markets (simulated exchanges; a symbol is needed):
   budget    used=5000: weight per minute that other programs at the same address use (Binance)
 Clock (simulated exchanges):
   clock     by=3h: error of the exchange's clock
+Sources of USD/KRW, in the place of EXCHANGE (dunamu, naver, yahoo, frankfurter):
+  rate      form=html and others, see `coinspace/simulator/rates.py`: what the source answers
 
 Every kind: after=5 (seconds from now), for=10, p=0.1 (probability), every=20 (each 20th frame),
 count=3 (at most 3 times). EXCHANGE may be `*`. Times: 5, 5s, 200ms, 2m, 3h, -3h.
@@ -50,6 +52,7 @@ from coinspace.errors import ConfigError, MarketError
 from coinspace.exchanges import EXCHANGES
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.market import Market, exchange_as_named
+from coinspace.simulator.rates import FORMS, SIMULATED_SOURCES
 
 FRAME_KINDS = {
     "drop",
@@ -92,6 +95,7 @@ ANSWER_KINDS: dict[str, tuple[bytes, str]] = {
 NAMELESS_KINDS = ACCEPT_KINDS | {"refuse"}
 CONNECTION_KINDS = {"halfopen", "reset", "close", "error", "shutdown", "cut", "revoke"}
 REQUEST_KINDS = {"rest", "handshake", "stale"}
+RATE_KINDS = {"rate"}
 MARKET_KINDS = {"halt", "delist"}
 SIMULATED_KINDS = MARKET_KINDS | {"clock", "budget"}
 KINDS = (
@@ -101,6 +105,7 @@ KINDS = (
     | CONNECTION_KINDS
     | REQUEST_KINDS
     | SIMULATED_KINDS
+    | RATE_KINDS
 )
 NAMES = (*EXCHANGES, "*")
 CHANNELS = ("orderbook", "ticker", "trade")
@@ -108,7 +113,7 @@ CHANNELS = ("orderbook", "ticker", "trade")
 UNITS = (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0))
 COMMON = {"after", "for", "p", "every", "count", "channel"}
 # keys of a kind whose values are text
-TEXTS = {"close": {"reason"}, "rest": {"path"}}
+TEXTS = {"close": {"reason"}, "rest": {"path"}, "rate": {"form"}}
 # numbers of a kind
 DEFAULTS: dict[str, dict[str, float]] = {
     "delay": {"ms": 500, "jitter": 0},
@@ -144,6 +149,7 @@ class Fault:
     values: dict[str, float] = field(default_factory=dict)
     path: str = ""
     reason: str = ""
+    form: str = ""
     id: int = 0
     begin_s: float = 0.0
     hits: int = 0
@@ -210,8 +216,9 @@ def parse(spec: str) -> Fault:
         raise _wrong(spec, f"a kind out of {', '.join(sorted(KINDS))}, was {kind!r}")
     if rest:
         rest[0] = exchange_as_named(rest[0])
-    if not rest or rest[0] not in NAMES:
-        raise _wrong(spec, f"an exchange out of {', '.join(NAMES)} after the kind")
+    names = (*SIMULATED_SOURCES, "*") if kind in RATE_KINDS else NAMES
+    if not rest or rest[0] not in names:
+        raise _wrong(spec, f"an exchange out of {', '.join(names)} after the kind")
     fault = Fault(spec, kind, rest[0], values=dict(DEFAULTS.get(kind, {})))
     allowed = COMMON | fault.values.keys() | TEXTS.get(kind, set())
     for n, part in enumerate(rest[1:]):
@@ -226,9 +233,12 @@ def parse(spec: str) -> Fault:
         try:
             _set(fault, key, value)
         except ValueError:
-            raise _wrong(spec, f"a number or time for {key}, was {value!r}") from None
+            wanted = f"one of {', '.join(sorted(FORMS))}" if key == "form" else "a number or time"
+            raise _wrong(spec, f"{wanted} for {key}, was {value!r}") from None
     if kind in MARKET_KINDS and not fault.symbol:
         raise _wrong(spec, "a symbol after the exchange")
+    if kind in RATE_KINDS and not fault.form:
+        raise _wrong(spec, f"form=, one of {', '.join(sorted(FORMS))}")
     if kind == "refuse" and fault.for_s == math.inf:
         raise _wrong(spec, "for=SECONDS, after which the port is open again")
     return fault
@@ -246,7 +256,9 @@ def _set(fault: Fault, key: str, value: str) -> None:
             fault.count = int(value)
         case "channel" if value not in CHANNELS:
             raise ValueError
-        case "channel" | "path" | "reason":
+        case "form" if value not in FORMS:
+            raise ValueError
+        case "channel" | "path" | "reason" | "form":
             setattr(fault, key, value)
         case "by":
             fault.values["by"] = seconds(value)

@@ -1,6 +1,7 @@
 """A server that speaks each exchange's WebSocket and REST protocol on loopback.
 
     ws://127.0.0.1:PORT/EXCHANGE/…    http://127.0.0.1:PORT/EXCHANGE/…
+    http://127.0.0.1:PORT/rates/SOURCE/…    (sources of USD/KRW, see `rates`)
 
 Frames and answers come from a source: the simulated market or recordings. The paths below EXCHANGE
 are the exchange's own. The rules of connections come from the exchange's module and session. Where
@@ -26,6 +27,7 @@ from coinspace.exchanges import EXCHANGES
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.simulator.connection import Connection, reset_on_close
 from coinspace.simulator.disorder import Disorder
+from coinspace.simulator.rates import SIMULATED_SOURCES, SimulatedRates
 from coinspace.simulator.rest import Answer, answer
 from coinspace.simulator.session import SIMULATED_KEY, Session, session_of
 from coinspace.simulator.simulation import Simulation
@@ -73,6 +75,7 @@ class ExchangeServer:
         faults: Iterable[str] = (),
     ) -> None:
         self.source = source or Simulation()
+        self.rates = SimulatedRates()
         self.host = host
         self.port = port
         self.limits = limits
@@ -106,6 +109,7 @@ class ExchangeServer:
         """
         app = web.Application()
         app.router.add_route("*", "/control{path:.*}", self.disorder.control)
+        app.router.add_get("/rates/{source}/{path:.*}", self._get_rate)
         app.router.add_get("/{exchange}/{path:.*}", self._get)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
@@ -246,6 +250,21 @@ class ExchangeServer:
         stale = self.disorder.is_stale(exchange, path, query)
         return _response(await self.source.rest(exchange, path, query, stale=stale))
 
+    async def _get_rate(self, request: web.Request) -> web.StreamResponse:
+        source = request.match_info["source"]
+        self.counters["requests"] += 1
+        form = self.disorder.rate_form(source)
+        return _response(await self.rates.get(source, form))
+
+    @property
+    def rate_urls(self) -> dict[str, str]:
+        """Source of USD/KRW -> its address, for `rates.urls`; empty for recordings."""
+        if not self.source.simulated:
+            return {}
+        secure = "s" if self._tls else ""
+        place = f"http{secure}://{self.host}:{self.port}/rates"
+        return {name: f"{place}/{name}" for name in SIMULATED_SOURCES}
+
     def _refuse_origin(self, exchange: str, request: web.Request) -> web.Response | None:
         wait_s = session_of(exchange).origin_s
         if not self.limits or not wait_s or "Origin" not in request.headers:
@@ -283,6 +302,7 @@ class ExchangeServer:
         socket.headers.update(session.headers)
         await socket.prepare(request)
         connection.open(session)
+        session.greet()
         self.counters["connections"] += 1
         self.connections[exchange].add(connection)
         self.source.connected(connection)
@@ -311,7 +331,8 @@ class ExchangeServer:
                 case WSMsgType.BINARY:
                     connection.session.on_text(message.data, now_s)
                 case WSMsgType.PING:
-                    connection.pong(bytes(message.data))
+                    if connection.session.pongs:
+                        connection.pong(bytes(message.data))
                     connection.session.on_control(now_s)
                 case WSMsgType.PONG:
                     connection.unanswered_s = None
@@ -335,7 +356,8 @@ class ExchangeServer:
         if connection.deaf:
             return
         if not exchange_named(connection.exchange).SERVER_PING_S:
-            if now_s - connection.active_s > self.idle_s:
+            open_s, silent_s = now_s - connection.opened_s, now_s - connection.active_s
+            if connection.session.is_idle(open_s, silent_s, self.idle_s):
                 connection.abort()
             return
         if now_s - connection.opened_s > self.life_s:
@@ -381,4 +403,5 @@ def ready_line(server: ExchangeServer) -> dict[str, Any]:
         "port": server.port,
         "control": f"http{secure}://{server.host}:{server.port}/control",
         "exchanges": server.urls,
+        "rates": server.rate_urls,
     }

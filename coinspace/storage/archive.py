@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 import msgspec
@@ -31,7 +31,7 @@ import msgspec
 from coinspace.clock import DAY_NS, HOUR_NS, MINUTE_NS, now_ns
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import ConfigError, StorageError
-from coinspace.files import digest, replace_file
+from coinspace.files import digest, read_regular, replace_file, sync_folder
 from coinspace.lock import lock_file
 from coinspace.process import ended_by_signals
 from coinspace.storage import retention, schema
@@ -73,6 +73,17 @@ class File(msgspec.Struct, frozen=True):
     rows: int
     bytes: int
     sha256: str
+
+
+Name = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(one.name for one in ARCHIVED)})$")]
+Length = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}[A-Za-z]{1,9}$")]
+
+
+class Ttl(msgspec.Struct, frozen=True):
+    """The TTL that a table has while no day is dropped, as SQL."""
+
+    table: Name
+    ttl: Length
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +149,8 @@ class Archive:
         table = part.table.name
         found = self.files(table) | {part.name: file}
         content = msgspec.json.format(msgspec.json.encode(dict(sorted(found.items()))))
-        replace_file(self.folder / table / MANIFEST, content)
+        replace_file(self.folder / table / MANIFEST, content, durable=True)
+        sync_folder(self.folder)
         self._manifests[table] = found
 
     def problem(self, table: str, name: str) -> str | None:
@@ -190,6 +202,8 @@ class Archiver:
         self._policies = policies(settings)
         self.archive = archive
         self._report = report
+        # The TTL that a table has to get back. Not in `run`, which `coinspace up` clears.
+        self._note = settings.data / "archive-ttl.json"
         self.written = self.dropped = 0
 
     def run(self, older_ns: int, drop_ns: int | None, tables: tuple[Table, ...]) -> None:
@@ -199,6 +213,7 @@ class Archiver:
         """
         now = now_ns()
         with schema.connect(self._found) as connection:
+            restore_ttl(connection, self._note)
             for table in tables:
                 days = [
                     day
@@ -259,6 +274,7 @@ class Archiver:
             raise StorageError(f"{path}: the day got rows during {TRIES} attempts; try again later")
         try:
             path.with_suffix(".part").replace(path)
+            sync_folder(path.parent)
             self.archive.add(part, written)
         except OSError as error:
             raise _refused(path, error) from None
@@ -319,7 +335,14 @@ class Archiver:
                 break
             good.append(day)
         end_ns = day_ns(good[-1]) + DAY_NS if good else 0
-        if good and _evict(connection, table, end_ns):
+        if not good:
+            return
+        if not _evict(connection, table, end_ns, self._note):
+            self._report(
+                f"{table.name}: {len(good)} days are ready and were not dropped, since rows that"
+                " come now could end a later hour; run it again in some minutes, while rows come"
+            )
+        else:
             if table is INDEX_TICK:
                 # `verify-chain` accepts that these records are gone
                 connection.execute(
@@ -354,7 +377,7 @@ def _retention(connection: Connection, table: Table) -> retention.Length:
     return retention.length(value, unit or "")
 
 
-def _evict(connection: Connection, table: Table, end_ns: int) -> bool:
+def _evict(connection: Connection, table: Table, end_ns: int, note: Path) -> bool:
     """Drop all rows before an instant by a TTL that ends there. Returns: whether they are gone.
 
     DROP PARTITION would make the table's views invalid, and they would lose their older rows.
@@ -364,11 +387,14 @@ def _evict(connection: Connection, table: Table, end_ns: int) -> bool:
         return False
     # In partitions of the table: with days, the hours of a later day would go as well.
     unit, length_ns = ("HOURS", HOUR_NS) if table.partition == "HOUR" else ("DAYS", DAY_NS)
-    count, rest_ns = divmod(min(newest, now_ns()) - end_ns, length_ns)
-    if count < 1 or rest_ns > length_ns - EVICT_MARGIN_NS:
-        # rows that come now could end one more partition; a later run drops these
+    now = now_ns()
+    count = (min(newest, now) - end_ns) // length_ns
+    if count < 1 or (now + EVICT_MARGIN_NS - end_ns) // length_ns != count:
+        # Rows may come now that are as new as the clock, as after an outage. The TTL counts from
+        # the newest one, and would end one more partition.
         return False
     before = retention.sql(_retention(connection, table))
+    replace_file(note, msgspec.json.encode(Ttl(table.name, before)), durable=True)
     connection.execute(f"ALTER TABLE {table.name} SET TTL {count} {unit}".encode())
     try:
         # the server looks at the TTL at a commit; the row replaces itself
@@ -383,7 +409,19 @@ def _evict(connection: Connection, table: Table, end_ns: int) -> bool:
             time.sleep(0.1)
         return False
     finally:
-        connection.execute(f"ALTER TABLE {table.name} SET TTL {before}".encode())
+        restore_ttl(connection, note)
+
+
+def restore_ttl(connection: Connection, note: Path) -> None:
+    """Set the TTL back that a run had changed, also one that was killed meanwhile."""
+    try:
+        one = msgspec.json.decode(read_regular(note), type=Ttl)
+    except FileNotFoundError:
+        return
+    except (OSError, msgspec.DecodeError) as error:
+        raise StorageError(f"{note}: expected the TTL of a table, {error}") from None
+    connection.execute(f"ALTER TABLE {one.table} SET TTL {one.ttl}".encode())
+    note.unlink()
 
 
 def fetch(found: Address, query: str, target: Path) -> None:
@@ -476,9 +514,17 @@ def archive(
     drop_ns = None if drop is None else max(_length_ns(drop), older_ns)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = lock_file(folder / ".lock", f"archive {folder}", advice="wait until it has ended")
+        running = settings.data / "run"
+        running.mkdir(parents=True, exist_ok=True)
+        # of the folder, and of the database: a run changes its tables' TTL
+        locks = [
+            lock_file(path, f"archive {folder}", advice="wait until it has ended")
+            for path in (folder / ".lock", running / "archive.lock")
+        ]
     except OSError as error:
-        raise ConfigError(f"{folder}: expected a writable folder, {error.strerror}") from None
+        raise ConfigError(
+            f"{error.filename or folder}: expected a writable folder, {error.strerror}"
+        ) from None
     try:
         # a signal, too, sets the table's TTL back
         with ended_by_signals():
@@ -486,5 +532,6 @@ def archive(
             work = Archiver(settings, Archive(folder), click.echo)
             work.run(older_ns, drop_ns, tuple(known[name] for name in names or known))
     finally:
-        os.close(lock)
+        for lock in locks:
+            os.close(lock)
     click.echo(f"{work.written} files written, {work.dropped} days dropped", err=True)

@@ -8,8 +8,10 @@ QuestDB: https://questdb.com/docs/operations/backup/
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,11 +45,11 @@ class Copy:
     """Copies files and counts them.
 
     Args: links: follow symbolic links, which a backup does not have.
-    Attributes: files, bytes (without zeros).
+    Attributes: files, bytes (without zeros), size (with them).
     """
 
     def __init__(self, *, links: bool = True) -> None:
-        self.files = self.bytes = 0
+        self.files = self.bytes = self.size = 0
         self._links = links
 
     def tree(self, source: Path, target: Path) -> None:
@@ -57,17 +59,17 @@ class Copy:
         """
         if source.is_symlink() and not self._links:
             raise ConfigError(f"{source}: expected files and folders of a backup, found a link")
-        if source.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
-            for one in sorted(os.listdir(source)):
-                self.tree(source / one, target / one)
-        elif source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
+        try:
+            if source.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+                for one in sorted(os.listdir(source)):
+                    self.tree(source / one, target / one)
+            elif source.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
                 self._file(source, target)
-            except FileNotFoundError:
-                if source.exists():
-                    raise
+        except FileNotFoundError:
+            if source.exists():
+                raise
 
     def _file(self, source: Path, target: Path) -> None:
         with source.open("rb", buffering=0) as given, target.open("wb", buffering=0) as made:
@@ -76,11 +78,15 @@ class Copy:
                     # room that the server has reserved: a hole takes none
                     made.seek(len(block), os.SEEK_CUR)
                     continue
-                made.write(block)
+                if made.write(block) < len(block):
+                    # the next write would raise this, but there may be none
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
                 self.bytes += len(block)
             made.truncate(made.tell())
-        shutil.copymode(source, target)
-        self.files += 1
+            # of the open file: its name may be gone, as that of a journal's oldest segment
+            os.fchmod(made.fileno(), stat.S_IMODE(os.fstat(given.fileno()).st_mode))
+            self.files += 1
+            self.size += made.tell()
 
 
 def make_backup(settings: Settings, target: Path, *, recordings: bool) -> dict[str, Any]:
@@ -119,6 +125,7 @@ def make_backup(settings: Settings, target: Path, *, recordings: bool) -> dict[s
             "checkpoint": online,
             "files": copy.files,
             "bytes": copy.bytes,
+            "size": copy.size,
         }
         (part / MANIFEST).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
         os.sync()
@@ -171,6 +178,8 @@ def restore_backup(settings: Settings, source: Path) -> dict[str, Any]:
                 f" made by version {manifest.get('version')}"
             )
         files, online = manifest["files"], manifest["checkpoint"]
+        # backups of earlier versions have no size
+        size = manifest.get("size")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{source}: expected a backup with {MANIFEST}, {error}") from None
     data = settings.data.absolute()
@@ -189,6 +198,10 @@ def restore_backup(settings: Settings, source: Path) -> dict[str, Any]:
         if copy.files != files:
             raise ConfigError(
                 f"{source}: expected {files} files, found {copy.files}: it is not complete"
+            )
+        if size not in (None, copy.size):
+            raise ConfigError(
+                f"{source}: expected {size} bytes, found {copy.size}: a file is cut or was changed"
             )
         if online:
             (part / TRIGGER).touch()

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from coinspace.clock import now_ns
+from coinspace.files import sync_folder
 
 # about 300,000 books
 FILE_BYTES = 256 << 20
@@ -46,15 +47,6 @@ def add(path: Path, table: str, reason: str, key: object, lines: bytes) -> int:
     if new:
         sync_folder(path.parent)
     return at_ns
-
-
-def sync_folder(folder: Path) -> None:
-    """Write a folder's names to disk, so that new and renamed files survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def older(path: Path) -> Path:

@@ -36,6 +36,7 @@ cdef class FrameListener(WSListener):
         on_lost(error): the connection has ended; error: the broken rule of the protocol, or None,
         on_failure(error, frame): an internal error.
     `recorder`: None, or called with (received_ns, frame bytes) for every frame.
+    `ping`: text that is sent to keep the connection alive, empty = a ping of the protocol.
 
     Any frame of the peer counts as an answer to a ping.
     """
@@ -45,6 +46,7 @@ cdef class FrameListener(WSListener):
         readonly int64_t frames          # data messages
         readonly bint stuck              # the connection was ended because the peer does not read
         public object recorder
+        bytes _ping
         object _owner
         WSTransport _transport           # None = not connected
         bint _is_broken                  # the peer broke the protocol: its frames are not read any more
@@ -53,11 +55,12 @@ cdef class FrameListener(WSListener):
         int64_t _second_ns               # begin of the second whose small frames are counted
         int _small
 
-    def __init__(self, Collector collector not None, int connection, owner, recorder=None):
+    def __init__(self, Collector collector not None, int connection, owner, recorder=None, bytes ping=b""):
         self.collector = collector
         self.connection = connection
         self.recorder = recorder
         self._owner = owner
+        self._ping = ping
 
     cpdef on_ws_connected(self, WSTransport transport):
         self._transport = transport
@@ -150,6 +153,13 @@ cdef class FrameListener(WSListener):
         except Exception as error:
             self._owner.on_failure(error, PyBytes_FromStringAndSize(frame, size))
         return 0
+
+    cpdef send_user_specific_ping(self, WSTransport transport):
+        # any frame counts as an answer, so the answer to a text needs no rule of its own
+        if self._ping:
+            transport.send(WSMsgType.TEXT, self._ping)
+        else:
+            transport.send_ping()
 
     cpdef pause_writing(self):
         # CoinSpace sends very little: the peer does not read, and answers to its pings would fill the memory

@@ -20,6 +20,7 @@ from coinspace._ext import parser as compiled
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.binance_sbe import BinanceSbeParser
 from coinspace._ext.bithumb import BithumbParser
+from coinspace._ext.coinone import CoinoneParser
 from coinspace._ext.upbit import UpbitParser
 from tests.fuzz import mutate, twin
 
@@ -29,6 +30,7 @@ PARSERS = {
     "bithumb": BithumbParser,
     "binance": BinanceParser,
     "binance-sbe": BinanceSbeParser,
+    "coinone": CoinoneParser,
 }
 LAST = Path("last.bin")
 # of the table in edges.c

@@ -29,6 +29,16 @@ CONTROL = {
         b'{"status":"0000","resmsg":"Connected Successfully"}',
         b'{"type":"transaction","content":{"list":[{"contPrice":"3.9"}]}}',
     ],
+    "coinone": [
+        b'{"response_type":"CONNECTED","data":{"session_id":"6f3e1d0f"}}',
+        b'{"response_type":"SUBSCRIBED","channel":"ORDERBOOK","data":{"target_currency":"eth"}}',
+        b'{"response_type":"PONG"}',
+        b'{"r":"ERROR","error_code":160012,"message":"Invalid Topic"}',
+        b'{"r":"DATA","c":"CHART","d":{"qc":"KRW","tc":"BTC"}}',
+        b'{"r":"DATA","c":"TRADE","d":{"qc":"krw","tc":"xrp","i":"1693560563084003","p":"688.3",'
+        b'"q":"290.745","sm":false}}',
+        b'{"r":"NEWS","d":{}}',
+    ],
     "binance": [
         b'{"result":null,"id":1}',
         b'{"result":["btcusdt@trade"],"id":3}',

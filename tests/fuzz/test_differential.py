@@ -8,6 +8,7 @@ import pytest
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.binance_sbe import BinanceSbeParser
 from coinspace._ext.bithumb import BithumbParser
+from coinspace._ext.coinone import CoinoneParser
 from coinspace._ext.parser import Parser
 from coinspace._ext.upbit import UpbitParser
 from tests.fuzz import mutate, twin
@@ -21,10 +22,15 @@ def parser(exchange: str, capacity: int = 5000) -> Parser:
         return BinanceParser(capacity, markets=MARKETS)
     if exchange == "binance-sbe":
         return BinanceSbeParser(capacity, markets=MARKETS)
-    return (UpbitParser if exchange == "upbit" else BithumbParser)(capacity)
+    makers: dict[str, type[Parser]] = {
+        "upbit": UpbitParser,
+        "bithumb": BithumbParser,
+        "coinone": CoinoneParser,
+    }
+    return makers[exchange](capacity)
 
 
-@pytest.mark.parametrize("exchange", ["upbit", "bithumb", "binance", "binance-sbe"])
+@pytest.mark.parametrize("exchange", ["upbit", "bithumb", "binance", "binance-sbe", "coinone"])
 def test_every_outcome_equals_the_twin(exchange: str) -> None:
     rng = Random(f"{exchange} 20261122")
     capacity = 3

@@ -73,35 +73,92 @@ def test_the_file_of_a_day_that_the_retention_shortens_is_kept(
 
 
 @pytest.mark.parametrize(
-    ("table", "newest", "ttl"),
+    ("table", "newest", "behind_min", "ttl"),
     [
         # hours of the day after the dropped ones must stay
-        (ORDERBOOK, (1, 20, 30), "44 HOURS"),
-        (ORDERBOOK, (0, 1, 0), "1 HOURS"),
-        (ORDERBOOK, (1, 20, 59.5), None),
-        (TRADE, (1, 20, 30), "1 DAYS"),
-        (TRADE, (0, 20, 30), None),
+        (ORDERBOOK, (1, 20, 30), 0, "44 HOURS"),
+        (ORDERBOOK, (0, 1, 0), 0, "1 HOURS"),
+        (ORDERBOOK, (1, 20, 59.5), 0, None),
+        (TRADE, (1, 20, 30), 0, "1 DAYS"),
+        (TRADE, (0, 20, 30), 0, None),
+        # after an outage, rows as new as the clock may come at any moment
+        (ORDERBOOK, (1, 20, 30), 20, "44 HOURS"),
+        (ORDERBOOK, (1, 20, 30), 29.5, None),
+        (ORDERBOOK, (1, 20, 30), 180, None),
+        (TRADE, (1, 20, 30), 180, "1 DAYS"),
+        (TRADE, (1, 20, 30), 240, None),
+        # a row of the future does not count
+        (ORDERBOOK, (9, 0, 0), -7 * 24 * 60, "48 HOURS"),
     ],
 )
 def test_only_verified_days_are_dropped(
-    table: Table, newest: tuple[float, ...], ttl: str | None, monkeypatch: pytest.MonkeyPatch
+    table: Table,
+    newest: tuple[float, ...],
+    behind_min: float,
+    ttl: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     end_ns = day_ns(DAYS[1])
     days, hours, minutes = newest
     newest_ns = end_ns + int(days * DAY_NS + hours * HOUR_NS + minutes * MINUTE_NS)
+    monkeypatch.setattr(archives, "now_ns", lambda: newest_ns + int(behind_min * MINUTE_NS))
+    note = tmp_path / "ttl.json"
     executed: list[str] = []
 
     class Fake:
         def execute(self, text: bytes) -> None:
             executed.append(text.decode())
+            # a run that is killed now must be able to set the TTL back
+            assert note.exists()
 
     monkeypatch.setattr(archives, "number", lambda connection, text: newest_ns)
     monkeypatch.setattr(archives, "rows", lambda connection, text: [(0, "HOUR")])
     monkeypatch.setattr(archives, "stored_days", lambda connection, name: [DAYS[1]])
     connection: Any = Fake()
-    assert archives._evict(connection, table, end_ns) == (ttl is not None)
+    assert archives._evict(connection, table, end_ns, note) == (ttl is not None)
     found = [text.partition(" SET TTL ")[2] for text in executed if "TTL" in text]
     assert found == ([ttl, "0h"] if ttl else [])
+    assert not note.exists()
+
+
+def test_the_next_run_sets_back_the_ttl_of_a_run_that_was_killed(tmp_path: Path) -> None:
+    note = tmp_path / "ttl.json"
+    executed: list[bytes] = []
+
+    class Fake:
+        def execute(self, text: bytes) -> None:
+            executed.append(text)
+
+    connection: Any = Fake()
+    archives.restore_ttl(connection, note)
+    note.write_text('{"table": "trade", "ttl": "3M"}')
+    archives.restore_ttl(connection, note)
+    assert executed == [b"ALTER TABLE trade SET TTL 3M"]
+    assert not note.exists()
+    for damaged in ("", "[]", '{"table": "gap", "ttl": "1h"}', '{"table": "trade", "ttl": "1h x"}'):
+        note.write_text(damaged)
+        with pytest.raises(StorageError, match="expected the TTL of a table"):
+            archives.restore_ttl(connection, note)
+    assert len(executed) == 1
+
+
+def test_two_runs_on_one_database_exclude_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one would take the TTL that the first one has set for the table's own."""
+    again = []
+
+    def run(self: Archiver, *given: object) -> None:
+        again.append(CliRunner().invoke(coinspace, ["archive", str(tmp_path / "b")]))
+
+    monkeypatch.setenv("COINSPACE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("COINSPACE_STORAGE__ILP", "http::addr=127.0.0.1:1;")
+    monkeypatch.setenv("COINSPACE_STORAGE__SQL", "postgresql://127.0.0.1:1/x")
+    monkeypatch.setattr(Archiver, "run", run)
+    done = CliRunner().invoke(coinspace, ["archive", str(tmp_path / "a")])
+    assert done.exit_code == 0, done.output
+    assert "expected no other process" in str(again[0].exception)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])

@@ -1,9 +1,11 @@
 """Backup and restore of a data folder whose database does not run: nothing is overwritten."""
 
+import io
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -102,6 +104,27 @@ def test_a_backup_overwrites_nothing(settings: Settings, tmp_path: Path) -> None
         make_backup(settings, tmp_path / "link" / "backup", recordings=False)
 
 
+def test_a_journal_that_ends_while_it_is_copied_is_part_of_the_backup(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collector removes the oldest segment of its journal at any time."""
+    segment = next((settings.data / "journal").glob("*/*"))
+    open_path = Path.open
+
+    def opening(path: Path, *given: Any, **more: Any) -> Any:
+        file = open_path(path, *given, **more)
+        if path == segment:
+            segment.unlink()
+        return file
+
+    monkeypatch.setattr(Path, "open", opening)
+    made = tmp_path / "backup"
+    make_backup(settings, made, recordings=False)
+    restored = Settings(data=tmp_path / "new")
+    restore_backup(restored, made)
+    assert contents(restored.data) == FILES
+
+
 def test_a_folder_without_data_is_not_backed_up(tmp_path: Path) -> None:
     empty = Settings(data=tmp_path / "empty")
     empty.data.mkdir()
@@ -146,6 +169,7 @@ def test_existing_data_is_never_restored_over(settings: Settings, tmp_path: Path
         ("half a manifest", "expected a backup with backup.json, 'files'"),
         ("another format", "expected a backup of format 1, was 2"),
         ("a missing file", "expected 7 files, found 6: it is not complete"),
+        ("a cut file", "expected [0-9]+ bytes, found [0-9]+: a file is cut or was changed"),
     ],
 )
 def test_what_is_no_whole_backup_is_not_restored(
@@ -162,11 +186,38 @@ def test_what_is_no_whole_backup_is_not_restored(
         manifest.write_bytes(b'{"format": 1}')
     elif damage == "another format":
         manifest.write_bytes(orjson.dumps({"format": 2, "version": "9"}))
+    elif damage == "a cut file":
+        (made / "keys.json").write_bytes(b"ke")
     else:
         (made / "keys.json").unlink()
     with pytest.raises(ConfigError, match=message):
         restore_backup(Settings(data=tmp_path / "new"), made)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_backup_of_an_earlier_version_is_restored(settings: Settings, tmp_path: Path) -> None:
+    made = tmp_path / "backup"
+    manifest = make_backup(settings, made, recordings=False)
+    del manifest["size"]
+    (made / MANIFEST).write_bytes(orjson.dumps(manifest))
+    restored = Settings(data=tmp_path / "new")
+    assert restore_backup(restored, made) == manifest
+    assert contents(restored.data) == FILES
+
+
+def test_a_write_that_takes_only_a_part_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that is nearly full takes what it can, and raises at the next write."""
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:2])
+
+    (tmp_path / "a").write_bytes(b"keys")
+    monkeypatch.setattr(Path, "open", lambda path, mode, buffering: Full(path, mode))
+    with pytest.raises(OSError, match="No space left"):
+        Copy().tree(tmp_path / "a", tmp_path / "b")
 
 
 def test_another_server_is_not_backed_up(settings: Settings, tmp_path: Path) -> None:

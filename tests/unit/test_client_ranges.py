@@ -39,9 +39,8 @@ Ask = Callable[[web.Request, int], Any]
 def arrow(start: int, end: int) -> bytes:
     """Return a row a minute of [start, end)."""
     times = list(range(-(-start // STEP_MS) * STEP_MS, end, STEP_MS))
-    table = pa.table(
-        {"ts": pa.array(times, pa.timestamp("ms", tz="UTC")), "value": [float(t) for t in times]}
-    )
+    values = pa.array([float(t) for t in times], pa.float64())
+    table = pa.table({"ts": pa.array(times, pa.timestamp("ms", tz="UTC")), "value": values})
     with pa.ipc.new_stream(sink := io.BytesIO(), table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue()

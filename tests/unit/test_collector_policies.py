@@ -1,14 +1,23 @@
 """Limits, waits, market lists: the policies of the collectors under a given clock."""
 
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
 import pytest
 
 from coinspace.clock import SECOND_NS
+from coinspace.collector import collection
+from coinspace.collector.fetcher import Fetcher
 from coinspace.collector.limits import Dialer, FailureLog, Window, shared
 from coinspace.collector.markets import MarketList, needed_markets, resolve
 from coinspace.collector.orderbook import snapshot_levels
-from coinspace.errors import ConfigError
+from coinspace.collector.tools.listing import listed
+from coinspace.config import default_exchanges
+from coinspace.errors import ConfigError, ConnectError
 from coinspace.exchanges import exchange
-from coinspace.exchanges.exchange import Limit, Listing
+from coinspace.exchanges.exchange import Limit, Listing, Request
 from coinspace.market import Market
 
 S = SECOND_NS
@@ -131,6 +140,35 @@ def test_changes_of_the_list_are_events_and_an_empty_list_is_an_error_of_the_exc
     assert [event.change for event in markets.update([listing("BTC/KRW"), listing("SOL/KRW")])] == [
         "resumed"
     ]
+
+
+@pytest.mark.parametrize("count", [0, 400_000])
+async def test_an_empty_or_endless_list_is_an_error_of_the_exchange(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong list must not become the markets of a start, nor the assets of the index."""
+    asked: list[str] = []
+
+    async def get(self: Fetcher, request: Request) -> bytes:
+        asked.append(request.path)
+        if len(asked) > 1:
+            stopping.set()
+        return orjson.dumps([{"market": f"KRW-A{n}"} for n in range(count)])
+
+    monkeypatch.setattr(Fetcher, "get", get)
+    upbit = exchange("upbit")
+    with pytest.raises(ConnectError, match=f"expected 1 to 20000 markets, was {count}"):
+        await listed("upbit", default_exchanges()["upbit"])
+
+    reasons: list[str] = []
+    stopping = asyncio.Event()
+    asked.clear()
+    monkeypatch.setattr(collection, "MARKETS_RETRY_S", 0.01)
+    health = SimpleNamespace(degraded=reasons.append, stopping=stopping)
+    fetcher = SimpleNamespace(get=lambda request: get(Any, request))  # type: ignore[arg-type]
+    waiting: Any = SimpleNamespace(fetcher=fetcher, exchange=upbit, health=health)
+    assert await collection.Collection._first_list(waiting) is None
+    assert f"expected 1 to 20000 markets, was {count}" in reasons[0]
 
 
 @pytest.mark.parametrize(

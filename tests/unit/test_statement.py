@@ -47,6 +47,29 @@ READING = [
     "select strpos(market, 'it''s'), replace(a[1, 2], '-', b || c), split_part(left(b, 2), '/', 1)",
     f"select replace(market, '{'a' * 100}', 'b') from trade where market like '%{'a' * 98}%'",
     "select * from long_sequence(9), pg_catalog.long_sequence ( 10_000_000 )",
+    *(
+        f"select * from trade where ts in {times} and price > 1"
+        for times in (
+            "'2026-01'",
+            "('2026-01-[01..31]T[09..17]:30')",
+            "'2026-[01,03,05]-[01..05, 07]'",
+            "today()",
+            "interval('2026-01-01', now())",
+            "(('2026-01'))",
+            "('[1000..9999]-[01..12]-[01..31]', '2026')",
+            "(dateadd('d', -1, now()), now())",
+        )
+    ),
+    *(f"select 1 from trade where price not in {one}" for one in ("(1)", "(-1.5, x)", "(null)")),
+    "select * from trade where market in (select concat(a, b) from t) or market in (lower(a), b)",
+    "select * from trade pivot (avg(price) for market in ('BTC/KRW' as btc, 'ETH/KRW' as eth))",
+    "select ts, avg(price) from trade where market = 'x' sample by 1m fill(prev)",
+    "select first_value(price) ignore nulls over (order by ts rows between unbounded preceding"
+    " and current row), last_value(price) ignore nulls over (partition by market order by ts)"
+    " from trade",
+    "select avg(price) over (order by ts rows between 9 preceding and current row) from trade",
+    "select splice, ignore from a lt join b on (x)",
+    "select ts, sum(size) s from trade sample by 1d from '2026' to '2027' fill(0) limit 100;",
     "select * from trade where market in (" + ", ".join("'KRW-BTC'" for _ in range(5000)) + ")",
 ]
 MATCHING = (
@@ -145,6 +168,49 @@ OTHERS = [
     ),
     "select dim_length(matmul(bids, bids), 1) from orderbook",
     "select * from trade pivot (sum(price) for x in (select 1 from long_sequence(1000000000000)))",
+    # it makes the list of times before its time-out counts
+    *(
+        f"select 1 from trade where ts in {times}"
+        for times in (
+            "'[1000..9999]-[01..12]-[01..31]'",
+            "('[1000..9999]-[01..12]-[01..31]')",
+            "(('[1000..9999]-[01..12]-[01..31]'))",
+            "'2026-01-01T00:00:00.[000000..999999]'",
+            "'[[1000..9999]]-[01..12]-[01..31]'",
+            f"'[{'1,' * 900}1]-[{'1,' * 900}1]'",
+            "'[$today - 100000000d..$today]'",
+            "'$today..$today+1000000d'",
+            "('[1000..' || '9999]-[01..12]-[01..31]')",
+            "'[1000..' || '9999]-[01..12]-[01..31]'",
+            "concat('[1000..', '9999]-[01..12]-[01..31]')",
+            "(concat('[1000..', '9999]-[01..12]-[01..31]'))",
+            "(('[1000..') || '9999]-[01..12]-[01..31]')",
+            "@times",
+            "(@times)",
+            "c",
+            "(c)",
+            '"null"',
+            "\"'c'\"",
+            '"2026"',
+            "(",
+            "",
+        )
+    ),
+    *(
+        f"select {outer} (select ts, avg(price) p from trade sample by 1n fill({how}))"
+        for outer in ("count() from", "* from", "1 from trade where price in")
+        for how in ("prev", "null", "0")
+    ),
+    *(
+        f'{head} ts, avg(price) p from trade sample by 1n "fill"(null) {tail}'
+        for head, tail in (
+            ("select distinct", ""),
+            ("select", "limit -5"),
+            ("select", "limit 1000000000000, 1000000000001"),
+            ("select", "union select 1, 2"),
+            ("with x as (", ") select * from x"),
+        )
+    ),
     "show parameters",
     "select * from (show parameters)",
     "select * from ( /* x */ show parameters)",

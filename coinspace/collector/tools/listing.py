@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from coinspace.collector.collection import tls_context
 from coinspace.collector.fetcher import Fetcher, RefusedError
+from coinspace.collector.markets import checked
 from coinspace.errors import ConfigError, ConnectError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import UNREADABLE, Listing
@@ -17,7 +18,7 @@ async def listed(exchange: str, settings: ExchangeSettings) -> list[Listing]:
     spelled = exchange_named(exchange)
     fetcher = Fetcher(spelled, settings.rest, ssl_context=tls_context(settings))
     try:
-        return spelled.read_markets(await fetcher.get(spelled.markets_request()))
+        return checked(spelled.read_markets(await fetcher.get(spelled.markets_request())))
     except RefusedError as error:
         text = f"expected an answer from {shown_address(settings.rest)}, was {error}"
         raise ConnectError(f"market list of {exchange}: {text}") from None

@@ -76,6 +76,9 @@ class Seen:
     backwards: int = 0
     crossed: int = 0
     gaps: int = 0
+    # whole books with an id, and those whose id is lower than the one before
+    with_ids: int = 0
+    falling: int = 0
     trade_gaps: int = 0
     trade_ids: list[int] = field(default_factory=list)
     # symbol -> volume of its trades so far
@@ -166,6 +169,10 @@ class Watcher(WSListener):
         if parser.snapshot:
             if parser.n_bids and parser.n_asks:
                 seen.crossed += bool(parser.bids[0, 0] >= parser.asks[0, 0])
+            if parser.final_update_id:
+                seen.with_ids += 1
+                seen.falling += parser.final_update_id < self._last.get(symbol, 0)
+                self._last[symbol] = parser.final_update_id
         else:
             last = self._last.get(symbol)
             seen.gaps += last is not None and parser.first_update_id != last + 1
@@ -277,7 +284,8 @@ class Probe:
         for frame in first.frames:
             watcher.transport.send(WSMsgType.TEXT, frame)
             await asyncio.sleep(0.35)
-        watcher.transport.send_ping(b"coinspace")
+        if not self.exchange.PING_FRAME:
+            watcher.transport.send_ping(b"coinspace")
         try:
             await asyncio.wait_for(watcher.closed.wait(), self.seconds)
         except TimeoutError:
@@ -300,7 +308,8 @@ class Probe:
             not seen.malformed,
             f"{frames} frames, {len(seen.malformed)} malformed {seen.malformed[:1]}",
         )
-        add(f"{stream}: pings are answered", seen.pongs > 0, True, f"{seen.pongs} pongs")
+        if not self.exchange.PING_FRAME:
+            add(f"{stream}: pings are answered", seen.pongs > 0, True, f"{seen.pongs} pongs")
         if self.exchange.SERVER_PING_S:
             add(
                 f"{stream}: the server pings every {self.exchange.SERVER_PING_S:g} s",
@@ -348,6 +357,8 @@ class Probe:
             f"deepest {deepest}",
         )
         self._add("books are not crossed", books > 0, not seen.crossed, f"{seen.crossed} crossed")
+        if seen.with_ids:
+            self._add("ids of books rise", books > 10, not seen.falling, f"{seen.falling} fall")
         firsts = [first for (kind, _), first in seen.first_frames.items() if kind == ORDERBOOK]
         self._add(
             "the first book is a whole one",

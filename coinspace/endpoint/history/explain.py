@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.history import curve
+from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.state import Latest
 from coinspace.endpoint.models import Explanation, Input, PriceVolumeCurve
 from coinspace.endpoint.records import constituents, index_value
@@ -13,6 +14,9 @@ from coinspace.endpoint.shown import show
 from coinspace.method.record import IndexRecord
 from coinspace.storage.read import history
 from coinspace.storage.records import CONSTITUENT, read_record
+
+# characters of the text about a damaged row
+DAMAGE_LIMIT = 300
 
 
 async def live_explanation(context: Context, latest: Latest) -> Explanation:
@@ -26,9 +30,15 @@ async def stored_explanation(context: Context, asset: str, at_ns: int) -> Explan
     if row is None:
         return None
     venues = await history.tick_venues(context.database, asset, row["ns"])
-    record = read_record(row, row["ns"], venues)
     own = [one for one in venues if one["role"] == CONSTITUENT]
-    return explanation(record, *await _found(curve.of_stored(context, row, own)), live=False)
+    try:
+        record = read_record(row, row["ns"], venues)
+        found, reason = await _found(curve.of_stored(context, row, own))
+        return explanation(record, found, reason, live=False)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        # someone has changed a row
+        text = f"the {asset} tick of that time is damaged: {error!r}"
+        raise Problem("no-data", text[:DAMAGE_LIMIT]) from None
 
 
 async def _found(

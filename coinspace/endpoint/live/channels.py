@@ -11,7 +11,7 @@ from coinspace.endpoint.http.problem import Problem, invalid
 
 # a stream of everything of the default configuration has under 60
 CHANNELS_LIMIT = 500
-FLAGS = ("venues", "gaps", "pipeline")
+FLAGS = ("premiums", "venues", "gaps", "pipeline")
 
 
 EventId = Annotated[str, Meta(max_length=64)]
@@ -26,13 +26,15 @@ class StreamQuery(Struct, forbid_unknown_fields=True):
     books: Words | None = None
     tickers: Words | None = None
     trades: Words | None = None
+    premiums: bool = False
     platform: Words | None = None
     last_event_id: EventId | None = None
 
 
 def words(text: str | None) -> list[str]:
-    """Split a comma-separated parameter; empty words are left out."""
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+    """Split a comma-separated parameter; empty and repeated words are left out."""
+    found = (word.strip() for word in (text or "").split(","))
+    return list(dict.fromkeys(word for word in found if word))
 
 
 def channel(context: Context, name: str) -> str:
@@ -51,8 +53,8 @@ def channel(context: Context, name: str) -> str:
         return f"{kind}.{exchange}:{market}"
     raise invalid(
         "channel",
-        "expected index.ASSET, book.ASSET, ticker.EXCHANGE:MARKET, trade.EXCHANGE:MARKET, venues,"
-        f" gaps or pipeline, was {name[:60]!r}",
+        "expected index.ASSET, book.ASSET, ticker.EXCHANGE:MARKET, trade.EXCHANGE:MARKET,"
+        f" premiums, venues, gaps or pipeline, was {name[:60]!r}",
     )
 
 
@@ -72,24 +74,27 @@ def channels(context: Context, query: StreamQuery) -> set[str]:
     ):
         for word in words(text):
             chosen = everything if word == "*" else [word]
+            # before each is looked at
+            check_count(len(found) + len(chosen))
             found.update(channel(context, f"{kind}.{one}") for one in chosen)
     for word in words(query.platform):
         found.add(channel(context, word))
+    if query.premiums:
+        found.add("premiums")
     if not found:
         raise Problem(
             "invalid-parameter",
-            "stream: expected at least one of indices, books, tickers, trades, platform",
+            "stream: expected at least one of indices, books, tickers, trades, premiums, platform",
             parameter="indices",
         )
-    return check_count(found)
+    return found
 
 
-def check_count(found: set[str]) -> set[str]:
-    """Return the channels. Raises: Problem 400 for too many."""
-    if len(found) > CHANNELS_LIMIT:
+def check_count(count: int) -> None:
+    """Raise Problem 400 for too many channels."""
+    if count > CHANNELS_LIMIT:
         raise Problem(
             "invalid-parameter",
-            f"stream: expected at most {CHANNELS_LIMIT} channels, was {len(found)}",
+            f"stream: expected at most {CHANNELS_LIMIT} channels, was {count}",
             parameter="channel",
         )
-    return found

@@ -5,8 +5,9 @@ Both send the same events.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -30,6 +31,7 @@ from coinspace.endpoint.models import (
     LatestIndexValue,
     Pipeline,
     Pong,
+    PremiumsEvent,
     Shutdown,
     StreamGap,
     Ticker,
@@ -54,6 +56,8 @@ ERRORS_LIMIT = 20
 COMMANDS_LIMIT = 50
 # the data of /v1/pipeline, which needs an operator's key
 OPERATOR_CHANNEL = "pipeline"
+# other clients wait for so long at most while a stream's first states are made
+SLICE_S = 0.01
 # first states that cost as much as many events: made at most once in `STATE_S` for all clients
 EXPENSIVE = ("book", "venues", "pipeline")
 STATE_S = 0.2
@@ -67,6 +71,10 @@ EVENTS: dict[str, tuple[type[Struct], str]] = {
     "book": (ConsolidatedBook, "A new summed book, at most five a second"),
     "ticker": (Ticker, "A new ticker of a market"),
     "trade": (Trade, "A trade"),
+    "premiums": (
+        PremiumsEvent,
+        "The premiums of all assets, then what changed, at most once a second",
+    ),
     "venues": (Venues, "All venues, each second and with each change, as `/v1/venues` has them"),
     "gaps": (GapsEvent, "Losses on the bus that the endpoint has noticed"),
     "pipeline": (Pipeline, "All processes, each second, as `/v1/pipeline` has them"),
@@ -96,16 +104,14 @@ class Command(Struct, forbid_unknown_fields=True):
     ) = None
 
 
-def state_events(context: Context, names: set[str]) -> list[StreamEvent]:
-    """Return the newest state of each channel, for the begin of a stream."""
-    events = []
+def state_events(context: Context, names: set[str]) -> Iterator[StreamEvent]:
+    """Yield the newest state of each channel, for the begin of a stream."""
     for name in sorted(names):
         kind = name.partition(".")[0]
         data = (_shared_state if kind in EXPENSIVE else state)(context, name)
         if data is not None:
             # numbered, so that a client can resume from its first event
-            events.append(StreamEvent(context.hub.number, name, kind, data, context.hub.boot))
-    return events
+            yield StreamEvent(context.hub.number, name, kind, data, context.hub.boot)
 
 
 def _shared_state(context: Context, name: str) -> bytes | None:
@@ -116,7 +122,7 @@ def _shared_state(context: Context, name: str) -> bytes | None:
     return made[1]
 
 
-def begin(context: Context, client: Client, names: set[str], last_id: str | None) -> None:
+async def begin(context: Context, client: Client, names: set[str], last_id: str | None) -> None:
     """Send a client's first events: those that it missed, or a gap and the newest states."""
     hub = context.hub
     if last_id:
@@ -128,8 +134,13 @@ def begin(context: Context, client: Client, names: set[str], last_id: str | None
             return
         gap = StreamGap(channel="*", reason="resume", last_event_id=last_id[:64])
         client.send(hub.gap_event(gap))
+    since = time.monotonic()
     for event in state_events(context, names):
         client.send(event)
+        if time.monotonic() - since > SLICE_S:
+            # hundreds of books take longer than others may wait
+            await asyncio.sleep(0)
+            since = time.monotonic()
 
 
 def check_role(scope: Any, names: set[str]) -> None:
@@ -151,7 +162,8 @@ async def stream(context: Context, request: Request, parameters: StreamQuery) ->
     """Live events as server-sent events.
 
     Events: `index`, `book`, `ticker`, `trade`, `venues`, `gaps`, `pipeline` carry the JSON
-    of the route of that name. `heartbeat` is a sign of life. `gap` reports lost events (resume
+    of the route of that name. `premiums` first carries all premiums, then what changed.
+    `heartbeat` is a sign of life. `gap` reports lost events (resume
     impossible, or a slow client's trades), `shutdown` reports that the server stops. A stream
     begins with the newest state of each channel. A client that reads slowly gets only the
     newest states.
@@ -173,7 +185,7 @@ async def stream(context: Context, request: Request, parameters: StreamQuery) ->
         yield b"retry: %d\n\n" % RETRY_MS
         client = hub.join(origin, kind, names)
         try:
-            begin(context, client, names, last_id)
+            await begin(context, client, names, last_id)
             await client.closed
         finally:
             hub.leave(client, "left")
@@ -188,7 +200,8 @@ async def websocket_route(context: Context, request: Request, _: None) -> Respon
     Client messages are JSON: `{"op":"subscribe","channels":["index.BTC"]}` (with
     `last_event_id` to resume), `{"op":"unsubscribe","channels":[…]}`, `{"op":"ping"}`; an `id`
     comes back with the answer. Channels: `index.ASSET`, `book.ASSET`,
-    `ticker.EXCHANGE:BASE/QUOTE`, `trade.EXCHANGE:BASE/QUOTE`, `venues`, `gaps`, `pipeline`.
+    `ticker.EXCHANGE:BASE/QUOTE`, `trade.EXCHANGE:BASE/QUOTE`, `premiums`, `venues`, `gaps`,
+    `pipeline`.
     Server messages are `{"event":…,"id":…,"channel":…,"data":…}` with the events of
     `/v1/stream`, and `hello`, `subscribed`, `unsubscribed`, `pong`, `error` (a problem).
     """
@@ -229,7 +242,7 @@ async def _converse(
                     "too-many-requests", f"the limit is {COMMANDS_LIMIT} messages a second", 1
                 )
             text = received.get("text") or received.get("bytes") or b""
-            _run(context, scope, client, text)
+            await _run(context, scope, client, text)
         except Problem as problem:
             errors += 1
             _reply(context, client, "error", msgspec.Raw(problem.body()))
@@ -239,7 +252,7 @@ async def _converse(
                 return
 
 
-def _run(context: Context, scope: Any, client: Client, text: str | bytes) -> None:
+async def _run(context: Context, scope: Any, client: Client, text: str | bytes) -> None:
     try:
         command = msgspec.json.decode(text, type=Command)
     except (msgspec.DecodeError, UnicodeError) as error:
@@ -254,6 +267,7 @@ def _run(context: Context, scope: Any, client: Client, text: str | bytes) -> Non
         return
     if command.op not in ("subscribe", "unsubscribe"):
         raise invalid("op", f"expected subscribe, unsubscribe or ping, was {command.op[:40]!r}")
+    check_count(len(command.channels))
     names = {channel(context, name) for name in command.channels}
     if not names:
         raise invalid("channels", "expected at least one")
@@ -262,11 +276,11 @@ def _run(context: Context, scope: Any, client: Client, text: str | bytes) -> Non
         _reply(context, client, "unsubscribed", Channels(sorted(names), echo))
         return
     check_role(scope, names)
-    check_count(names | client.channels)
+    check_count(len(names | client.channels))
     fresh = names - client.channels
     hub.subscribe(client, fresh)
     _reply(context, client, "subscribed", Channels(sorted(names), echo))
-    begin(context, client, fresh, command.last_event_id)
+    await begin(context, client, fresh, command.last_event_id)
 
 
 def _reply(context: Context, client: Client, name: str, data: Struct | msgspec.Raw) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from coinspace.market import Market
 from coinspace.simulator.markets.binance import FAST_DEPTH, BinanceMarket, Diff, Top, Variant
 from coinspace.simulator.markets.book import Side
+from coinspace.simulator.markets.coinone import CoinoneMarket
 from coinspace.simulator.markets.korean import REPEATS, BithumbMarket, KoreanMarket, UpbitMarket
 from coinspace.simulator.markets.market import (
     WINDOW_NS,
@@ -168,6 +169,13 @@ class LoopedBithumb(_LoopedKorean, BithumbMarket):
             super().step()
 
 
+class LoopedCoinone(_LoopedKorean, CoinoneMarket):
+    """A market of Coinone; its few frames are rendered one by one."""
+
+    levels = 25
+    encode = CoinoneMarket.encode
+
+
 class _Book(NamedTuple):
     # a book of Binance: its best levels, and what the way to it changed, four numbers per level:
     # 1 for a bid, tick, old size, new size (0 = no level)
@@ -313,4 +321,5 @@ LOOPED: dict[str, type[LoopedMarket]] = {
     "upbit": LoopedUpbit,
     "bithumb": LoopedBithumb,
     "binance": LoopedBinance,
+    "coinone": LoopedCoinone,
 }

@@ -70,9 +70,9 @@ LIMITS = {
     # separate threads for PostgreSQL's protocol: a long query never delays a write
     "QDB_PG_WORKER_COUNT": "4",
     # the sort, join or window of one query uses 1 GB at most
-    "QDB_CAIRO_SQL_SORT_KEY_MAX_PAGES": "8192",
+    "QDB_CAIRO_SQL_SORT_KEY_MAX_PAGES": "4096",
     "QDB_CAIRO_SQL_SORT_LIGHT_VALUE_MAX_PAGES": "8192",
-    "QDB_CAIRO_SQL_SORT_VALUE_MAX_PAGES": "64",
+    "QDB_CAIRO_SQL_SORT_VALUE_MAX_PAGES": "32",
     "QDB_CAIRO_SQL_HASH_JOIN_VALUE_MAX_PAGES": "64",
     "QDB_CAIRO_SQL_HASH_JOIN_LIGHT_VALUE_MAX_PAGES": "1024",
     "QDB_CAIRO_SQL_WINDOW_STORE_MAX_PAGES": "1024",

@@ -10,6 +10,7 @@ import re
 from itertools import pairwise
 
 from coinspace.errors import StorageError
+from coinspace.storage.read.endless import check_endless
 
 SIZE_LIMIT = 100_000
 # words that names of WITH and DECLARE add where the server replaces them by their definitions. A
@@ -100,6 +101,9 @@ def check(text: str) -> str:
     if "\0" in text:
         raise StorageError("sql: expected text without NUL, since the server ignores the rest")
     words, texts, names, without = _read(text)
+    check_endless(
+        [(one.lastgroup or "", one[0]) for one in TOKEN.finditer(text) if one.lastgroup != "gap"]
+    )
     _check_growth(names)
     _check_searches(text)
     kind = next((word for word in words if word != "("), "")

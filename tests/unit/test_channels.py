@@ -1,0 +1,113 @@
+"""The channels of a stream: one request costs no more than the channels that it may have."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from coinspace.clock import now_ns
+from coinspace.config import Settings
+from coinspace.endpoint.context import Context
+from coinspace.endpoint.http.problem import Problem
+from coinspace.endpoint.live.channels import CHANNELS_LIMIT, StreamQuery, channels
+from coinspace.endpoint.live.hub import Hub
+from coinspace.endpoint.live.state import Live
+from coinspace.endpoint.routes import streams
+from coinspace.storage.read.pool import Database
+
+MARKETS = 1500
+
+
+class Counting(Context):
+    """Counts how often all markets of an exchange are listed, and which are followed."""
+
+    listed = 0
+
+    def markets(self, exchange: str) -> list[str]:
+        self.listed += 1
+        return super().markets(exchange)
+
+
+def whole(tmp_path: Path, count: int = MARKETS) -> Counting:
+    settings = Settings(data=tmp_path)
+    for name in settings.exchanges:
+        settings.exchanges[name].markets = ["BTC/KRW"]
+    settings.exchanges["upbit"].markets = [f"A{n}/KRW" for n in range(count)]
+    hub = Hub(max_streams=1, stall_s=1, resume_s=1, boot="x")
+    database = Database(lambda: "", size=1, timeout_s=1)
+    return Counting(settings, Live(settings=settings), hub, database, now_ns, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["*", ",".join("*" * 2000), ", *,".join("*" * 900)])
+def test_all_markets_of_whole_exchanges_are_refused_before_they_are_looked_at(
+    text: str, tmp_path: Path
+) -> None:
+    context = whole(tmp_path)
+    followed: list[Any] = []
+    context.follow = lambda *market: followed.append(market)
+    with pytest.raises(Problem, match=f"expected at most {CHANNELS_LIMIT} channels"):
+        channels(context, StreamQuery(tickers=text, trades=text))
+    assert context.listed <= len(context.settings.exchanges)
+    assert not followed
+
+
+def test_many_named_markets_are_found_without_listing_all(tmp_path: Path) -> None:
+    context = whole(tmp_path)
+    names = [f"upbit:A{n}/KRW" for n in range(240)]
+    context.live.states["upbit", "B/KRW"] = context.live.states.get(("upbit", "B/KRW"))  # type: ignore[assignment]
+    text = ",".join(["upbit:B/KRW", *names, *names])
+    found = channels(context, StreamQuery(tickers=text[:4000].rpartition(",")[0]))
+    assert {"ticker.upbit:B/KRW", "ticker.upbit:A239/KRW"} <= found
+    # the names that `*` would stand for
+    assert context.listed <= len(context.settings.exchanges)
+    with pytest.raises(Problem, match="expected one of A0/KRW"):
+        channels(context, StreamQuery(tickers="upbit:NONE/KRW"))
+
+
+def test_all_markets_of_a_few_are_channels(tmp_path: Path) -> None:
+    context = whole(tmp_path, 200)
+    found = channels(context, StreamQuery(tickers="*,*, *", trades="*"))
+    assert len(found) == 2 * (200 + 2)
+
+
+async def test_a_message_that_names_too_many_channels_is_refused_at_once(tmp_path: Path) -> None:
+    context = whole(tmp_path)
+    message = b'{"op":"subscribe","channels":[%b]}' % b",".join([b'"ticker.upbit:A1/KRW"'] * 501)
+    client: Any = None
+    with pytest.raises(Problem, match="expected at most 500 channels, was 501"):
+        await streams._run(context, {}, client, message)
+    assert context.listed == 0
+
+
+async def test_the_first_states_of_many_channels_let_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Books of all assets of whole exchanges take hundreds of milliseconds."""
+    context = whole(tmp_path, 1)
+    now = 0.0
+    sent: list[str] = []
+    others: list[int] = []
+
+    def state(context: Context, name: str) -> bytes:
+        nonlocal now
+        # what a book costs
+        now += 0.002
+        return b"{}"
+
+    async def other() -> None:
+        while len(sent) < 250:
+            others.append(len(sent))
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(streams, "state", state)
+    monkeypatch.setattr(streams, "time", SimpleNamespace(monotonic=lambda: now))
+    client: Any = SimpleNamespace(send=lambda event: sent.append(event.channel))
+    names = {f"book.A{n}" for n in range(250)}
+    await asyncio.gather(other(), streams.begin(context, client, names, None))
+    assert sent == sorted(names)
+    assert max(after - before for before, after in pairwise([*others, 250])) * 0.002 < 0.05
