@@ -6,11 +6,13 @@ every run; only the processor time is measured.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.measure import Benchmark, Result, gated
+from coinspace._ext.links import Links
 from coinspace._ext.sink import ListSink
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.collector.orderbook import OrderBookStage
@@ -26,6 +28,8 @@ WARM_S, SECONDS = 2, 60
 # of orders: the best price changes about 270 times a second
 RATE = 10
 STEP_NS = MILLISECOND_NS
+# of each frame of a link: a fixed part, and the mean of an exponential one
+DELAY_MS, JITTER_MS = 5.0, 20.0
 
 
 def unused(*arguments: object) -> None:
@@ -127,6 +131,67 @@ def test_freshness(benchmark: Benchmark) -> None:
             figure(f"{name}: delay of a change, ms", one.delay_ns / one.changes / 1e6)
         ages = {name: one.age_ns / one.samples for name, one in found.items()}
         result.check("fresher than JSON", ages["JSON"] / ages["SBE"], gate=4, goal=5, slack=0)
+        return result
+
+    gated(benchmark, measure)
+
+
+def delays_ms(frames: list[tuple[int, bytes]], first: bytes, links: int) -> list[float]:
+    """Return the age of each published update, in order of size."""
+    sink = ListSink()
+    stage = OrderBookStage(exchange_named("binance"), [(SYMBOL, MARKET)], sink, depth=1)
+    if links > 1:
+        stage.markets[0].links = Links()
+    for link in range(1, links + 1):
+        stage.on_connected(link, (SYMBOL,), START_NS)
+    arrivals = []
+    for link in range(1, links + 1):
+        rng, last_ns = random.Random(link), 0
+        for number, (at_ns, _) in enumerate(frames):
+            delay_ms = DELAY_MS + rng.expovariate(1 / JITTER_MS)
+            # a link keeps the order of its frames
+            last_ns = max(last_ns, at_ns + int(delay_ms * MILLISECOND_NS))
+            arrivals.append((last_ns, link, number))
+    for at_ns, link, number in sorted(arrivals):
+        stage.on_frame(frames[number][1], at_ns, link)
+        stage.on_timer(at_ns)
+        for request in stage.take_requests():
+            if request.purpose == "snapshot":
+                stage.on_answer(request, first, at_ns)
+    assert not stage.counts["gaps"]
+    return sorted(
+        (message.received_ns - message.exchange_ns) / MILLISECOND_NS
+        for message in sink.messages
+        if message.kind_name == "orderbook" and message.exchange_ns
+    )
+
+
+def test_two_links(benchmark: Benchmark) -> None:
+    """Two links with independent delays: an update is as old as the faster one brings it."""
+
+    def measure() -> Result:
+        frames: list[tuple[int, bytes]] = []
+        session = Follower("SBE").session
+
+        def on_event(event: Event) -> None:
+            frames.extend((event.time_ns, frame) for frame in session.frames(event))
+
+        engine = Engine(12, {"binance": [MARKET]}, on_event=on_event)
+        session.attach(engine.markets["binance"])
+        market = engine.markets["binance"][SYMBOL]
+        first = (market.snapshot_text(1000) or "").encode()
+        engine.advance(START_NS + SECONDS * SECOND_NS)
+        source = (
+            f"simulated BTC/USDT in SBE, {SECONDS} s, delays {DELAY_MS:g} ms + {JITTER_MS:g} ms"
+        )
+        result = Result("parse", "two links, the first arrival counts", "", source)
+        means = {}
+        for links in (1, 2):
+            found = delays_ms(frames, first, links)
+            means[links] = sum(found) / len(found)
+            result.figures[f"{links} link: mean age of an update, ms"] = means[links]
+            result.figures[f"{links} link: p95, ms"] = found[len(found) * 95 // 100]
+        result.check("fresher than one link", means[1] / means[2], gate=1.4, goal=1.6, slack=0)
         return result
 
     gated(benchmark, measure)

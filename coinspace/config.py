@@ -1078,8 +1078,15 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         if source in KEYED_SOURCES and not settings.rates.key(source):
             yield f"rates.keys.{source}", f"expected a key, as rates.sources names {source}"
     for name, exchange in settings.exchanges.items():
-        if exchange.format == "sbe" and not hasattr(exchange_named(name), "uses_sbe"):
+        module = exchange_named(name)
+        if exchange.format == "sbe" and not hasattr(module, "uses_sbe"):
             yield f"exchanges.{name}.format", f"expected a JSON format, as {name} has no SBE"
+        if exchange.correct_touch and not module.UPDATES:
+            yield f"exchanges.{name}.correct_touch", "expected false: its books come whole"
+        if module.SNAPSHOTS_IN_STREAM and (exchange.links > 1 or exchange.correct_touch):
+            key = "links" if exchange.links > 1 else "correct_touch"
+            problem = "expected the default: its updates have no ids to put them in order by"
+            yield f"exchanges.{name}.{key}", problem
         for market in exchange.group_levels:
             if not collects(settings, name, market):
                 yield f"exchanges.{name}.group_levels", _not_collected(settings, name, market)

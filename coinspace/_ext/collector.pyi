@@ -1,5 +1,6 @@
 from typing import Any, Final, Generic, TypeVar
 
+from coinspace._ext.links import Links
 from coinspace._ext.sink import Sink
 
 PAST_NS: Final[int]
@@ -7,6 +8,8 @@ FUTURE_NS: Final[int]
 
 class MarketEntry:
     primary: int
+    links: Links | None
+    n_links: int
     def __init__(self, index: int, symbol: str, market: str) -> None: ...
     @property
     def index(self) -> int: ...

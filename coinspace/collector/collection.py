@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from coinspace._ext.links import Links
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.collector.beside import BesideTickers
@@ -29,6 +30,7 @@ from coinspace.collector.markets import (
     resolve,
 )
 from coinspace.collector.orderbook import OrderBookStage
+from coinspace.collector.pairs import Pair
 from coinspace.collector.stage import Stage, State, Status
 from coinspace.collector.ticker import TickerStage
 from coinspace.config import TuningSettings
@@ -125,11 +127,14 @@ class Collection:
         self.sink = sink
         self.health = health
         self.channels = tuple(channels) or CHANNELS[stream]
+        if settings.correct_touch and stream == "orderbook" and "top" not in self.channels:
+            self.channels += ("top",)
         self.connections: list[Connection] = []
         self.recorders: list[Recorder] = []
         self.market_list = MarketList()
         self.grouped: GroupedBooks | None = None
         self.beside: list[BesideTickers] = []
+        self.pairs: list[Pair] = []
         self.stage: Any = None
         self.log = structlog.get_logger(f"{stream}-{exchange}")
         self._open_recorder = recorders
@@ -185,7 +190,13 @@ class Collection:
         if self.settings.format == "sbe" and not self.settings.api_key.get_secret_value():
             self.stage.on_key_refused("no API key is set")
         for subscription in self.exchange.subscriptions(self.settings, self.channels, symbols):
-            self._connect(subscription, connects)
+            single = bool(subscription.groups) or subscription.aside
+            links = [
+                self._connect(subscription, connects, number)
+                for number in range(1 if single else self.settings.links)
+            ]
+            if len(links) > 1:
+                self.pairs.append(Pair(links))
         self._ticker = self._tasks.spawn("timer", self._tick())
 
     async def prepare(self) -> None:
@@ -203,13 +214,14 @@ class Collection:
         for recorder in self.recorders:
             await asyncio.to_thread(recorder.close)
 
-    def _connect(self, subscription: Subscription, connects: Window) -> None:
+    def _connect(self, subscription: Subscription, connects: Window, address: int) -> Connection:
         # grouped books are not recorded: a reader of the feed could not tell them from fine ones
         recorder = None if subscription.groups else self._open_recorder(len(self.recorders))
         if recorder is not None:
             self.recorders.append(recorder)
-            if not subscription.aside:
-                self._recorder_of.update(dict.fromkeys(subscription.symbols, recorder))
+            # answers and marks go into the feed of the first connection
+            for symbol in subscription.symbols:
+                self._recorder_of.setdefault(symbol, recorder)
         connection = Connection(
             self.exchange,
             subscription,
@@ -218,11 +230,13 @@ class Collection:
             ssl_context=self._tls,
             recorder=recorder,
             tuning=self._tuning,
+            address=address,
         )
         self.connections.append(connection)
         name = f"connection {len(self.connections)}"
         # the task ends when the exchange refused the subscription for good; `problems` reports it
         self._tasks.spawn(name, connection.run(), ends=True)
+        return connection
 
     def _record(self, request: Request, received_ns: int, payload: bytes) -> None:
         # an answer is recorded in the feed that has the frames of its market
@@ -275,6 +289,8 @@ class Collection:
         self.stage.on_timer(now)
         for beside in self.beside:
             beside.on_timer(now)
+        for pair in self.pairs:
+            pair.on_timer(now)
         if now - self._markets_ns > MARKETS_INTERVAL_NS:
             self._markets_ns = now
             self.fetcher.submit(self.exchange.markets_request())
@@ -391,6 +407,8 @@ class Collection:
         found["unsynced_age_s"] = (
             max((now - since for since in self._unsynced_ns.values()), default=0) // SECOND_NS
         )
+        if self.pairs:
+            found["links_missing"] = sum(pair.missing for pair in self.pairs)
         if self.grouped is not None:
             found["grouped_frames"] = self.grouped.frames
         return found
@@ -412,7 +430,7 @@ def make_stage(
     needed = needed_markets(exchange, entries, assets)
     if stream == "ticker":
         return TickerStage(exchange, entries, sink, needed=needed)
-    return OrderBookStage(
+    stage = OrderBookStage(
         exchange,
         entries,
         sink,
@@ -423,3 +441,7 @@ def make_stage(
         stale_after_s=settings.stale_after_s,
         compare_interval_s=settings.compare_interval_s,
     )
+    for market in stage.markets:
+        market.corrects = settings.correct_touch
+        market.links = Links() if settings.links > 1 else None
+    return stage

@@ -248,6 +248,7 @@ class Connection:
         recorder: Recorder | None = None,
         tuning: TuningSettings | None = None,
         seed: int | None = None,
+        address: int = 0,
     ) -> None:
         self.exchange = exchange
         self.subscription = subscription
@@ -263,6 +264,8 @@ class Connection:
         self._ssl = ssl_context
         self._recorder = recorder
         self._tuning = tuning or TuningSettings()
+        # of the host's addresses, the one that is tried first
+        self._address = address
         self._stopping = False
         self._replace = ""
         # frames to send on the newest link
@@ -410,7 +413,9 @@ class Connection:
                     ssl_context=self._ssl,
                     # `limit` covers it
                     websocket_handshake_timeout=None,
-                    socket_factory=lambda url: link.connect(url, self.dialer.failures),
+                    socket_factory=lambda url: link.connect(
+                        url, self._address + self.dialer.failures
+                    ),
                     logger_name=_SILENT,
                     # aiofastnet registers a closed socket when a connection is reset at once
                     use_aiofastnet=False,

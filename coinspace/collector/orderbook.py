@@ -46,6 +46,8 @@ NEEDED_SHARE = 0.2
 # a book that crosses again within this time waits before its next snapshot
 CROSSED_NS = 30 * SECOND_NS
 CROSSED_WAIT_NS = 5 * SECOND_NS
+# a book is rebuilt at most once in this time because its links disagree
+DISAGREED_NS = 30 * SECOND_NS
 # longest time for which updates are ignored because the book already has their ids
 PATIENCE_LIMIT_NS = 300 * SECOND_NS
 
@@ -89,7 +91,7 @@ class OrderBookStage(ComparedStage):
         "resubscribed",
         "flawed",
     )
-    summed = ("applied", "repeats", "outdated", "crossed", "overlap_skipped")
+    summed = ("applied", "repeats", "outdated", "crossed", "overlap_skipped", "corrected")
 
     def __init__(
         self,
@@ -319,6 +321,8 @@ class OrderBookStage(ComparedStage):
             self._crossed(market)
         elif condition == Condition.FLAWED:
             self._flawed(market)
+        elif condition == Condition.DISAGREED:
+            self._disagreed(market)
         else:
             self._left(market)
 
@@ -411,6 +415,14 @@ class OrderBookStage(ComparedStage):
             return
         market.forget()
         self.change(self.statuses[market.index], State.QUARANTINED, self.now_ns, "crossed")
+
+    def _disagreed(self, market: BookMarket) -> None:
+        # which link is right is not known: the book starts again from a snapshot, but not all the
+        # time, as one link may be wrong for long
+        sync = self.syncs[market.index]
+        if not sync.disagreed_ns or self.now_ns - sync.disagreed_ns > DISAGREED_NS:
+            sync.disagreed_ns = self.now_ns
+            self._restart(market, self.now_ns, "two links disagree")
 
     def _left(self, market: BookMarket) -> None:
         if market.phase != Phase.LEFT:
@@ -655,6 +667,7 @@ class OrderBookStage(ComparedStage):
         found = super().counters()
         found["early_updates"] = self.early
         found["bad_ids"], found["bad_times"] = self.bad_ids, self.bad_times
+        found["bad_tops"] = self.bad_tops
         found["books_published"] = sum(market.published for market in self.markets)
         found["recovery_ms"] = self._recovery_ns / 1e6
         return found

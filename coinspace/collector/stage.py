@@ -256,6 +256,7 @@ class Stage:
         for status in self.of(symbols):
             first = not status.live
             status.live.add(connection)
+            self.entry_of(status).n_links = len(status.live)
             status.subscribed_ns = now_ns
             if first:
                 self.entry_of(status).primary = connection
@@ -273,6 +274,7 @@ class Stage:
                 continue
             status.live.discard(connection)
             entry = self.entry_of(status)
+            entry.n_links = len(status.live)
             if status.live:
                 if entry.primary == connection:
                     entry.primary = max(status.live)
@@ -514,6 +516,9 @@ class Stage:
             (f'frames_refused{{reason="{reason}"}}', count)
             for reason, count in compiled.parser.refusals().items()
         )
+        paired = [entry.links for entry in compiled.markets if entry.links is not None]
+        for name in ("confirmed", "disagreed", "unmatched") if paired else ():
+            found[f"links_{name}"] = sum(getattr(links, name) for links in paired)
         for name in ("backwards", "clock_steps", *self.summed):
             found[name] = sum(getattr(entry, name) for entry in compiled.markets)
         found["synced"] = sum(status.state == State.SYNCED for status in self.statuses)

@@ -47,6 +47,7 @@ class Condition(IntEnum):
     CROSSED = 2
     RANGE_LEFT = 3
     FLAWED = 4
+    DISAGREED = 5
 
 
 class Phase(IntEnum):
@@ -97,6 +98,8 @@ class Sync:
     drifted_ns: int = 0
     # when the book was last crossed, 0 = never
     crossed_ns: int = 0
+    # when the book was last rebuilt because its links disagreed, 0 = never
+    disagreed_ns: int = 0
     not_before_ns: int = 0
     failures: int = 0
     loaded_ns: int = 0

@@ -65,7 +65,7 @@ class TickerStage(Stage, TickerCollector):
         "volume_gaps",
         "volume_unexplained",
     )
-    summed = ("tickers", "ticker_repeats", "trades", "trades_by_rest", "duplicates")
+    summed = ("tickers", "ticker_repeats", "trades", "trades_by_rest", "duplicates", "differing")
 
     def __init__(
         self,

@@ -60,6 +60,22 @@ class ExchangeSettings(BaseModel):
         ),
     ] = ""
     microseconds: Annotated[bool, Field(description="ask Binance for times in µs")] = True
+    correct_touch: Annotated[
+        bool,
+        Field(
+            description="give published books newer best prices between two updates; messages have"
+            " a flag"
+        ),
+    ] = False
+    links: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=2,
+            description="connections that deliver the same for good; 2 = each update is taken from"
+            " the one that brings it first",
+        ),
+    ] = 1
     group_levels: Annotated[
         dict[str, int],
         Names(str.upper),

@@ -181,7 +181,7 @@ class Disorder:
                 return []
             case "delay":
                 for payload in payloads:
-                    connection.loop.call_later(fault.values["ms"] / 1000, connection.send, payload)
+                    self._delay(fault, connection, payload)
                 return []
             case "split":
                 for payload in payloads:
@@ -198,6 +198,14 @@ class Disorder:
                 return []
             case _:
                 return [altered(fault, payload) for payload in payloads]
+
+    def _delay(self, fault: Fault, connection: Connection, payload: bytes) -> None:
+        # a connection keeps the order of its frames
+        wait_ms = fault.values["ms"] + fault.values["jitter"] * self._draw()
+        key = "due", fault.id
+        due_s = max(connection.data.get(key, 0.0), connection.loop.time() + wait_ms / 1000)
+        connection.data[key] = due_s
+        connection.loop.call_at(due_s, connection.send, payload)
 
     # connections
 

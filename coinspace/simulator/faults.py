@@ -3,7 +3,8 @@
 Frames (of a symbol, or all; channel=orderbook|ticker|trade):
   drop duplicate reorder truncate garbage flip   as named; flip changes one byte
   digit     changes a digit in the size of a level: the frame stays valid
-  delay     sent ms=500 later, in order          huge      bytes=4000000 of padding inside the JSON
+  delay     sent ms=500 later, in order; jitter=20 adds up to so many ms, drawn for each frame
+  huge      bytes=4000000 of padding inside the JSON
   split     n=3 continuation frames              chop      n=3 writes, ms=5 apart
   coalesce  n=10 frames in one write
   stall     kept back, then sent all at once     mute      dropped, while pongs go on
@@ -115,7 +116,7 @@ COMMON = {"after", "for", "p", "every", "count", "channel"}
 TEXTS = {"close": {"reason"}, "rest": {"path"}, "rate": {"form"}}
 # numbers of a kind
 DEFAULTS: dict[str, dict[str, float]] = {
-    "delay": {"ms": 500},
+    "delay": {"ms": 500, "jitter": 0},
     "huge": {"bytes": 4_000_000},
     "split": {"n": 3},
     "chop": {"n": 3, "ms": 5},

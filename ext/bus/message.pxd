@@ -32,6 +32,7 @@ cdef enum:
     FLAG_WINDOW = 24
     FLAG_REST = 32        # fetched by REST, not received on the websocket
     FLAG_GROUPED = 64     # levels far from the best prices are price groups
+    FLAG_TOUCH = 128      # the best prices are newer than the levels behind them
 
 cdef enum:
     # bits 8-15 of a book's flags: number of repeats directly before it, which are not stored themselves

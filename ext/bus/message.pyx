@@ -25,6 +25,7 @@ REPEAT = FLAG_REPEAT
 SELL = FLAG_SELL
 REST = FLAG_REST
 GROUPED = FLAG_GROUPED
+TOUCH = FLAG_TOUCH
 REPEATS_BITS = REPEATS_SHIFT
 REPEATS_MOST = REPEATS_LIMIT
 KIND_NAMES = ("", "orderbook", "ticker", "trade", "state", "aggregate", "index", "heartbeat", "rate")

@@ -6,6 +6,7 @@ socket and no clock.
 
 from libc.stdint cimport int64_t, uint64_t
 
+from coinspace._ext.links cimport Links
 from coinspace._ext.parser cimport Parser
 from coinspace._ext.sink cimport Sink
 
@@ -29,6 +30,8 @@ cdef class MarketEntry:
         int64_t accepted_ns              # receipt of the last message whose time was in order, monotonic clock
         readonly int64_t clock_steps     # accepted jumps of the exchange's time
         public int primary               # the connection that counts when two overlap
+        public Links links               # None = one link at a time, two only while one replaces the other
+        public int n_links               # open links that deliver this market
         uint64_t hash
 
 
@@ -60,6 +63,8 @@ cdef class Collector:
     cdef void *find(self, const char *symbol, Py_ssize_t size) noexcept
     # judge a time of the exchange: TIME_GOOD, TIME_PAST or TIME_FUTURE
     cdef int judge_time(self, int64_t exchange_ns, int64_t received_ns) noexcept
+    # take best prices that the parser has read
+    cdef int take_top(self, MarketEntry market, int64_t received_ns) except -1
     # take the message that the parser has read
     cdef int take(
         self, MarketEntry market, int kind, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,

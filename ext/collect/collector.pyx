@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
-from coinspace._ext.parser cimport CONTROL, END, IGNORED, MALFORMED, ORDERBOOK, Parser, TICKER, TRADE
+from coinspace._ext.parser cimport CONTROL, END, IGNORED, MALFORMED, ORDERBOOK, Parser, TICKER, TOP, TRADE
 from coinspace._ext.sink cimport Sink
 
 # a larger step back of the exchange's time is a step of its clock, not an old message that came late
@@ -133,6 +133,10 @@ cdef class Collector:
                 market.frames += 1
                 market.heard_ns = now_ns
                 self.take(market, kind, frame, size, received_ns, connection)
+            elif kind == TOP:
+                found = self.find(parser.symbol, parser.symbol_size)
+                if found != NULL:
+                    self.take_top(<MarketEntry>found, received_ns)
             elif kind == IGNORED:
                 self.ignored += 1
             elif kind == CONTROL:
@@ -168,6 +172,9 @@ cdef class Collector:
         self, MarketEntry market, int kind, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,
     ) except -1:
         raise NotImplementedError(f"{type(self).__name__}.take")
+
+    cdef int take_top(self, MarketEntry market, int64_t received_ns) except -1:
+        return 0
 
     def on_frame(self, bytes frame not None, int64_t received_ns, int connection=0, int64_t now_ns=0):
         """Read one frame on the same path as live frames; for replays and tests.

@@ -5,14 +5,16 @@ import numpy as np
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from coinspace._ext.checksum cimport checksum
 from coinspace._ext.collector cimport Collector, MarketEntry, absurd_time, in_order
-from coinspace._ext.message cimport FLAG_GROUPED, FLAG_REPEAT, HEADER_SIZE, Header, KIND_ORDERBOOK
+from coinspace._ext.links cimport DIFFERENT, Links, SAME
+from coinspace._ext.message cimport FLAG_GROUPED, FLAG_REPEAT, FLAG_TOUCH, HEADER_SIZE, Header, KIND_ORDERBOOK
 from coinspace._ext.orderbook cimport OrderBook
-from coinspace._ext.parser cimport ORDERBOOK, Parser
+from coinspace._ext.parser cimport ASK, ASK_SIZE, BID, BID_SIZE, ORDERBOOK, Parser
 from coinspace._ext.sequence cimport APPLY, CUT, IGNORE, Sequence, possible
 from coinspace._ext.sink cimport Sink, Topic
 
@@ -23,6 +25,28 @@ cdef inline double *append(
     memcpy(out, near, n * sizeof(double))
     memcpy(out + n, far, more * sizeof(double))
     return out + n + more
+
+
+# best prices that no update has followed for this long are not used any more
+cdef int64_t touch_limit_ns = 1_000_000_000
+
+
+cdef Py_ssize_t behind(const double *prices, Py_ssize_t n, double best, bint falling) noexcept nogil:
+    # the first level behind the best price
+    cdef Py_ssize_t at = 0
+    while at < n and (prices[at] >= best if falling else prices[at] <= best):
+        at += 1
+    return at
+
+
+cdef inline double *corrected_side(
+    double *out, const double *prices, Py_ssize_t more, double price, const double *sizes, double size,
+) noexcept nogil:
+    out[0] = price
+    memcpy(out + 1, prices, more * sizeof(double))
+    out[more + 1] = size
+    memcpy(out + more + 2, sizes, more * sizeof(double))
+    return out + 2 * (more + 1)
 
 
 cdef class BookMarket(MarketEntry):
@@ -82,6 +106,23 @@ cdef class BookMarket(MarketEntry):
         self.n_asks = m
         return 0
 
+    cdef int correct(self, Header *header) noexcept:
+        # `levels` and the local book stay as the updates have made them
+        cdef const double *asks = self.levels + 2 * self.n_bids
+        cdef Py_ssize_t bid = behind(self.levels, self.n_bids, self.touch[0], True)
+        cdef Py_ssize_t ask = behind(asks, self.n_asks, self.touch[2], False)
+        cdef Py_ssize_t bids = min(self.n_bids - bid, self.depth - 1)
+        cdef Py_ssize_t more = min(self.n_asks - ask, self.depth - 1)
+        cdef double *out = corrected_side(
+            self.extended, self.levels + bid, bids, self.touch[0], self.levels + self.n_bids + bid, self.touch[1],
+        )
+        corrected_side(out, asks + ask, more, self.touch[2], asks + self.n_asks + ask, self.touch[3])
+        header.flags |= FLAG_TOUCH
+        header.n_bids = <uint32_t>(bids + 1)
+        header.n_asks = <uint32_t>(more + 1)
+        header.exchange_ns = max(header.exchange_ns, self.touch_exchange_ns)
+        return 0
+
     def top(self):
         """Return the last accepted book as published: (bids, asks), float64[2, n] copies, best first."""
         cdef Py_ssize_t n = self.n_bids
@@ -118,6 +159,7 @@ cdef class BookMarket(MarketEntry):
         self.sequence.lose()
         self.n_bids = self.n_asks = 0
         self.exchange_ns = 0
+        self.touch_id = 0
         if self.book is not None:
             self.book.reset()
 
@@ -153,6 +195,15 @@ cdef class BookCollector(Collector):
             return self.take_update(<BookMarket>market, frame, size, received_ns, connection)
         return self.take_whole(<BookMarket>market, received_ns, connection)
 
+    cdef uint64_t content(self) noexcept:
+        cdef Parser parser = self.parser
+        cdef uint64_t sums[4]
+        sums[0] = checksum(parser.bid_price, parser.n_bids * sizeof(double))
+        sums[1] = checksum(parser.bid_size, parser.n_bids * sizeof(double))
+        sums[2] = checksum(parser.ask_price, parser.n_asks * sizeof(double))
+        sums[3] = checksum(parser.ask_size, parser.n_asks * sizeof(double))
+        return checksum(sums, sizeof(sums))
+
     cdef int64_t sound_time(self, int64_t exchange_ns, int64_t received_ns) noexcept:
         if exchange_ns == 0 or not absurd_time(exchange_ns, received_ns):
             return exchange_ns
@@ -164,8 +215,19 @@ cdef class BookCollector(Collector):
         cdef Py_ssize_t n = min(parser.n_bids, market.depth)
         cdef Py_ssize_t m = min(parser.n_asks, market.depth)
         cdef int64_t exchange_ns = self.sound_time(parser.exchange_ns, received_ns)
+        cdef Links links = market.links if market.n_links > 1 else None
+        cdef uint64_t content = 0
+        if links is not None:
+            content = self.content()
+            # another book of the same time is legal: a market may change twice in a millisecond
+            if exchange_ns and links.compare(0, exchange_ns, content, connection) == SAME:
+                if connection > market.primary:
+                    market.primary = connection
+                return 0
         if not in_order(market, exchange_ns, self.now_ns):
             return 0
+        if links is not None:
+            links.take(0, exchange_ns, content, connection)
         if connection > market.primary:
             market.primary = connection
         if parser.final_update_id and parser.final_update_id <= market.sequence.last:
@@ -238,7 +300,9 @@ cdef class BookCollector(Collector):
         cdef Sequence sequence = market.sequence
         cdef int64_t first = parser.first_update_id
         cdef int64_t final = parser.final_update_id
-        cdef int verdict
+        cdef Links links = market.links if market.n_links > 1 else None
+        cdef uint64_t content = 0
+        cdef int verdict, lead
         if not possible(first, final):
             self.bad_ids += 1
             return 0
@@ -247,9 +311,19 @@ cdef class BookCollector(Collector):
             if market.phase < USED or final > sequence.last:
                 self.on_update(market, CUT, b"", first, final, received_ns, connection)
             return 0
-        verdict = sequence.judge(
-            first, final, (connection > market.primary) - (connection < market.primary), self.now_ns,
-        )
+        if links is None or sequence.last == 0:
+            lead = (connection > market.primary) - (connection < market.primary)
+        else:
+            content = self.content()
+            if final <= sequence.last:
+                if links.compare(first, final, content, connection) == DIFFERENT:
+                    self.on_condition(market, DISAGREED, received_ns)
+                    return 0
+                # ids that start again show on the link that leads; the others are late
+                lead = 0 if connection == links.leader else -1
+            else:
+                lead = 1 if first > sequence.last + 1 and links.waits(connection, self.now_ns) else 0
+        verdict = sequence.judge(first, final, lead, self.now_ns)
         if (verdict != APPLY and verdict != IGNORE) or market.phase >= REFRESHING:
             self.on_update(
                 market, verdict, PyBytes_FromStringAndSize(frame, size), first, final, received_ns, connection,
@@ -258,6 +332,8 @@ cdef class BookCollector(Collector):
                 return 0
         if verdict == APPLY:
             self.apply_update(parser, market, received_ns)
+            if links is not None:
+                links.take(first, final, content, connection)
         elif final > sequence.last:
             # the older of two connections still delivers the updates in between
             return 0
@@ -292,6 +368,43 @@ cdef class BookCollector(Collector):
                 self.watcher(market, received_ns)
             return 0
         return self.send_book(market, 0, received_ns)
+
+    cdef bint has_touch(self, BookMarket market) noexcept:
+        return (
+            market.corrects and market.touch_id > market.sequence.last > 0
+            and self.now_ns - market.touch_ns < touch_limit_ns
+        )
+
+    cdef int take_top(self, MarketEntry entry, int64_t received_ns) except -1:
+        cdef BookMarket market = <BookMarket>entry
+        cdef double *top = self.parser.ticker
+        cdef int64_t id = self.parser.final_update_id
+        if not market.corrects:
+            return 0
+        if (
+            not possible(id, id) or not 0 < top[BID] < top[ASK] < INFINITY
+            or not 0 < top[BID_SIZE] < INFINITY or not 0 < top[ASK_SIZE] < INFINITY
+        ):
+            self.bad_tops += 1
+            return 0
+        if id <= market.sequence.last or (
+            id <= market.touch_id and self.now_ns - market.touch_ns < touch_limit_ns
+        ):
+            return 0
+        market.touch_id = id
+        market.touch_ns = self.now_ns
+        market.touch_exchange_ns = self.sound_time(self.parser.exchange_ns, received_ns)
+        market.touch[0] = top[BID]
+        market.touch[1] = top[BID_SIZE]
+        market.touch[2] = top[ASK]
+        market.touch[3] = top[ASK_SIZE]
+        # a change of size alone waits for the next update
+        if (
+            (market.phase == USED or market.phase == REFRESHING) and market.applied
+            and (market.shown[0] != top[BID] or market.shown[1] != top[ASK])
+        ):
+            self.send_book(market, 0, received_ns)
+        return 0
 
     cdef int send_extended(self, BookMarket market, Header *header) except -1:
         cdef BookMarket far = market.extension
@@ -331,11 +444,22 @@ cdef class BookCollector(Collector):
         header.exchange_ns = market.exchange_ns
         header.received_ns = received_ns
         header.id = market.sequence.last
-        if market.extension is not None and market.extension.usable:
+        market.shown[0] = market.levels[0] if market.n_bids else 0
+        market.shown[1] = market.levels[2 * market.n_bids] if market.n_asks else 0
+        if self.has_touch(market):
+            market.correct(&header)
+            market.shown[0] = market.touch[0]
+            market.shown[1] = market.touch[2]
+            market.corrected += 1
+            self.sink.send(
+                market.topic, &header, market.extended, 2 * (header.n_bids + header.n_asks) * sizeof(double),
+            )
+        elif market.extension is not None and market.extension.usable:
             self.send_extended(market, &header)
         else:
             self.sink.send(market.topic, &header, market.levels, 2 * (market.n_bids + market.n_asks) * sizeof(double))
         market.published += 1
+        # watchers take the book as the updates have made it
         if self.watcher is not None:
             self.watcher(market, received_ns)
         return 0
@@ -404,5 +528,5 @@ cdef class BookCollector(Collector):
         raise NotImplementedError(f"{type(self).__name__}.on_update")
 
     def on_condition(self, BookMarket market, int condition, int64_t received_ns):
-        """Called when a book becomes WHOLE, CROSSED or RANGE_LEFT; CROSSED and RANGE_LEFT are not published."""
+        """Called when a book becomes WHOLE, CROSSED, RANGE_LEFT or DISAGREED; the last three are not published."""
         raise NotImplementedError(f"{type(self).__name__}.on_condition")

@@ -24,6 +24,7 @@ cdef struct RecentTrade:
     double price
     double size
     bint sell
+    int64_t id
 
 
 cdef class RecentIds:
@@ -61,11 +62,14 @@ cdef class TickerMarket(MarketEntry):
         readonly int64_t trades
         readonly int64_t trades_by_rest
         readonly int64_t duplicates
+        readonly int64_t differing       # duplicates with another price, size or side
         double ticker[TICKER_FIELDS]
         RecentTrade kept[RECENT]         # a ring of the last trades
         int64_t n_kept                   # trades put into the ring since the start
 
-    cdef int keep(self, int64_t exchange_ns, double price, double size, bint sell, bint streamed) noexcept
+    cdef int keep(self, int64_t exchange_ns, double price, double size, bint sell, bint streamed, int64_t id) noexcept
+    # whether a trade of this id with another price, size or side is known
+    cdef bint differs(self, double price, double size, bint sell, int64_t id) noexcept
     cdef bint strays(self, int64_t id) noexcept
 
 

@@ -23,6 +23,9 @@ ID_DISTANCE = 100_000_000
 # started again there
 FAR_ROW = 3
 LOW_ROW = 50
+# trades back from the newest one that a duplicate is compared with
+cdef enum:
+    COMPARED = 128
 REFUSALS = ("", "price", "size", "id", "past", "future")
 
 cdef double largest = LARGEST
@@ -162,8 +165,20 @@ cdef class TickerMarket(MarketEntry):
         self.trade_id = -1
         return False
 
-    cdef int keep(self, int64_t exchange_ns, double price, double size, bint sell, bint streamed) noexcept:
-        self.kept[self.n_kept % RECENT] = RecentTrade(exchange_ns, price, size, sell)
+    cdef bint differs(self, double price, double size, bint sell, int64_t id) noexcept:
+        # a link that is behind by more trades is not compared
+        cdef int64_t at = self.n_kept
+        cdef int64_t end = max(0, self.n_kept - COMPARED)
+        cdef RecentTrade *one
+        while at > end:
+            at -= 1
+            one = &self.kept[at % RECENT]
+            if one.id == id:
+                return one.price != price or one.size != size or one.sell != sell
+        return False
+
+    cdef int keep(self, int64_t exchange_ns, double price, double size, bint sell, bint streamed, int64_t id) noexcept:
+        self.kept[self.n_kept % RECENT] = RecentTrade(exchange_ns, price, size, sell, id)
         self.n_kept += 1
         if exchange_ns >= self.trade_ns:
             self.trade_ns = exchange_ns
@@ -188,7 +203,7 @@ cdef class TickerMarket(MarketEntry):
     def remember(self, int64_t exchange_ns, double price, double size, int flags, int64_t id):
         """Take a trade that an earlier process published, so that it is not published again."""
         if self.ids.put(id):
-            self.keep(exchange_ns, price, size, flags & FLAG_SELL, False)
+            self.keep(exchange_ns, price, size, flags & FLAG_SELL != 0, False, id)
             # REST ids do not move the stream's position, as on the live path
             if not flags & FLAG_REST and id > self.trade_id:
                 self.trade_id = id
@@ -288,6 +303,7 @@ cdef class TickerCollector(Collector):
             market.resumed_ns = parser.exchange_ns
         if market.ids.has(id):
             market.duplicates += 1
+            market.differing += market.differs(parser.price, parser.size, parser.sell, id)
             return 0
         if self.contiguous:
             if market.strays(id):
@@ -313,7 +329,7 @@ cdef class TickerCollector(Collector):
         cdef double payload[2]
         if id > market.trade_id:
             market.trade_id = id
-        market.keep(exchange_ns, price, size, flags & FLAG_SELL, not flags & FLAG_REST)
+        market.keep(exchange_ns, price, size, flags & FLAG_SELL != 0, not flags & FLAG_REST, id)
         market.traded += size
         market.trades += 1
         memset(&header, 0, HEADER_SIZE)
