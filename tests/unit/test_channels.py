@@ -1,8 +1,9 @@
-"""The channels of a stream: one request costs no more than the channels that it may have."""
+"""Requests for many markets of whole exchanges: they cost no more than what they may have."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from coinspace.endpoint.live.channels import CHANNELS_LIMIT, StreamQuery, channe
 from coinspace.endpoint.live.hub import Hub
 from coinspace.endpoint.live.state import Live
 from coinspace.endpoint.routes import streams
+from coinspace.endpoint.routes.market import newest_trades
 from coinspace.storage.read.pool import Database
 
 MARKETS = 1500
@@ -111,3 +113,26 @@ async def test_the_first_states_of_many_channels_let_others_run(
     await asyncio.gather(other(), streams.begin(context, client, names, None))
     assert sent == sorted(names)
     assert max(after - before for before, after in pairwise([*others, 250])) * 0.002 < 0.05
+
+
+def test_the_newest_trades_of_all_markets_cost_what_is_shown() -> None:
+    looked = 0
+
+    class Trade(SimpleNamespace):
+        @property
+        def received_ns(self) -> int:
+            nonlocal looked
+            looked += 1
+            return int(self.arrived)
+
+    markets = [
+        deque(Trade(arrived=10 * n + m, exchange_ns=10 * n, id=m) for n in range(1000))
+        for m in range(10)
+    ]
+    # one without the exchange's time, and one that REST filled in late
+    markets[3][-1].exchange_ns = 0
+    markets[4][-1].exchange_ns = 17
+    found = newest_trades(markets, 8)  # type: ignore[arg-type]
+    assert [one.id for one in found] == [1, 2, 5, 6, 7, 8, 9, 3]
+    assert looked < 200
+    assert newest_trades([], 5) == []
