@@ -14,6 +14,7 @@ import pytest
 from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.endpoint.context import Context
+from coinspace.endpoint.history.methodology import described
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.channels import CHANNELS_LIMIT, StreamQuery, channels
 from coinspace.endpoint.live.hub import Hub
@@ -136,3 +137,23 @@ def test_the_newest_trades_of_all_markets_cost_what_is_shown() -> None:
     assert [one.id for one in found] == [1, 2, 5, 6, 7, 8, 9, 3]
     assert looked < 200
     assert newest_trades([], 5) == []
+
+
+async def test_the_methodology_of_many_assets_lists_the_markets_once(tmp_path: Path) -> None:
+    context = whole(tmp_path, 300)
+    context.settings.index.assets = [f"A{n}" for n in range(250)]
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(other())
+    found = await described(context)
+    beside.cancel()
+    assert len(found.definitions) == 250
+    assert context.listed == len(context.settings.exchanges)
+    # the other task ran between two assets
+    assert turns >= 250
