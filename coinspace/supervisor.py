@@ -28,6 +28,7 @@ from coinspace import preflight
 from coinspace.backoff import Backoff
 from coinspace.config import COLLECTORS, Settings, config_option, load, read_venues
 from coinspace.errors import ConfigError
+from coinspace.forkserver import Forked, ForkServer
 from coinspace.hosts import GROUPS, is_here, matching
 from coinspace.lock import lock_name
 from coinspace.log import configure_logging
@@ -125,6 +126,7 @@ class Child:
     Args:
         tasks: the supervisor's.
         watched: the process gives signs of life, and is restarted when they stop.
+        forks: makes the process, None = it is executed.
 
     Attributes: arguments: of the command; a change takes effect at the next start.
     """
@@ -139,6 +141,7 @@ class Child:
         tasks: Tasks,
         *,
         watched: bool = True,
+        forks: ForkServer | None = None,
     ) -> None:
         self.name = name
         self.restarts = 0
@@ -154,8 +157,9 @@ class Child:
         self._hang_s = settings.supervisor.hang_s
         self._tasks = tasks
         self._watched = watched
+        self._forks = forks
         self._environment: dict[str, str] = {}
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: asyncio.subprocess.Process | Forked | None = None
         self._listener: Listener | None = None
         self._spawning = asyncio.Lock()
         self._stopping = asyncio.Event()
@@ -216,8 +220,7 @@ class Child:
                     self._listener = opened.enter_context(contextlib.closing(Listener()))
                 process = self._process = await self._spawn(self._listener)
             opened.callback(self.log.close)
-            # ends the process if this task is cancelled, and closes pipes that others keep open
-            opened.callback(process._transport.close)  # type: ignore[attr-defined]
+            opened.callback(_close, process)
             tasks.spawn("stdout", self._pump(process.stdout, first=True), ends=True)
             tasks.spawn("stderr", self._pump(process.stderr), ends=True)
             watch = tasks.spawn("watch", self._watch(process, self._listener), ends=True)
@@ -229,8 +232,12 @@ class Child:
             finally:
                 await tasks.cancel()
 
-    async def _spawn(self, listener: Listener | None) -> asyncio.subprocess.Process:
+    async def _spawn(self, listener: Listener | None) -> asyncio.subprocess.Process | Forked:
         watched = listener.environment(self._hang_s) if listener is not None else {}
+        parent = {"COINSPACE_PARENT": str(os.getpid())}
+        environment = {**os.environ, **self._environment, **watched, **parent}
+        if self._forks is not None:
+            return await self._forks.fork(self.arguments, environment)
         return await asyncio.create_subprocess_exec(
             *self.COMMAND,
             *self.arguments,
@@ -239,12 +246,7 @@ class Child:
             stderr=asyncio.subprocess.PIPE,
             # its own group: Ctrl-C reaches only the supervisor, which stops processes in order
             start_new_session=True,
-            env={
-                **os.environ,
-                **self._environment,
-                **watched,
-                "COINSPACE_PARENT": str(os.getpid()),
-            },
+            env=environment,
         )
 
     def _helper_failed(self, name: str, error: BaseException) -> None:
@@ -266,7 +268,9 @@ class Child:
                 self.first_line.set_result(line)
             self.log.write(line)
 
-    async def _watch(self, process: asyncio.subprocess.Process, listener: Listener | None) -> None:
+    async def _watch(
+        self, process: asyncio.subprocess.Process | Forked, listener: Listener | None
+    ) -> None:
         """End the process when it gives no sign of life for too long."""
         if listener is None:
             return
@@ -315,8 +319,16 @@ class Child:
         await self._settle()
 
 
+def _close(process: asyncio.subprocess.Process | Forked) -> None:
+    """End the process if it still runs, and close its pipes, which others may keep open."""
+    if isinstance(process, Forked):
+        process.close()
+    else:
+        process._transport.close()  # type: ignore[attr-defined]
+
+
 async def _terminate(
-    process: asyncio.subprocess.Process,
+    process: asyncio.subprocess.Process | Forked,
     timeout_s: float,
     number: signal.Signals = signal.SIGTERM,
 ) -> bool:
@@ -340,16 +352,22 @@ class Supervisor:
 
     Attributes:
         processes: those to start, with the arguments of their commands.
+        forks: makes the processes, None = they are executed.
         stopping: set by signals, and when the supervisor itself fails.
         failure: the first error of the supervisor itself, None without one.
     """
 
     def __init__(
-        self, settings: Settings, environment: dict[str, str], processes: dict[str, list[str]]
+        self,
+        settings: Settings,
+        environment: dict[str, str],
+        processes: dict[str, list[str]],
+        forks: ForkServer | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
         self.processes = processes
+        self.forks = forks
         self.children: list[Child] = []
         self.stopping = asyncio.Event()
         self.failure: BaseException | None = None
@@ -404,7 +422,7 @@ class Supervisor:
     def launch(self, name: str, arguments: list[str], **environment: str) -> Child:
         """Start one process and keep it running. Args: environment: of this process only."""
         watched = name not in (SIMULATOR, REPLAY)
-        child = Child(name, arguments, self.settings, self.tasks, watched=watched)
+        child = Child(name, arguments, self.settings, self.tasks, watched=watched, forks=self.forks)
         self.children.append(child)
         child.start(self.environment | environment)
         return child
@@ -447,6 +465,8 @@ class Supervisor:
         Yields: the name of each process once it is replaced.
         Raises: ConfigError for a role without a process, or when a process cannot be replaced.
         """
+        if self.forks is not None:
+            await self.forks.renew()
         names = [name for name in self.processes if name != "questdb"]
         if roles:
             names = within_roles(roles, self.processes)
@@ -513,6 +533,8 @@ class Supervisor:
                         log.error("not stopped in order", process=child.name, exc_info=error)
         finally:
             await asyncio.gather(*(child.kill() for child in self.children), return_exceptions=True)
+            if self.forks is not None:
+                await self.forks.close()
             await self.tasks.cancel()
 
     async def beat(self, notifier: Notifier) -> None:
@@ -763,7 +785,8 @@ async def supervise(
         exchanges: the command that serves exchanges, None = the real ones.
     Returns: the exit code, 1 when the supervisor itself failed.
     """
-    supervisor = Supervisor(settings, environment, processes)
+    forks = ForkServer()
+    supervisor = Supervisor(settings, environment, processes, forks)
     notifier = Notifier(os.environ)
     stopping, tasks = supervisor.stopping, supervisor.tasks
     loop = asyncio.get_running_loop()
@@ -772,6 +795,7 @@ async def supervise(
         loop.add_signal_handler(number, stopping.set)
     if seconds:
         loop.call_later(seconds, stopping.set)
+    tasks.spawn("orphans", forks.reap_orphans())
     try:
         await _unless(stopping, supervisor.start(exchanges))
         if not stopping.is_set():

@@ -324,7 +324,11 @@ def _descendants(pid: int) -> Iterator[int]:
 
 def _name(pid: int) -> str:
     with suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        if title.startswith("coinspace fork server"):
+            return "fork server"
+        # a fork has one text in place of its arguments
+        words = title.replace("\0", " ").split()
         if "coinspace" in words:
             command, *rest = words[words.index("coinspace") + 1 :]
             if command == "questdb":

@@ -314,7 +314,7 @@ async def test_a_process_that_is_killed_during_its_start_leaves_nothing(
     before, started, go_on = open_files(), asyncio.Event(), asyncio.Event()
     real = Child._spawn
 
-    async def slow(child: Child, listener: Any) -> asyncio.subprocess.Process:
+    async def slow(child: Child, listener: Any) -> Any:
         started.set()
         await go_on.wait()
         return await real(child, listener)
