@@ -12,7 +12,7 @@ TOOLS := $(VENV)/.tools
 BUILT := build/.built
 PAGE := build/.page
 PEERS := build/peers
-UP := --simulate
+UP := --simulate --with coinone
 SECONDS := 600
 MINUTES := 60
 SOAK := --faults
@@ -43,7 +43,7 @@ $(INSTALLED): pyproject.toml requirements/install.txt | $(BIN)/python
 	@echo "installing into $(VENV), once; two or three minutes:"
 	@echo "  1 of 3: packages of requirements/install.txt …"
 	@$(PIP) install --require-hashes -r requirements/install.txt && \
-		echo "  2 of 3: compiling ext/, 22 modules; a minute …" && \
+		echo "  2 of 3: compiling ext/, 24 modules; a minute …" && \
 		PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation --no-deps --editable . || \
 		{ echo "installing failed: see the lines above (network for packages, compiler for ext/)"; exit 1; }
 	@mkdir -p build && touch $@ $(BUILT)

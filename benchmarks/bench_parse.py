@@ -17,10 +17,11 @@ import orjson
 import pytest
 
 from benchmarks import ondemand
-from benchmarks.frames import COUNT, INPUT, SEED, each, frames, upbit_book
+from benchmarks.frames import BINARY_KINDS, COUNT, INPUT, SEED, each, frames, upbit_book
 from benchmarks.measure import Benchmark, Result, gated, growth
 from benchmarks.peers import arrays
 from coinspace._ext.binance import BinanceParser
+from coinspace._ext.binance_sbe import BinanceSbeParser
 from coinspace._ext.bithumb import BithumbParser
 from coinspace._ext.message import TICKER_NAMES
 from coinspace._ext.parser import Parser
@@ -57,6 +58,13 @@ FIELDS = {
     "binance-trade": (5, 10),
     "upbit-ticker": (4, 8),
     "binance-ticker": (4, 8),
+}
+# the same content in JSON, by our parser; (gate, goal)
+JSON = "the same in JSON"
+BINARY = {
+    "binance-sbe-diff": (1.5, 3),
+    "binance-sbe-trade": (1.2, 2),
+    "binance-sbe-top": (1.2, 2),
 }
 UNITS = (5, 15, 30, 60, 120, 240)
 
@@ -186,6 +194,27 @@ def test_fields(benchmark: Benchmark, kind: str) -> None:
 
     gated(benchmark, measure)
     assert ours.malformed == 0
+
+
+@pytest.mark.parametrize("kind", BINARY_KINDS)
+def test_binary(benchmark: Benchmark, kind: str) -> None:
+    """The binary form of a frame beside its JSON, both by CoinSpace's parsers."""
+    batch, texts = frames(kind), frames(BINARY_KINDS[kind])
+    ours, theirs = BinanceSbeParser(), BinanceParser()
+
+    def measure() -> Result:
+        timing = compare(
+            {OURS: each(ours.parse, batch), JSON: each(theirs.parse, texts)}, events=len(batch)
+        )
+        result = Result(STAGE, kind, "ns/frame", INPUT, timing)
+        gate, goal = BINARY[kind]
+        result.ratio(JSON, gate=gate, goal=goal)
+        result.figures["bytes per frame"] = sum(map(len, batch)) / len(batch)
+        result.figures["bytes in JSON"] = sum(map(len, texts)) / len(texts)
+        return result
+
+    gated(benchmark, measure)
+    assert ours.malformed == theirs.malformed == 0
 
 
 def test_growth_in_levels(benchmark: Benchmark) -> None:

@@ -7,9 +7,15 @@ frame repeated would let the branch predictor learn it, and every figure would b
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, TypeVar
+
+import orjson
+
+from coinspace.exchanges import binance_sbe
 
 T = TypeVar("T")
 COUNT = 64
@@ -18,6 +24,32 @@ INPUT = f"{COUNT} generated frames, seed {SEED}"
 EPOCH_MS = 1_790_134_742_106
 # update id of the first of `diffs`
 FIRST_ID = 100_530_416_203
+# names of Coinone's keys in the SHORT format
+COINONE_SHORT = {
+    "response_type": "r",
+    "channel": "c",
+    "data": "d",
+    "quote_currency": "qc",
+    "target_currency": "tc",
+    "timestamp": "t",
+    "id": "i",
+    "asks": "a",
+    "bids": "b",
+    "price": "p",
+    "qty": "q",
+    "is_seller_maker": "sm",
+    "quote_volume": "qv",
+    "target_volume": "tv",
+    "high": "hi",
+    "low": "lo",
+    "first": "fi",
+    "last": "la",
+    "ask_best_price": "abp",
+    "ask_best_qty": "abq",
+    "bid_best_price": "bbp",
+    "bid_best_qty": "bbq",
+    "yesterday_high": "yhi",
+}
 # names of Upbit's and Bithumb's keys in the SIMPLE format
 SHORT = {
     "type": "ty",
@@ -231,6 +263,58 @@ def binance_top(rng: random.Random) -> str:
     )
 
 
+def _coinone(rng: random.Random, channel: str, data: dict[str, object], *, short: bool) -> str:
+    time_ms = EPOCH_MS + rng.randrange(10**8)
+    head: dict[str, object] = {"quote_currency": "KRW", "target_currency": "BTC"}
+    head |= {"timestamp": time_ms, "id": f"{time_ms}{rng.randrange(1, 5):03d}", **data}
+    frame = {"response_type": "DATA", "channel": channel, "data": head}
+    text = json.dumps(frame, separators=(",", ":"))
+    for long, key in COINONE_SHORT.items() if short else ():
+        text = text.replace(f'"{long}":', f'"{key}":')
+    return text
+
+
+def coinone_book(rng: random.Random, *, short: bool = False) -> str:
+    """Return a Coinone order book: 16 levels per side, the best ask last."""
+    mid = 116_450_000 + rng.randrange(-200, 200) * 10_000
+    sides = {
+        name: [
+            {"price": str(mid + sign * (i + (sign > 0)) * 10_000), "qty": f"{_size(rng):.8f}"}
+            for i in range(16)
+        ]
+        for name, sign in (("asks", 1), ("bids", -1))
+    }
+    sides["asks"].reverse()
+    return _coinone(rng, "ORDERBOOK", dict(sides), short=short)
+
+
+def coinone_trade(rng: random.Random, *, short: bool = False) -> str:
+    """Return a Coinone trade."""
+    price = 116_450_000 + rng.randrange(-200, 200) * 10_000
+    data = {"price": str(price), "qty": f"{_size(rng):.8f}"}
+    return _coinone(rng, "TRADE", data | {"is_seller_maker": rng.random() < 0.5}, short=short)
+
+
+def coinone_ticker(rng: random.Random, *, short: bool = False) -> str:
+    """Return a Coinone ticker."""
+    price = 116_450_000 + rng.randrange(-200, 200) * 10_000
+    data = {
+        "quote_volume": f"{rng.randrange(10**15) / 10**4:.4f}",
+        "target_volume": f"{rng.randrange(10**11) / 10**8:.8f}",
+        "high": str(price + 90_000),
+        "low": str(price - 900_000),
+        "first": str(price - 80_000),
+        "last": str(price),
+        "volume_power": "0",
+        "ask_best_price": str(price + 10_000),
+        "ask_best_qty": f"{_size(rng):.8f}",
+        "bid_best_price": str(price),
+        "bid_best_qty": f"{_size(rng):.8f}",
+        "yesterday_high": str(price + 500_000),
+    }
+    return _coinone(rng, "TICKER", dict(data), short=short)
+
+
 KINDS: dict[str, Callable[[random.Random], str]] = {
     "upbit-book": upbit_book,
     "upbit-book-simple": lambda rng: upbit_book(rng, simple=True),
@@ -245,14 +329,70 @@ KINDS: dict[str, Callable[[random.Random], str]] = {
     "bithumb-ticker": bithumb_ticker,
     "binance-ticker": binance_ticker,
     "binance-top": binance_top,
+    "coinone-book": coinone_book,
+    "coinone-book-short": lambda rng: coinone_book(rng, short=True),
+    "coinone-trade": coinone_trade,
+    "coinone-trade-short": lambda rng: coinone_trade(rng, short=True),
+    "coinone-ticker": coinone_ticker,
+    "coinone-ticker-short": lambda rng: coinone_ticker(rng, short=True),
 }
 
 
+# decimals of prices and sizes in SBE
+POWERS = (-2, -8)
+
+
+def _mantissa(text: str, power: int) -> int:
+    return int(Decimal(text).scaleb(-power))
+
+
+def as_sbe(frame: bytes) -> bytes:
+    """Return the SBE of a diff, a trade or the best prices in JSON."""
+    data = orjson.loads(frame)["data"]
+    time_us = data.get("E", EPOCH_MS) * 1000
+
+    def both(price: str, size: str) -> tuple[int, int]:
+        return _mantissa(price, POWERS[0]), _mantissa(size, POWERS[1])
+
+    if "t" in data:
+        row = (data["t"], *both(data["p"], data["q"]), data["m"])
+        return binance_sbe.encode_trades(time_us, time_us, POWERS, [row], data["s"])
+    if "U" in data:
+        sides = tuple([both(*level) for level in data[side]] for side in ("b", "a"))
+        ids = data["U"], data["u"]
+        return binance_sbe.encode_diff(time_us, ids, POWERS, (sides[0], sides[1]), data["s"])
+    best = (*both(data["b"], data["B"]), *both(data["a"], data["A"]))
+    return binance_sbe.encode_best(time_us, data["u"], POWERS, best, data["s"])
+
+
+# kind -> the kind in JSON with the same content
+BINARY_KINDS = {
+    "binance-sbe-diff": "binance-diff",
+    "binance-sbe-trade": "binance-trade",
+    "binance-sbe-top": "binance-top",
+}
+
+
+def kinds_of(exchange: str) -> list[str]:
+    """Return the kinds of an exchange; binance-sbe: Binance's binary ones."""
+    found = BINARY_KINDS if exchange == "binance-sbe" else KINDS
+    return [kind for kind in found if kind.startswith(exchange)]
+
+
+def made(kind: str, rng: random.Random) -> bytes:
+    """Return one frame of a kind."""
+    if kind in BINARY_KINDS:
+        return as_sbe(KINDS[BINARY_KINDS[kind]](rng).encode())
+    return KINDS[kind](rng).encode()
+
+
 def frames(kind: str, count: int = COUNT) -> list[bytes]:
-    """Return `count` different frames of one kind: upbit-book, binance-diff, … (see KINDS)."""
-    rng = random.Random(f"{kind} {SEED}")
-    make = KINDS[kind]
-    return [make(rng).encode() for _ in range(count)]
+    """Return `count` different frames of one kind: upbit-book, binance-diff, … (see KINDS).
+
+    A binary kind has the content of its kind in JSON.
+    """
+    rng = random.Random(f"{BINARY_KINDS.get(kind, kind)} {SEED}")
+    return [made(kind, rng) for _ in range(count)]
 
 
 def each(call: Callable[[T], Any], batch: list[T]) -> Callable[[], None]:

@@ -50,6 +50,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Replace running processes without losing data.",
             "coinspace restart collectors",
         ),
+        "reload": Command("restart", "Apply changed alerts without a restart.", "coinspace reload"),
         "status": Command(
             "observe.commands", "Show each process's state.", "coinspace status --json"
         ),
@@ -57,6 +58,12 @@ GROUPS: dict[str, dict[str, Command]] = {
             "observe.commands",
             "Watch rates and latencies of all processes.",
             "coinspace top --once",
+        ),
+        "alerts": Command(
+            "alerts.commands",
+            "List alerts, and send a test to each target.",
+            "coinspace alerts test",
+            {"list": "list --json", "test": "test --target ops"},
         ),
         "doctor": Command(
             "observe.commands", "Check this host and list what is missing.", "coinspace doctor"
@@ -75,6 +82,10 @@ GROUPS: dict[str, dict[str, Command]] = {
                 "explain": "explain BTC --ts 2026-01-31T09:00:00Z",
                 "premium": "premium BTC --size 1",
                 "premiums": "premiums --min 0.01 --sort asset",
+                "premium-stats": "premium-stats BTC",
+                "premium-values": "premium-values BTC --limit 20",
+                "premium-ohlc": "premium-ohlc BTC --interval 1h --basis fiat",
+                "usd-krw": "usd-krw",
                 "orderbook": "orderbook upbit/BTC/KRW --levels 15",
                 "books": "books upbit/BTC/KRW --start 2026-01-31T09:00:00Z --output books.parquet",
                 "tickers": "tickers --exchange upbit",
@@ -87,6 +98,11 @@ GROUPS: dict[str, dict[str, Command]] = {
                 "pipeline": "pipeline",
                 "sql": 'sql "SHOW TABLES"',
             },
+        ),
+        "premium": Command(
+            "premium",
+            "Print or watch the kimchi premium of all assets.",
+            "coinspace premium --watch",
         ),
         "keys": Command(
             "endpoint.commands",
@@ -249,6 +265,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Publish one exchange's tickers and trades on the bus.",
             "coinspace ticker-collector upbit",
         ),
+        "fx-collector": Command(
+            "rates.worker", "Publish quotations of USD/KRW on the bus.", "coinspace fx-collector"
+        ),
         "orderbook-storage-worker": Command(
             "storage.worker", "Store order books in QuestDB.", "coinspace orderbook-storage-worker"
         ),
@@ -271,6 +290,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "endpoint.worker",
             "Serve the HTTP API, streams and the dashboard.",
             "coinspace index-endpoint",
+        ),
+        "alerter": Command(
+            "alerts.worker", "Watch the rules and send alerts.", "coinspace alerter"
         ),
     },
 }

@@ -11,9 +11,11 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import orjson
 from pydantic import (
@@ -29,6 +31,7 @@ from pydantic import (
 )
 
 from coinspace import hosts as several
+from coinspace.config_alerts import AlertRule, AlertSettings, AlertTarget
 from coinspace.config_sources import (
     PREFIX,
     STRICT,
@@ -42,6 +45,7 @@ from coinspace.config_sources import (
 )
 from coinspace.errors import ConfigError, MarketError
 from coinspace.exchanges import EXCHANGES, UNUSABLE, every
+from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, RATED_QUOTES, Market
 from coinspace.plain_options import config_option as config_option
@@ -54,10 +58,16 @@ WORKERS = (
     "index-calculator",
     "index-endpoint",
 )
+# collects quotations of USD/KRW
+RATE_COLLECTOR = "fx-collector"
+# runs where alerts have rules
+ALERTER = "alerter"
 PROCESSES = (
     *(f"{kind}-{exchange}" for kind in COLLECTORS for exchange in EXCHANGES),
     *WORKERS,
     "questdb",
+    RATE_COLLECTOR,
+    ALERTER,
 )
 # markets that enter the index by default, as in the methodology
 CONSTITUENTS = tuple(
@@ -65,6 +75,9 @@ CONSTITUENTS = tuple(
 )
 # sockaddr_un.sun_path has 108 bytes, with the closing zero
 IPC_PATH_LIMIT = 107
+# endpoints on NATS: this word, then the first words of their subjects
+NATS_SCHEME = "nats:"
+SUBJECT_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # values of storage.retention: a duration, or words for rows that are never deleted
 RETENTION = re.compile(r"([1-9]\d{0,4}) ?(h|d|w|M|y|(?i:hours?|days?|weeks?|months?|years?))")
 KEEP_FOR_EVER = ("off", "keep")
@@ -77,7 +90,7 @@ PORTS_EACH = 3
 # of the private server that other hosts use, where the settings name none
 SHARED_PORTS = {"http": 9000, "pg": 8812}
 # the processes that use the database
-DATABASE_USERS = (*WORKERS[:2], *WORKERS[3:])
+DATABASE_USERS = (*WORKERS[:2], *WORKERS[3:], ALERTER)
 
 
 def _process(name: str) -> str:
@@ -108,8 +121,13 @@ Duration = Annotated[str, AfterValidator(_duration)]
 
 
 def default_exchanges() -> dict[str, ExchangeSettings]:
-    """Return exchange -> the default section that its module defines."""
-    return {one.NAME: one.SETTINGS.model_copy(deep=True) for one in every()}
+    """Return exchange -> its default section; one that is off by default has no markets."""
+    return {
+        one.NAME: one.SETTINGS.model_copy(
+            deep=True, update={} if one.BY_DEFAULT else {"markets": []}
+        )
+        for one in every()
+    }
 
 
 class Section(BaseModel):
@@ -128,7 +146,16 @@ class HostSettings(Section):
 
 
 class BusSettings(Section):
-    """The ZMQ bus: one PUB socket per publishing process, and a side socket for its journal."""
+    """The bus: ZMQ, with one PUB socket and one journal socket per publishing process, or NATS."""
+
+    url: str = ""
+    """nats://host:port, several with commas: the bus runs on these NATS servers; empty = ZMQ"""
+    credentials: str = ""
+    """NATS credentials file (JWT and seed)"""
+    ca_file: str = ""
+    """certificates that NATS servers are checked with; empty = the system's"""
+    platform: str = "coinspace"
+    """first word of all subjects on NATS: one per platform that shares the servers"""
 
     endpoints: Annotated[dict[str, str], Names(_process)] = {}
     """process name -> tcp://host:port; ipc below data/run by default"""
@@ -154,6 +181,21 @@ class BusSettings(Section):
     _key_file: Path = PrivateAttr(default=Path("curve.json"))
     # process -> the host that runs it, of several hosts
     _runs: dict[str, HostSettings] = PrivateAttr(default_factory=dict)
+
+    @field_validator("url")
+    @classmethod
+    def _servers(cls, given: str) -> str:
+        for one in filter(None, given.split(",")):
+            if not re.fullmatch(r"((nats|tls|ws|wss)://)?[^/\s]+", one.strip()):
+                raise ValueError("expected nats://host:port, several with commas between them")
+        return given
+
+    @field_validator("platform")
+    @classmethod
+    def _subject_word(cls, given: str) -> str:
+        if not SUBJECT_WORD.fullmatch(given):
+            raise ValueError("expected at most 64 letters, digits, - and _")
+        return given
 
     @model_validator(mode="after")
     def _curve_pair(self) -> BusSettings:
@@ -182,18 +224,32 @@ class BusSettings(Section):
         address = f"[{host.address}]" if ":" in host.address else host.address
         return f"tcp://{address}:{self.port + PORTS_EACH * PROCESSES.index(process) + number}"
 
+    def _nats(self, kind: str, process: str) -> str:
+        """Return the endpoint of a process on NATS, "" on ZMQ."""
+        return f"{NATS_SCHEME}{self.platform}.{kind}.{process}" if self.url else ""
+
     def endpoint(self, process: str) -> str:
-        """Return the PUB endpoint of a process."""
+        """Return the endpoint where a process publishes."""
+        if self.url:
+            return self._nats("bus", process)
         return self.endpoints.get(process) or self._tcp(process, 0) or self._ipc(process)
 
     def replay_endpoint(self, process: str) -> str:
         """Return the endpoint where a process answers journal requests."""
+        if self.url:
+            return self._nats("journal", process)
         given = self.replay_endpoints.get(process) or self._tcp(process, 1)
         return given or self._ipc(f"{process}.journal")
 
     def beat_endpoint(self, process: str) -> str:
         """Return where a process of several hosts publishes its health, "" on a single host."""
+        if self.url:
+            return self._nats("beat", process) if process in self._runs else ""
         return self._tcp(process, 2)
+
+    def lock_path(self, endpoint: str) -> Path:
+        """Return the file that this host's process with an endpoint on NATS locks."""
+        return self._sockets / f"{endpoint.removeprefix(NATS_SCHEME)}.lock"
 
     @property
     def key_file(self) -> Path:
@@ -374,6 +430,82 @@ class StorageSettings(Section):
         return options
 
 
+# sources of USD/KRW -> (address, seconds between two requests)
+RATE_SOURCES = {
+    "dunamu": ("https://quotation-api-cdn.dunamu.com", 15.0),
+    "naver": ("https://m.stock.naver.com", 60.0),
+    "yahoo": ("https://query1.finance.yahoo.com", 60.0),
+    "eximbank": ("https://oapi.koreaexim.go.kr", 1800.0),
+    "ecos": ("https://ecos.bok.or.kr", 1800.0),
+    "frankfurter": ("https://api.frankfurter.dev", 1800.0),
+}
+# sources that answer only with a key
+KEYED_SOURCES = ("eximbank", "ecos")
+
+
+def _rate_source(name: str) -> str:
+    found = name.strip().lower()
+    if found not in RATE_SOURCES:
+        raise ValueError(f"expected some of {', '.join(RATE_SOURCES)}, was {name!r:.60}")
+    return found
+
+
+def _address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected http:// or https://, a host, and no query")
+    return text.rstrip("/")
+
+
+_Source = Annotated[str, AfterValidator(_rate_source)]
+
+
+class RatesSettings(Section):
+    """USD/KRW for the premium against USD: which sources `fx-collector` asks."""
+
+    sources: list[_Source] = ["frankfurter"]
+    """in order of trust: dunamu, naver, yahoo, eximbank, ecos, frankfurter; empty = none"""
+    urls: Annotated[dict[_Source, Annotated[str, AfterValidator(_address)]], Names(str.lower)] = {}
+    """source -> another address"""
+    keys: Annotated[dict[_Source, SecretStr], Names(str.lower)] = {}
+    """source -> its key (eximbank, ecos); better in COINSPACE_RATES__KEYS"""
+    poll_s: Annotated[
+        dict[_Source, Annotated[float, Field(ge=1, le=86_400)]], Names(str.lower)
+    ] = {}
+    """source -> seconds between two requests"""
+    holidays: list[str] = []
+    """days without a session in Seoul, YYYY-MM-DD, besides weekends and fixed dates"""
+    record: bool = True
+    """archive the answers below data/archive; about 1 MB a day without yahoo"""
+
+    @field_validator("sources")
+    @classmethod
+    def _once(cls, sources: list[str]) -> list[str]:
+        return list(dict.fromkeys(sources))
+
+    @field_validator("holidays")
+    @classmethod
+    def _days(cls, days: list[str]) -> list[str]:
+        for one in days:
+            try:
+                date.fromisoformat(one)
+            except ValueError:
+                raise ValueError(f"expected days as YYYY-MM-DD, was {one!r:.40}") from None
+        return days
+
+    def url(self, source: str) -> str:
+        """Return the address of a source."""
+        return self.urls.get(source) or RATE_SOURCES[source][0]
+
+    def interval_s(self, source: str) -> float:
+        """Return the seconds between two requests."""
+        return self.poll_s.get(source) or RATE_SOURCES[source][1]
+
+    def key(self, source: str) -> str:
+        """Return the key of a source, "" without one."""
+        return self.keys[source].get_secret_value() if source in self.keys else ""
+
+
 class IndexParameters(Section):
     """The method's parameters of one index: every number of the methodology, hashed together."""
 
@@ -432,7 +564,7 @@ class IndexParameters(Section):
     taker_fees: Annotated[dict[str, Annotated[float, Field(ge=0, lt=1)]], Names(str.lower)] = {}
     """exchange -> fraction, for executable prices"""
     usd_krw: Annotated[float | None, Field(gt=0)] = None
-    """reference rate for premium a and c"""
+    """constant USD/KRW for premium a and c, used while [rates] gives none"""
 
 
 def default_overrides() -> dict[str, dict[str, Any]]:
@@ -609,6 +741,12 @@ def index_parameters(values: dict[str, Any], where: str) -> IndexParameters:
         raise ConfigError(_explain(error, where)) from None
 
 
+def public_fees() -> dict[str, float]:
+    """Return the taker fee that each exchange publishes, where it is known."""
+    fees = ((one.NAME, getattr(one, "TAKER_FEE", None)) for one in every())
+    return {name: fee for name, fee in fees if fee is not None}
+
+
 class EndpointSettings(Section):
     """The HTTP API; rates are written as in "100/second", empty = no limit."""
 
@@ -648,10 +786,26 @@ class EndpointSettings(Section):
     query_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
     connections: Annotated[int, Field(ge=1, le=32)] = 4
     """database connections"""
+    taker_fees: Annotated[dict[str, Annotated[float, Field(ge=0, lt=1)]], Names(str.lower)] = Field(
+        default_factory=public_fees
+    )
+    """exchange -> fraction; one that is left out has its public fee"""
+    trade_sizes: Annotated[list[Annotated[float, Field(gt=0, le=1e15)]], Field(max_length=8)] = [
+        1e6,
+        1e7,
+        1e8,
+        1e9,
+    ]
+    """KRW, for what trades leave of a premium"""
     downloads: Annotated[int, Field(ge=1, le=1000)] = 4
     """downloads of whole ranges at the same time"""
     download_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     """time limit of a download"""
+
+    @field_validator("taker_fees")
+    @classmethod
+    def _fees(cls, fees: dict[str, float]) -> dict[str, float]:
+        return public_fees() | fees
 
     @field_validator("host")
     @classmethod
@@ -726,10 +880,12 @@ class Settings(Section):
     journal: JournalSettings = Field(default_factory=JournalSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
+    rates: RatesSettings = Field(default_factory=RatesSettings)
     endpoint: EndpointSettings = Field(default_factory=EndpointSettings)
     tuning: TuningSettings = Field(default_factory=TuningSettings)
     supervisor: SupervisorSettings = Field(default_factory=SupervisorSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    alerts: AlertSettings = Field(default_factory=AlertSettings)
     _host_of: dict[str, str] = PrivateAttr(default_factory=dict)
     _own_host: str | None = PrivateAttr(default=None)
 
@@ -739,6 +895,15 @@ class Settings(Section):
         self._host_of = several.assigned(self.hosts, PROCESSES)
         self.bus._runs = {name: self.hosts[host] for name, host in self._host_of.items()}
 
+    @property
+    def depths(self) -> dict[str, int]:
+        """Published levels per side of each exchange that is collected, or would be by default."""
+        return {
+            name: section.depth
+            for name, section in self.exchanges.items()
+            if section.markets or exchange_named(name).BY_DEFAULT
+        }
+
     def processes(self) -> list[tuple[str, list[str]]]:
         """Return (process name, command arguments) of every process, in flow order.
 
@@ -747,7 +912,9 @@ class Settings(Section):
         collected = [name for name, exchange in self.exchanges.items() if exchange.markets]
         found = [
             *((f"{kind}-{name}", [kind, name]) for kind in COLLECTORS for name in collected),
+            *((name, [name]) for name in (RATE_COLLECTOR,) if self.rates.sources),
             *((name, [name]) for name in WORKERS),
+            *((name, [name]) for name in (ALERTER,) if self.alerts.rules),
         ]
         return [one for one in found if not self.hosts or one[0] in self._host_of]
 
@@ -902,7 +1069,12 @@ def _hosts(settings: Settings) -> Iterator[tuple[str, str]]:
 def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     # checks that need several sections: (place, problem)
     yield from _hosts(settings)
+    for source in settings.rates.sources:
+        if source in KEYED_SOURCES and not settings.rates.key(source):
+            yield f"rates.keys.{source}", f"expected a key, as rates.sources names {source}"
     for name, exchange in settings.exchanges.items():
+        if exchange.format == "sbe" and not hasattr(exchange_named(name), "uses_sbe"):
+            yield f"exchanges.{name}.format", f"expected a JSON format, as {name} has no SBE"
         for market in exchange.group_levels:
             if not collects(settings, name, market):
                 yield f"exchanges.{name}.group_levels", _not_collected(settings, name, market)
@@ -919,10 +1091,11 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         )
     fees = {"parameters": index.parameters.taker_fees, "next": index.next.get("taker_fees", {})}
     fees |= {f"overrides.{one}": own.get("taker_fees", {}) for one, own in index.overrides.items()}
-    for where, table in fees.items():
+    tables = {f"index.{where}": table for where, table in fees.items()}
+    for where, table in (tables | {"endpoint": settings.endpoint.taker_fees}).items():
         for name in table:
             if name not in EXCHANGES:
-                yield f"index.{where}.taker_fees", _unknown("exchange", name, list(EXCHANGES))
+                yield f"{where}.taker_fees", _unknown("exchange", name, list(EXCHANGES))
     for venue in index.excluded:
         name, _, market = venue.partition(":")
         if name not in EXCHANGES:
@@ -982,7 +1155,9 @@ def _explain(error: ValidationError, where: str, environment: Environment | None
 
 
 # sections and keys whose values may contain a password or a key
-_SECRET_PLACES = {"bus", "storage", "keys", "websocket", "rest"}
+_SECRET_PLACES = {
+    *("bus", "storage", "keys", "api_key", "websocket", "sbe_websocket", "rest", "targets"),
+}
 # a longer text may be a secret in the wrong place
 _SHOWN_LENGTH = 20
 
@@ -1009,8 +1184,10 @@ def _keys(section: type[BaseModel], before: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         yield f"{before}{name}"
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _keys(kind, f"{before}{name}.")
     if section is Settings:
         for exchange in EXCHANGES:
             yield from _keys(ExchangeSettings, f"exchanges.{exchange}.")
+        yield from _keys(AlertRule, "alerts.rules.NAME.")
+        yield from _keys(AlertTarget, "alerts.targets.NAME.")

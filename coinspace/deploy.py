@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from coinspace.config import config_option, load
+from coinspace.config import ALERTER, config_option, load
 from coinspace.errors import ConfigError
 from coinspace.process import COMMAND
 from coinspace.supervisor import chosen, only_option, start_groups
@@ -57,7 +57,7 @@ Environment=COINSPACE_DATA={data}
 {config}# secrets as COINSPACE_… variables: a file that only root can read
 EnvironmentFile=-{secrets}
 ExecStart={command}
-Restart=always
+{reload}Restart=always
 RestartSec=2
 TimeoutStartSec=300
 WatchdogSec=60
@@ -94,6 +94,8 @@ SystemCallErrorNumber=EPERM
 [Install]
 WantedBy={target}
 """
+
+RELOAD = "ExecReload=/bin/kill -HUP $MAINPID\n"
 
 
 def unit_name(process: str) -> str:
@@ -145,6 +147,7 @@ def units(
                 secrets=SECRETS,
                 command=" ".join([*COMMAND, *processes[name]]),
                 directory=directory,
+                reload=RELOAD if name == ALERTER else "",
             )
         earlier += group
     return found

@@ -14,7 +14,7 @@ from typing import Protocol
 
 # role -> patterns of its processes; a role may also be such a pattern
 GROUPS = {
-    "collectors": ("orderbook-collector-*", "ticker-collector-*"),
+    "collectors": ("orderbook-collector-*", "ticker-collector-*", "fx-collector"),
     "storage": ("questdb", "*-storage-worker"),
     "index": ("orderbook-aggregator", "index-calculator"),
     "endpoint": ("index-endpoint",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coinspace import tuning
+from coinspace.alerts import check as alerts
 from coinspace.config import Settings, default_overrides, nearest
 from coinspace.errors import ConfigError
 from coinspace.exchanges import UNUSABLE
@@ -21,6 +22,7 @@ def check_start(settings: Settings) -> None:
         *tuning.problems(settings.tuning),
         *_overrides(settings),
         *_database(settings),
+        *alerts.problems(settings),
     ]
     if problems:
         raise ConfigError("\n".join(problems))

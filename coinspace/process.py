@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 COMMAND = (sys.executable, "-P", "-m", "coinspace")
 State = Literal["starting", "ready", "degraded", "stopping", "stopped"]
 # processes that must know which assets have an index
-INDEX_PROCESSES = ("orderbook-aggregator", "index-calculator", "index-endpoint")
+INDEX_PROCESSES = ("orderbook-aggregator", "index-calculator", "index-endpoint", "alerter")
 # a process that still runs this long after a request to stop exits without clean-up; shorter than
 # the supervisor's limit, longer than a storage worker needs for its last rows
 STOP_LIMIT_S = 18.0
@@ -172,6 +172,13 @@ class Process:
             # most processes are degraded first, while they wait for another one
             self._started = True
             tune_garbage_collector(self.settings.tuning)
+        if self.settings.bus.url:
+            # imported here: only some platforms have such a connection
+            from coinspace.bus.transport import problems
+
+            if found := problems():
+                self.degraded("; ".join(found))
+                return
         self._change("ready", None)
 
     def degraded(self, reason: str, kind: str | None = None) -> None:

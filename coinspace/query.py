@@ -36,7 +36,14 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ohlc": ("/v1/indices/{}/ohlc", ("start", "end", "limit", "interval")),
     "explain": ("/v1/indices/{}/explain", ("ts",)),
     "premium": ("/v1/premium/{}", ("size",)),
-    "premiums": ("/v1/premiums", ("min", "max", "sort", "order")),
+    "premiums": (
+        "/v1/premiums",
+        ("min", "max", "sort", "order", "basis", "window", "search", "limit"),
+    ),
+    "premium-stats": ("/v1/premium/{}/stats", ()),
+    "premium-values": ("/v1/premium/{}/values", ("start", "end", "limit")),
+    "premium-ohlc": ("/v1/premium/{}/ohlc", ("start", "end", "limit", "interval", "basis")),
+    "usd-krw": ("/v1/usd-krw", ()),
     "orderbook": ("/v1/orderbooks/{}", ("levels", "at", "within")),
     "books": ("/v1/orderbooks/{}/history", ("start", "end", "limit", "levels")),
     "tickers": ("/v1/tickers", ("exchange", "market")),
@@ -49,7 +56,7 @@ SUBJECTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pipeline": ("/v1/pipeline", ()),
     "sql": ("{}", ("limit",)),
 }
-BULK = ("values", "ohlc", "trades", "books", "sql")
+BULK = ("values", "ohlc", "premium-values", "premium-ohlc", "trades", "books", "sql")
 # queries whose answer is a list of objects -> its name, and the client's class of one
 LISTS = {
     "indices": "indices",
@@ -63,7 +70,7 @@ LISTS = {
 }
 KINDS = {
     "indices": "IndexValue",
-    "premiums": "PremiumSummary",
+    "premiums": "RankedPremium",
     "tickers": "Ticker",
     "assets": "Asset",
     "markets": "Market",
@@ -77,7 +84,10 @@ ROWS_LIMIT = 1_000_000
 # a server must not keep the command asking for ever
 PAGES_LIMIT = 10_000
 # queries that the database can answer; the others need a running endpoint
-STORED = ("values", "ohlc", "explain", "orderbook", "books", "trades", "gaps", "methodology", "sql")
+STORED = (
+    "values", "ohlc", "premium-values", "premium-ohlc", "explain", "orderbook", "books", "trades",
+    "gaps", "methodology", "sql",
+)  # fmt: skip
 
 
 def endpoint_url(settings: Settings) -> str:
@@ -117,7 +127,10 @@ class _What(click.Choice[str]):
 @click.option("--quote", help="only markets with this quote currency")
 @click.option("--min", type=float, help="only premiums of at least this fraction; 0.01 is 1 %")
 @click.option("--max", type=float, help="only premiums of at most this fraction")
-@click.option("--sort", help="premium, asset or age")
+@click.option("--sort", help="premium, asset, age, change_1h, percentile, left, …")
+@click.option("--basis", help="of premiums: coin (against USDT) or fiat (against USD)")
+@click.option("--window", help="of --sort percentile: 1h, 24h, 7d, 30d or 90d")
+@click.option("--search", help="only assets whose name has this text")
 @click.option("--order", help="asc or desc")
 @click.option("--limit", type=click.IntRange(min=1), help="rows")
 @click.option("--url", help="the endpoint; by default this machine's")

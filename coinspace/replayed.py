@@ -16,6 +16,7 @@ from coinspace.errors import ConfigError, MarketError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Exchange
 from coinspace.market import Market
+from coinspace.rates.replay import RECORDED
 from coinspace.recording.format import FeedReader
 
 # records of a feed that are read for its markets
@@ -35,6 +36,9 @@ def markets_of(feeds: Sequence[Path]) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {}
     for path in feeds:
         with FeedReader(path) as reader:
+            if reader.exchange == RECORDED:
+                # their times would be too old for a live rate
+                continue
             exchange = exchange_named(reader.exchange)
             symbols = symbols_of(exchange, itertools.islice(reader, FIRST_RECORDS))
         markets = found.setdefault(exchange.NAME, {})
@@ -79,7 +83,9 @@ def narrow(settings: Settings, feeds: Sequence[Path]) -> dict[str, str]:
     Raises: ConfigError when no asset of the index is recorded.
     """
     recorded = markets_of(feeds)
-    environment: dict[str, str] = {}
+    # recorded quotations of USD/KRW are too old for a live rate
+    settings.rates.sources = []
+    environment = {"COINSPACE_RATES__SOURCES": ""}
     markets = []
     for name, section in settings.exchanges.items():
         section.markets = _fitting(settings, name, recorded.get(name, []))

@@ -1,4 +1,4 @@
-"""`coinspace restart`: asks the running `coinspace up` to replace processes without a loss.
+"""`coinspace restart` and `coinspace reload`: requests to the running `coinspace up`.
 
 The request and the answers are lines of JSON on a socket in the data folder.
 """
@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import orjson
@@ -28,7 +29,11 @@ REQUEST_S = 10.0
 # of this release's messages: the first byte of each
 MESSAGES = encode_header(HEARTBEAT)[0]
 
+# sections that a new process reads; others also concern `coinspace up` itself, or all hosts
+RESTARTED = ("exchanges", "index", "endpoint", "tuning", "journal")
+
 Replaced = Callable[[list[str]], AsyncIterator[str]]
+Reloaded = Callable[[], AsyncIterator[str]]
 
 
 @contextmanager
@@ -41,16 +46,28 @@ def _place(settings: Settings) -> Iterator[str]:
         os.close(folder)
 
 
-async def serve(settings: Settings, replaced: Replaced, stopping: asyncio.Event) -> None:
+async def _nothing() -> AsyncIterator[str]:
+    return
+    yield
+
+
+async def serve(
+    settings: Settings,
+    replaced: Replaced,
+    stopping: asyncio.Event,
+    reloaded: Reloaded = _nothing,
+) -> None:
     """Answer requests until everything stops.
 
-    Args: replaced: replaces the processes of some roles and yields their names.
+    Args:
+        replaced: replaces the processes of some roles and yields their names.
+        reloaded: applies a changed configuration and yields the settings that it applies.
     """
 
     async def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # TimeoutError is an OSError
         with contextlib.suppress(OSError), contextlib.closing(writer):
-            async for answer in _answers(await _request(reader), replaced):
+            async for answer in _answers(await _request(reader), replaced, reloaded):
                 writer.write(orjson.dumps(answer) + b"\n")
                 await writer.drain()
 
@@ -72,9 +89,16 @@ async def _request(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-async def _answers(request: bytes, replaced: Replaced) -> AsyncIterator[dict[str, str]]:
+async def _answers(
+    request: bytes, replaced: Replaced, reloaded: Reloaded = _nothing
+) -> AsyncIterator[dict[str, str]]:
     try:
         asked = orjson.loads(request)
+        if asked.get("reload"):
+            async for name in reloaded():
+                yield {"applied": name}
+            yield {"done": ""}
+            return
         if asked["messages"] != MESSAGES:
             # new readers would refuse the messages and journals of old writers
             raise ConfigError(
@@ -83,7 +107,7 @@ async def _answers(request: bytes, replaced: Replaced) -> AsyncIterator[dict[str
             )
         async for name in replaced([str(role) for role in asked["restart"]]):
             yield {"replaced": name}
-    except (CoinSpaceError, ValueError, KeyError, TypeError) as error:
+    except (CoinSpaceError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield {"error": str(error)}
     else:
         yield {"done": ""}
@@ -101,7 +125,7 @@ def restart(roles: tuple[str, ...], config_path: str | None) -> None:
     """
     settings = load(config_path)
     last: dict[str, str] = {}
-    for answer in _asked(settings, list(roles)):
+    for answer in _asked(settings, {"restart": list(roles)}):
         last = answer
         if name := answer.get("replaced"):
             click.echo(printable(name))
@@ -109,16 +133,57 @@ def restart(roles: tuple[str, ...], config_path: str | None) -> None:
         raise ConfigError(last.get("error") or "restart: `coinspace up` has ended meanwhile")
 
 
-def _asked(settings: Settings, roles: list[str]) -> Iterator[dict[str, str]]:
+@click.command()
+@config_option
+def reload(config_path: str | None) -> None:
+    """Apply changed rules and targets of alerts to the running `coinspace up`, as SIGHUP does.
+
+    It prints what it has applied. A wrong file changes nothing. Other changes are named with what
+    applies them; exit code 1.
+    """
+    last: dict[str, str] = {}
+    for answer in _asked(load(config_path), {"reload": True}):
+        last = answer
+        if name := answer.get("applied"):
+            click.echo(printable(name))
+    if "done" not in last:
+        raise ConfigError(last.get("error") or "reload: `coinspace up` has ended meanwhile")
+
+
+def differences(old: Settings, new: Settings) -> list[str]:
+    """Return the names of the settings that differ, `alerts.rules.NAME.over`."""
+    return sorted(_differences("", old.model_dump(), new.model_dump()))
+
+
+def _differences(place: str, old: Any, new: Any) -> Iterator[str]:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        if old != new:
+            yield place
+        return
+    for name in old.keys() | new.keys():
+        yield from _differences(f"{place}.{name}" if place else name, old.get(name), new.get(name))
+
+
+def refusal(changed: list[str]) -> str:
+    """Return which settings need a restart, and of what."""
+    soft = [one for one in changed if one.startswith(tuple(f"{name}." for name in RESTARTED))]
+    hard = [one for one in changed if one not in soft]
+    texts = [f"{', '.join(soft)}: `coinspace restart` applies this"] if soft else []
+    if hard:
+        texts.append(f"{', '.join(hard)}: stop `coinspace up` and start it again to apply this")
+    return "; ".join(texts)
+
+
+def _asked(settings: Settings, request: dict[str, Any]) -> Iterator[dict[str, str]]:
     try:
         with _place(settings) as place, socket.socket(socket.AF_UNIX) as connection:
             connection.connect(place)
-            connection.sendall(orjson.dumps({"restart": roles, "messages": MESSAGES}) + b"\n")
+            connection.sendall(orjson.dumps(request | {"messages": MESSAGES}) + b"\n")
             with connection.makefile("rb") as lines:
                 for line in lines:
                     yield orjson.loads(line)
     except OSError as error:
         raise ConfigError(
             f"{Path(settings.data) / 'run'}: expected a running `coinspace up`, {error.strerror};"
-            " restart the units of systemd with systemctl"
+            " restart or reload the units of systemd with systemctl"
         ) from None

@@ -26,8 +26,16 @@ import uvloop
 
 from coinspace import preflight
 from coinspace.backoff import Backoff
-from coinspace.config import COLLECTORS, Settings, config_option, load, read_venues
-from coinspace.errors import ConfigError
+from coinspace.config import (
+    ALERTER,
+    COLLECTORS,
+    RATE_COLLECTOR,
+    Settings,
+    config_option,
+    load,
+    read_venues,
+)
+from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.forkserver import Forked, ForkServer
 from coinspace.hosts import GROUPS, is_here, matching
 from coinspace.lock import lock_name
@@ -36,9 +44,11 @@ from coinspace.notify import Listener, Notifier
 from coinspace.observe.doctor import OPEN_FILES, check_limits
 from coinspace.observe.health import health_of
 from coinspace.observe.screen import StatusScreen
+from coinspace.options import EXCHANGE
 from coinspace.process import COMMAND, STANDBY
-from coinspace.restart import serve
-from coinspace.simulator.markets.offer import offer, whole_markets
+from coinspace.restart import differences, refusal, serve
+from coinspace.simulator.markets.offer import offer, usual_markets, whole_markets
+from coinspace.simulator.rates import SIMULATED_SOURCES
 from coinspace.storage.forecast import forecast
 from coinspace.storage.questdb.address import root
 from coinspace.tasks import WORK, Tasks, within
@@ -62,6 +72,7 @@ ENDPOINT = "index-endpoint"
 # commands that serve exchanges of their own instead of the real ones
 SIMULATOR, REPLAY = "simulate", "replay"
 BEAT_INTERVAL_S = 1.0
+RELOAD_S = 20.0
 # a log line that says why a process ended: CoinSpace's own, or the last one of a traceback
 _REASON = re.compile(r"coinspace: .+|[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*")
 
@@ -475,6 +486,59 @@ class Supervisor:
                 await self.replace(name)
                 yield name
 
+    async def reloaded(self) -> AsyncIterator[str]:
+        """Read the configuration again and apply the changes that need no restart.
+
+        Yields: each setting that was applied.
+        Raises: ConfigError for a wrong configuration, which changes nothing, and for changes that
+            need a restart.
+        """
+        async with self._replacing:
+            new = load()
+            preflight.check_start(new)
+            changed = differences(self.settings, new)
+            applied = [one for one in changed if one.startswith("alerts.")]
+            if applied:
+                await self._reload_alerts(new)
+                self.settings.alerts = new.alerts
+            for one in applied:
+                yield one
+            if others := [one for one in changed if one not in applied]:
+                raise ConfigError(refusal(others))
+
+    def on_hangup(self) -> None:
+        """Read the configuration again; the log says what came of it."""
+        self.tasks.spawn("reload", self._reload(), ends=True)
+
+    async def _reload(self) -> None:
+        try:
+            applied = [one async for one in self.reloaded()]
+            log.info("configuration read again", applied=", ".join(applied) or "no change")
+        except CoinSpaceError as error:
+            log.error("configuration not applied", reason=str(error))
+
+    async def _reload_alerts(self, new: Settings) -> None:
+        child = next((one for one in self.children if one.name == ALERTER), None)
+        if child is None:
+            if new.alerts.rules and new.here(ALERTER):
+                self.processes[ALERTER] = [ALERTER]
+                await self._ready(self._launch(ALERTER))
+            return
+        before = self._reloads()
+        if child.pid is not None:
+            os.kill(child.pid, signal.SIGHUP)
+        started = time.monotonic()
+        while self._reloads() == before:
+            if time.monotonic() - started > RELOAD_S:
+                raise ConfigError(
+                    f"{ALERTER}: expected it to read the configuration within {RELOAD_S:.0f} s"
+                )
+            await asyncio.sleep(0.05)
+
+    def _reloads(self) -> tuple[float, float]:
+        counters = health_of(self.settings, ALERTER).counters
+        return counters.get("reloads", 0), counters.get("reloads_refused", 0)
+
     async def _could_take_over(self, child: Child) -> None:
         started, restarts = time.monotonic(), child.restarts
         while not (child.standby or self._works(child)):
@@ -609,8 +673,11 @@ _STORAGE = ("orderbook-storage", "ticker-storage")
 _AGGREGATOR = ("orderbook-aggregator",)
 _INDEX = ("index-calculator",)
 _ENDPOINT = (ENDPOINT,)
-_START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, COLLECTORS)
-_STOP = (COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
+_COLLECTORS = (*COLLECTORS, RATE_COLLECTOR)
+_ALERTER = (ALERTER,)
+_START = (("questdb",), _STORAGE, _INDEX, _AGGREGATOR, _ENDPOINT, _ALERTER, _COLLECTORS)
+# the stop of the others is nothing to alert about
+_STOP = (_ALERTER, _COLLECTORS, _AGGREGATOR, _INDEX, _STORAGE, _ENDPOINT)
 
 
 def start_groups(names: list[str]) -> list[list[str]]:
@@ -643,7 +710,8 @@ async def start_exchanges(supervisor: Supervisor, arguments: list[str]) -> dict[
         ) from None
     # the collectors keep these addresses: a restarted server must use the same port
     child.arguments = [command, "--port", str(ready["port"]), *options]
-    return {
+    found = {"COINSPACE_RATES__URLS": orjson.dumps(ready["rates"]).decode()}
+    return found | {
         f"COINSPACE_EXCHANGES__{exchange.upper()}__{key.upper()}": url
         for exchange, urls in ready["exchanges"].items()
         for key, url in urls.items()
@@ -791,8 +859,11 @@ async def supervise(
     stopping, tasks = supervisor.stopping, supervisor.tasks
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(supervisor.on_loop_error)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
+    # a terminal that closes sends it, too
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    loop.add_signal_handler(signal.SIGHUP, stopping.set if terminal else supervisor.on_hangup)
     if seconds:
         loop.call_later(seconds, stopping.set)
     tasks.spawn("orphans", forks.reap_orphans())
@@ -801,7 +872,8 @@ async def supervise(
         if not stopping.is_set():
             notifier.send("READY=1")
             tasks.spawn("watchdog", supervisor.beat(notifier))
-            tasks.spawn("requests", serve(settings, supervisor.replaced, stopping), ends=True)
+            requests = serve(settings, supervisor.replaced, stopping, supervisor.reloaded)
+            tasks.spawn("requests", requests, ends=True)
             tasks.keep("status", lambda: StatusScreen(settings, processes).run(stopping), ends=True)
             await stopping.wait()
     finally:
@@ -846,6 +918,13 @@ only_option = click.option(
     type=click.Choice(["all"]),
     help="with --simulate: whole exchanges, collected whole, and an index of each shared asset",
 )
+@click.option(
+    "--with",
+    "added",
+    multiple=True,
+    type=EXCHANGE,
+    help="also the usual markets of an exchange that is off by default; repeatable",
+)
 @click.option("--seconds", default=0.0, help="stop after this time; 0 = run until Ctrl-C")
 @only_option
 @click.option("--host", default=None, help="this machine's name in [hosts] of the configuration")
@@ -857,6 +936,7 @@ def up(
     seed: int,
     scenario: str | None,
     offered: str | None,
+    added: tuple[str, ...],
     seconds: float,
     only: tuple[str, ...],
     host: str | None,
@@ -878,11 +958,16 @@ def up(
     if host is not None:
         os.environ["COINSPACE_HOST"] = host
     settings = load(config_path)
+    if offered and not simulate:
+        raise click.UsageError("expected --simulate with --markets all")
     if offered:
-        if not simulate:
-            raise click.UsageError("expected --simulate with --markets all")
         os.environ |= whole_markets(settings)
         settings = load(config_path)
+    if added:
+        os.environ |= usual_markets(settings, added)
+    if simulate and "sources" not in settings.rates.model_fields_set:
+        os.environ["COINSPACE_RATES__SOURCES"] = ",".join(SIMULATED_SOURCES)
+    settings = load(config_path)
     processes = chosen(settings, only)
     check_start(settings, processes)
     raise_open_files()
@@ -893,10 +978,11 @@ def up(
         from coinspace.replayed import narrow
 
         environment = narrow(settings, feeds)
+        processes.pop(RATE_COLLECTOR, None)
         paths = [str(path.absolute()) for path in feeds]
         exchanges = [REPLAY, "--loop", "--no-limits", *paths]
     # without collectors nothing asks the simulated exchanges
-    if simulate and any(name.startswith(COLLECTORS) for name in processes):
+    if simulate and any(name.startswith(_COLLECTORS) for name in processes):
         exchanges = [
             SIMULATOR,
             "--seed",

@@ -31,6 +31,16 @@ _ILP = re.compile(r"(\s*\w+::)(.*=.*)", re.DOTALL)
 # a value ends before the next name, unless it is quoted
 _PAIR = re.compile(r"([\w.-]+\s*=\s*)('(?:[^'\\]|\\.)*+'|.*?)(?=\s+[\w.-]+\s*=|\s*$)", re.DOTALL)
 _DIGITS = re.compile(r"\d+")
+# bytes that no text has
+_CONTROLS = bytes(set(range(32)) - set(b"\t\n\r"))
+# bytes of a frame that show whether it is binary
+_HEAD = 8
+
+
+def is_binary(frame: bytes) -> bool:
+    """Return whether a frame is of a binary format: text has no control characters."""
+    head = frame[:_HEAD]
+    return len(head.translate(None, _CONTROLS)) < len(head)
 
 
 def without_numbers(text: str) -> str:

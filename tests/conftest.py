@@ -10,11 +10,14 @@ import pytest
 import structlog
 import uvloop
 
+from coinspace.bus.nats.server import Cluster
 from coinspace.config import Settings, StorageSettings
 from coinspace.storage.questdb.server import ManagedServer
 from tests.waiting import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
+# no test asks a source of USD/KRW outside of this machine
+os.environ.setdefault("COINSPACE_RATES__SOURCES", "")
 
 # every run tries the same examples, and on a busy machine a slow one does not show slow code;
 # --hypothesis-profile explore tries others
@@ -40,6 +43,15 @@ def feeds() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no recordings in {folder}: set COINSPACE_FEEDS to the folder that holds them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A NATS server for all tests; each test takes a `bus.platform` of its own."""
+    server = Cluster(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server.url
+    server.stop()
 
 
 @pytest.fixture(scope="session")

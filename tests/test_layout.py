@@ -24,6 +24,7 @@ BASE = {
     "clock",
     "market",
     "config",
+    "config_alerts",
     "connector",
     "constituents",
     "plain_options",
@@ -50,19 +51,29 @@ ALLOWED = {
     "bus": set(),
     "recording": set(),
     "simulator": {"recording"},
-    "collector": MIDDLE,
+    "collector": MIDDLE | {"rates"},
+    "rates": MIDDLE,
     "storage": MIDDLE,
     "aggregator": MIDDLE,
     "index": MIDDLE | {"storage", "aggregator"},
     "endpoint": MIDDLE | {"storage", "observe"},
     "client": set(),
+    "alerts": MIDDLE | {"storage", "observe"},
     "observe": MIDDLE | {"storage"},
     # tools on top of the stages: nothing imports them
-    "recompute": MIDDLE | {"collector", "aggregator", "index", "storage"},
+    "recompute": MIDDLE | {"collector", "rates", "aggregator", "index", "storage"},
     "bench": MIDDLE | {"collector", "aggregator", "index", "storage", "simulator"},
 }
 # what only these folders may import
-ROOMS = {"zmq": "bus", "psycopg": "storage", "psycopg_pool": "storage", "questdb": "storage"}
+ROOMS = {
+    "zmq": "bus",
+    "nats": "bus/nats",
+    "psycopg": "storage",
+    "psycopg_pool": "storage",
+    "questdb": "storage",
+}
+# the implementations behind bus/transport.py; nothing else knows which one runs
+TRANSPORTS = ("coinspace.bus.sockets", "coinspace.bus.nats")
 SQL = re.compile(
     r"\bselect\b.*\bfrom\b|\bselect \d|\binsert into\b|\b(create|alter|drop|truncate) table\b"
     r"|\bsample by\b|\blatest on\b",
@@ -70,6 +81,9 @@ SQL = re.compile(
 )
 # these get the time only from their input: a recording gives the same as the live bus
 WITHOUT_CLOCK = (
+    "alerts/outbox.py",
+    "alerts/rules.py",
+    "alerts/venues.py",
     "method",
     "exchanges",
     "aggregator/consolidate.py",
@@ -79,6 +93,9 @@ WITHOUT_CLOCK = (
     "collector/orderbook.py",
     "collector/stage.py",
     "collector/ticker.py",
+    "rates/replay.py",
+    "rates/sources.py",
+    "rates/stage.py",
     "index/backlog.py",
     "index/calculator.py",
     "index/chain.py",
@@ -196,6 +213,16 @@ def test_a_library_is_imported_in_one_folder(library: str) -> None:
         and not named(path).startswith(f"{ROOMS[library]}/")
     ]
     assert not elsewhere, f"only {ROOMS[library]}/ may import {library}"
+
+
+def test_one_module_chooses_the_transport() -> None:
+    users = {
+        named(path)
+        for path in sources()
+        if not named(path).startswith("bus/nats/")
+        and any(name.startswith(TRANSPORTS) for name in imports(path))
+    }
+    assert users == {"bus/transport.py"}
 
 
 def test_sql_is_written_in_storage() -> None:

@@ -8,6 +8,7 @@ from coinspace._ext.ladder import Ladder
 from coinspace.aggregator.venue import Venue
 from coinspace.method.aggregate import COMPOSITE, Aggregate, FxFacts, VenueFacts
 from coinspace.method.parameters import CURRENCIES, FX_CURRENCY, INDEX_CURRENCY
+from coinspace.method.reference import ReferenceFacts
 
 
 class Consolidator:
@@ -32,6 +33,7 @@ class Consolidator:
         *,
         rates: Mapping[str, float | None] | None = None,
         usd_krw: float | None = None,
+        reference: ReferenceFacts | None = None,
         fx_venues: Sequence[VenueFacts] = (),
     ) -> Aggregate:
         """Return the aggregate of one tick.
@@ -39,6 +41,7 @@ class Consolidator:
         Args:
             venues: in the order of their names.
             rates: venue -> units of quote per unit of index currency; replaces the FX rate.
+            usd_krw: KRW per USD given beside the books. reference: of the sources of USD/KRW.
             fx_venues: the venues of the FX rate.
         """
         given = rates or {}
@@ -69,7 +72,16 @@ class Consolidator:
                 [1.0] * len(venues),
             )
             ladders[currency] = ladder
-        return Aggregate(self.asset, ts_ns, facts, fx, ladders, usd_krw, list(fx_venues))
+        return Aggregate(
+            self.asset,
+            ts_ns,
+            facts,
+            fx,
+            ladders,
+            usd_krw,
+            list(fx_venues),
+            reference=reference,
+        )
 
 
 def rate_of(quote: str, krw_per_usdt: float | None) -> float | None:

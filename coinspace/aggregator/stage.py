@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 import orjson
 
-from coinspace._ext.message import AGGREGATE, HEARTBEAT, ORDERBOOK, STATE, Message
+from coinspace._ext.message import AGGREGATE, HEARTBEAT, ORDERBOOK, RATE, STATE, Message
 from coinspace._ext.sink import Sink, Topic
 from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import CLOCK_OFF_NS, Input, Venue
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, STEP_NS, Clock
 from coinspace.config import Settings
 from coinspace.constituents import assets_with, collected, named
+from coinspace.errors import MessageError
 from coinspace.exchanges.identity import identity, is_renamed, summable
 from coinspace.market import FX_MARKET, Market
 from coinspace.method.aggregate import Aggregate, encode
 from coinspace.method.fx import FxIndex
+from coinspace.method.reference import USD_KRW, Reference, decode_quotation
 
 COLLECTOR = "orderbook-collector-"
 # interval 0: at 2,000 updates/s five minutes have 600,000 rates; sorting them takes 54 µs a tick,
@@ -33,7 +35,7 @@ COLLECTOR = "orderbook-collector-"
 FX_APART_NS = 100 * MILLISECOND_NS
 COUNTS = (
     "messages unknown_markets late ticks coalesced clock_steps ticks_repeated clock_ahead"
-    " waiting_overflow levels_dropped"
+    " waiting_overflow levels_dropped quotations_refused"
 )
 # limit of messages that wait for their tick, per second of interval: ten times a busy day's rate
 WAITING_LIMIT = 20_000
@@ -89,6 +91,7 @@ class OrderbookAggregator:
         self.fx = FxIndex(
             settings.index.parameters, apart_ns=0 if self.interval_ns else FX_APART_NS
         )
+        self.reference = Reference(settings.rates.sources, settings.rates.holidays)
         self._lag_ns = {
             asset: int(settings.index.parameters_of(asset).lag_ms * MILLISECOND_NS)
             for asset in self.assets
@@ -218,6 +221,7 @@ class OrderbookAggregator:
         for venue in self.venues.values():
             venue.forget()
         self.fx.rate.forget()
+        self.reference.forget()
         self._due.clear()
         self._due_ns = self.last_ts_ns = 0
 
@@ -273,9 +277,16 @@ class OrderbookAggregator:
         fx_venues = self._offered(self.fx_venues)
         fx_facts = [one.facts(ts_ns, self._fx_lag_ns, 1.0) for one in fx_venues]
         fx = self.fx.update(ts_ns, fx_facts, [one.book for one in fx_venues])
+        sources = self._settings.rates.sources
+        reference = self.reference.at(ts_ns) if sources else None
         for asset in assets:
             aggregate = self._consolidators[asset].consolidate(
-                ts_ns, self._summed(asset, ts_ns), fx, self._lag_ns[asset], fx_venues=fx_facts
+                ts_ns,
+                self._summed(asset, ts_ns),
+                fx,
+                self._lag_ns[asset],
+                reference=reference,
+                fx_venues=fx_facts,
             )
             if self._on_aggregate is not None:
                 self._on_aggregate(aggregate)
@@ -300,7 +311,16 @@ class OrderbookAggregator:
             self._apply_state(message)
         elif message.kind == HEARTBEAT:
             self._apply_heartbeat(message, at_ns)
+        elif message.kind == RATE:
+            self._apply_quotation(message)
         return None
+
+    def _apply_quotation(self, message: Message) -> None:
+        try:
+            taken = self.reference.take(decode_quotation(message))
+        except MessageError:
+            taken = False
+        self.counts["quotations_refused"] += not taken
 
     def _apply_book(self, message: Message) -> Venue | None:
         venue = self._routes.get(message.topic)
@@ -357,11 +377,16 @@ class OrderbookAggregator:
                 known.state = str(state)
 
     def state(self) -> dict[str, Any]:
-        """Return the state from which a later process goes on: the FX rate's memory."""
-        return {"ts_ns": self.last_ts_ns, "fx": self.fx.state()}
+        """Return the state from which a later process goes on: the memory of both rates."""
+        return {
+            "ts_ns": self.last_ts_ns,
+            "fx": self.fx.state(),
+            "usd_krw": self.reference.state(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.fx.restore(dict(state.get("fx", {})))
+        self.reference.restore(state.get("usd_krw", {}))
 
     def counters(self) -> dict[str, int | float]:
         """Return the counts, and the venues usable now."""
@@ -382,6 +407,9 @@ class OrderbookAggregator:
 
 
 def _was_late(known_ns: int, message: Message, inputs: Mapping[str, Input], late: set[str]) -> bool:
+    if message.kind == RATE:
+        known = inputs.get(USD_KRW)
+        return known is not None and known_ns > known.received_ns
     exchange = message.exchange
     if message.kind == ORDERBOOK and exchange not in late:
         given = inputs.get(f"{exchange}:{message.market}")

@@ -13,12 +13,12 @@ from coinspace.aggregator.stage import COLLECTOR, OrderbookAggregator
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, ClockSteps, monotonic_ns, now_ns
-from coinspace.config import config_option, load
+from coinspace.config import RATE_COLLECTOR, config_option, load
 from coinspace.files import replace_file
 from coinspace.process import Process, run
 
 NAME = "orderbook-aggregator"
-TOPICS = [b"state.", b"heartbeat."]
+TOPICS = [b"state.", b"heartbeat.", b"rate."]
 # waiting messages are read together: a tick needs them only some ms later
 PAUSE_S = 0.005
 STATE_INTERVAL_NS = SECOND_NS
@@ -38,6 +38,8 @@ class Worker:
             for name, exchange in settings.exchanges.items()
             if exchange.markets
         ]
+        if settings.rates.sources:
+            endpoints.append(settings.bus.endpoint(RATE_COLLECTOR))
         self.subscriber = Subscriber(
             endpoints,
             # exchanges have many more markets than the index

@@ -1,4 +1,4 @@
-"""Messages over ZMQ and the journals behind them. Only this folder uses ZMQ.
+"""Messages between processes, over ZMQ or NATS, and the journals behind them.
 
 In flow order:
 
@@ -9,7 +9,9 @@ In flow order:
     journal_server  answers requests for journal messages, on a thread of the publisher's process
     journal_client  fetches the messages that a subscriber missed
     segments        reads a journal folder on the same disk
-    sockets         binding, connecting, CURVE keys
+    transport       the interface of the transports, and which one an endpoint has
+    sockets         ZMQ: binding, connecting, CURVE keys
+    nats            NATS: one connection per process
     guard           the allow-list of CURVE keys
     commands        `coinspace journal`
 

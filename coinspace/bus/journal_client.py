@@ -13,7 +13,7 @@ import zmq
 
 from coinspace.bus.context import Socket, close_socket, open_socket
 from coinspace.bus.segments import Chunk, Ranges
-from coinspace.bus.sockets import MESSAGE_SIZE_LIMIT, connect
+from coinspace.bus.transport import MESSAGE_SIZE_LIMIT, Wire, transport_of
 from coinspace.config import BusSettings
 from coinspace.errors import JournalError
 
@@ -37,6 +37,7 @@ class JournalClient:
         self._timeout_s = timeout_s
         self._numbers = itertools.count(1)
         self._socket: Socket | None = None
+        self._wire: Wire | None = None
 
     def ranges(self) -> Ranges:
         """Return the half-open ranges of sequences by epoch and topic."""
@@ -94,13 +95,16 @@ class JournalClient:
         if self._socket is not None:
             close_socket(self._socket)
             self._socket = None
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
 
     def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         number = str(next(self._numbers)).encode()
         if self._socket is None:
             self._socket = open_socket(zmq.DEALER)
             self._socket.maxmsgsize = MESSAGE_SIZE_LIMIT
-            connect(self._socket, self.endpoint, self._bus)
+            self._wire = transport_of(self.endpoint).ask(self._socket, self.endpoint, self._bus)
         self._socket.send_multipart([number, orjson.dumps(request)])
         deadline = time.monotonic() + self._timeout_s
         while (left := deadline - time.monotonic()) > 0 and self._socket.poll(int(left * 1000) + 1):
@@ -114,8 +118,7 @@ class JournalClient:
                 raise JournalError(f"{self.endpoint}: request refused: {facts['error']!s:.300}")
             return facts, parts[2]
         # the next request uses a new socket: this one must not be sent when the publisher returns
-        close_socket(self._socket)
-        self._socket = None
+        self.close()
         raise JournalError(
             f"{self.endpoint}: expected an answer within {self._timeout_s} s, got none;"
             " is the publisher running?"

@@ -25,8 +25,8 @@ import zmq
 from coinspace.bus.context import open_socket
 from coinspace.bus.journal import Journal
 from coinspace.bus.segments import JournalReader
-from coinspace.bus.sockets import bind
 from coinspace.bus.topics import parse
+from coinspace.bus.transport import transport_of
 from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.config import BusSettings
 from coinspace.errors import JournalError, MessageError
@@ -70,7 +70,8 @@ class ReplayServer:
         self._socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
         # identity of a client -> time of its last answer, the oldest first
         self._clients: dict[bytes, int] = {}
-        self._bound = bind(self._socket, bus.replay_endpoint(process), bus)
+        endpoint = bus.replay_endpoint(process)
+        self._bound = transport_of(endpoint).serve(self._socket, endpoint, bus)
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="journal replay", daemon=True)
         self._thread.start()

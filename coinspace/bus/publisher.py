@@ -14,7 +14,7 @@ from coinspace.bus import topics
 from coinspace.bus.context import close_socket, open_socket
 from coinspace.bus.journal import Journal, journal_folder
 from coinspace.bus.journal_server import ReplayServer
-from coinspace.bus.sockets import Bound, bind
+from coinspace.bus.transport import Bound, transport_of
 from coinspace.config import BusSettings, Settings
 from coinspace.tasks import Repeat
 
@@ -91,7 +91,8 @@ class Publisher(ZmqSink):
             raise
 
     def _open(self) -> None:
-        self._bound = bind(self._socket, self.endpoint, self._bus)
+        transport = transport_of(self.endpoint)
+        self._bound = transport.publish(self._socket, self.endpoint, self._bus)
         self.endpoint = self._bound.endpoint
         if self.journal is not None:
             self._replay = ReplayServer(self.process, self.journal, self._bus)
@@ -133,7 +134,8 @@ class Publisher(ZmqSink):
 
     def counters(self) -> dict[str, int]:
         """Return counts of published and dropped messages, and the journal's counters."""
-        counters = {"published": self.published, "dropped": self.dropped}
+        dropped = self.dropped + (self._bound.dropped if self._bound is not None else 0)
+        counters = {"published": self.published, "dropped": dropped}
         if self.journal is not None:
             counters |= self.journal.counters()
         if self._replay is not None:

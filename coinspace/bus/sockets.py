@@ -1,4 +1,4 @@
-"""Sockets of the bus: bounded queues, CURVE on tcp, one owner per ipc path."""
+"""The ZeroMQ transport: bounded queues, CURVE on tcp, one owner per ipc path."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from coinspace.config import BusSettings
 from coinspace.errors import BusError, ConfigError
 from coinspace.lock import lock_file
 
-# libzmq disconnects a peer that sends larger messages; 16 MiB is 32 times the deepest book
-MESSAGE_SIZE_LIMIT = 1 << 24
 RECONNECT_MS = 20
 # the pause grows up to this, but not on the same host, where an attempt costs almost nothing
 RECONNECT_LIMIT_MS = 1000
@@ -25,14 +23,22 @@ PING_MS = 2000
 PING_TIMEOUT_MS = 10_000
 # an attempt that gets no answer ends: on a link that was down the next one succeeds at once
 ANSWER_MS = 5000
-# waiting subscribers on this host are connected this long after the publisher has bound
-SETTLE_S = 0.1
 # a port is free within 1 ms, on a loaded machine later
 UNBIND_MS = 1000
 
 
+class Connected:
+    """Connections of a socket; they end with it."""
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Leave the closing to the socket's owner."""
+
+
 class Bound:
     """A bound socket, the lock on its ipc path and its allowed keys."""
+
+    # the sink counts the messages that libzmq refuses
+    dropped = 0
 
     def __init__(self, socket: Socket, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -114,7 +120,7 @@ def _watch_peer(socket: Socket) -> None:
     socket.handshake_ivl = socket.connect_timeout = ANSWER_MS
 
 
-def connect(socket: Socket, endpoint: str, bus: BusSettings | None) -> None:
+def connect(socket: Socket, endpoint: str, bus: BusSettings | None) -> Connected:
     """Connect; libzmq retries until the peer is there.
 
     Raises: BusError when the endpoint is invalid or a CURVE key is missing.
@@ -142,3 +148,13 @@ def connect(socket: Socket, endpoint: str, bus: BusSettings | None) -> None:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
         raise BusError(f"{endpoint}: expected an ipc or tcp endpoint, {error}") from None
+    return Connected()
+
+
+class ZmqTransport:
+    """ZeroMQ between processes, over ipc or tcp."""
+
+    publish = staticmethod(bind)
+    serve = staticmethod(bind)
+    subscribe = staticmethod(connect)
+    ask = staticmethod(connect)

@@ -11,8 +11,8 @@ import zmq
 from coinspace._ext.message import Message
 from coinspace._ext.receiver import Receiver
 from coinspace.bus.context import close_socket, open_socket
-from coinspace.bus.sockets import MESSAGE_SIZE_LIMIT, connect
 from coinspace.bus.topics import HEARTBEATS
+from coinspace.bus.transport import MESSAGE_SIZE_LIMIT, Wire, transport_of
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.config import BusSettings
 from coinspace.tasks import Repeat, report
@@ -59,6 +59,7 @@ class Subscriber:
         self._endpoints = list(endpoints)
         # those to connect to
         self._waiting = list(endpoints)
+        self._wires: list[Wire] = []
         self._socket = open_socket(zmq.SUB)
         self._socket.rcvhwm = bus.high_water_mark if bus else BusSettings().high_water_mark
         self._socket.maxmsgsize = message_bytes
@@ -95,7 +96,8 @@ class Subscriber:
         """
         waiting, self._waiting = self._waiting, []
         for endpoint in waiting:
-            connect(self._socket, endpoint, self._bus)
+            wire = transport_of(endpoint).subscribe(self._socket, endpoint, self._bus)
+            self._wires.append(wire)
 
     def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Connect and read from now on.
@@ -151,6 +153,9 @@ class Subscriber:
             self._loop = None
         self._receiver.detach()
         close_socket(self._socket)
+        for wire in self._wires:
+            wire.close()
+        self._wires.clear()
 
     def _drain(self) -> None:
         if self._loop is None:

@@ -1,5 +1,7 @@
 """Topic names: `KIND.EXCHANGE.MARKET.`, `aggregate.BTC.`, `index.BTC.`, `heartbeat.PROCESS.`.
 
+A rate has a source in the place of the exchange: `rate.dunamu.USD/KRW.`.
+
 The closing dot keeps `aggregate.BTC.` from matching `aggregate.BTCDOM.`; any prefix subscribes.
 """
 
@@ -11,7 +13,7 @@ from coinspace._ext.message import KIND_NAMES
 from coinspace.errors import MessageError
 
 # topics of one exchange's market; topics of other kinds have one word after the kind
-VENUE_KINDS = ("orderbook", "ticker", "trade", "state")
+VENUE_KINDS = ("orderbook", "ticker", "trade", "state", "rate")
 HEARTBEATS = b"heartbeat."
 
 

@@ -10,7 +10,7 @@ with Client("http://127.0.0.1:8080") as client:
 from coinspace.client.answers import Answer, Rows
 from coinspace.client.asynchronous import AsyncClient
 from coinspace.client.errors import ApiError, BadAnswer, ConnectionLost, InvalidArgument
-from coinspace.client.events import Event
+from coinspace.client.events import Event, merged_premiums
 from coinspace.client.synchronous import Client
 from coinspace.client.table import Books, Table
 
@@ -26,4 +26,5 @@ __all__ = [
     "InvalidArgument",
     "Rows",
     "Table",
+    "merged_premiums",
 ]

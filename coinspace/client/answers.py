@@ -237,6 +237,38 @@ class Premium(Answer):
     _shown = ("coin", "fiat", "usdt")
 
 
+class StoredQuotation(Answer):
+    """What a source of USD/KRW said."""
+
+    source: str
+    rate: float
+    daily: bool
+    observed: datetime
+    received: datetime
+
+    _shown = ("source", "rate", "observed")
+
+
+class RateQuotation(StoredQuotation):
+    """What a source of USD/KRW said last."""
+
+    age_ms: int
+
+
+class UsdKrw(Answer):
+    """KRW per USD, its source and status, and the quotations behind it."""
+
+    ts: datetime
+    rate: float | None
+    status: str
+    source: str | None
+    observed: datetime | None
+    age_ms: int | None
+    sources: Rows[RateQuotation]
+
+    _shown = ("rate", "status", "source", "observed")
+
+
 class Liquidity(Answer):
     """The average price to sell or buy a size."""
 
@@ -261,6 +293,9 @@ class TickValue(Answer):
     best_ask: float | None
     fx: float | None
     fx_status: str | None
+    usd_krw: float | None
+    usd_krw_status: str | None
+    usd_krw_source: str | None
     kr: Regional | None
     gl: Regional | None
     premium: Premium | None
@@ -302,6 +337,98 @@ class PremiumDay(Answer):
     _shown = ("low", "high", "percentile")
 
 
+class PremiumMoves(Answer):
+    """How a premium moved, and its place among the samples of each window."""
+
+    change_1m: float | None
+    change_5m: float | None
+    change_1h: float | None
+    change_24h: float | None
+    percentile_1h: float | None
+    percentile_24h: float | None
+    percentile_7d: float | None
+    percentile_30d: float | None
+    percentile_90d: float | None
+
+    _shown = ("change_1h", "change_24h", "percentile_24h", "percentile_90d")
+
+
+class PremiumBases(Answer):
+    """How a premium moved on both bases."""
+
+    coin: PremiumMoves
+    fiat: PremiumMoves
+
+    _shown = ("coin", "fiat")
+
+
+class PremiumTrade(Answer):
+    """What buying on one side and selling on the other leaves, by the best pair of venues."""
+
+    direction: str
+    buy: str
+    sell: str
+    size_krw: float
+    coin: float | None
+    fiat: float | None
+    left_krw: float
+    none_left_krw: float
+    book_end: bool
+
+    _shown = ("direction", "buy", "sell", "size_krw", "coin", "fiat")
+
+
+class PremiumSize(Answer):
+    """What a trade of a size leaves; None where no pair of books has the size."""
+
+    size_krw: float
+    buy: str | None
+    sell: str | None
+    coin: float | None
+    fiat: float | None
+    left_krw: float | None
+
+    _shown = ("size_krw", "buy", "sell", "coin", "fiat")
+
+
+class PremiumDirection(Answer):
+    """Trades in one direction, and the size at which nothing is left."""
+
+    direction: str
+    none_left_krw: float
+    book_end: bool
+    buy: str | None
+    sell: str | None
+    sizes: Rows[PremiumSize]
+
+    _shown = ("direction", "none_left_krw", "sizes")
+
+
+class PremiumVenue(Answer):
+    """A venue as one side of a trade."""
+
+    venue: str
+    region: str
+    fee: float | None
+    age_ms: int | None
+    suspect: str | None
+    wallet: str
+    caution: str
+
+    _shown = ("venue", "fee", "age_ms", "suspect")
+
+
+class PremiumTrades(Answer):
+    """What trades of several sizes leave of a premium."""
+
+    ts: datetime
+    fees: dict[str, float]
+    venues: Rows[PremiumVenue]
+    directions: Rows[PremiumDirection]
+
+    _shown = ("ts", "directions")
+
+
 class PremiumSummary(Answer):
     """The kimchi premium of one asset now."""
 
@@ -316,16 +443,75 @@ class PremiumSummary(Answer):
     gl: Regional | None
     fx: float | None
     fx_status: str | None
+    usd_krw: float | None
+    usd_krw_status: str | None
+    usd_krw_source: str | None
     premium: Premium | None
     day: PremiumDay | None
+    same_coin: str
+    stats: PremiumBases
+    trade: PremiumTrade | None
 
     _shown = ("asset", "premium", "day", "status", "reason", "kr", "gl", "fx", "ts")
 
 
+class RankedPremium(PremiumSummary):
+    """The kimchi premium of one asset of a list; `rank` is its place.
+
+    `spark`: the last premium of each half hour of the last 24 h, where it was asked for.
+    """
+
+    rank: int | None
+    spark: list[float]
+
+
 class PremiumValue(PremiumSummary):
-    """The kimchi premium of one asset now, with the venues behind it."""
+    """The kimchi premium of one asset now, with its venues and what trades leave of it."""
 
     constituents: Rows[Constituent]
+    trades: PremiumTrades | None
+
+
+class WindowStatistics(Answer):
+    """A premium's samples in a window that ends now."""
+
+    window: str
+    samples: int
+    of: int
+    percentile: float | None
+    mean: float | None
+    deviation: float | None
+    z: float | None
+    high: float | None
+    low: float | None
+
+    _shown = ("window", "percentile", "mean", "deviation", "z")
+
+
+class BasisStatistics(Answer):
+    """A premium on one basis: how it moved, and how unusual it is."""
+
+    premium: float | None
+    change_1m: float | None
+    change_5m: float | None
+    change_1h: float | None
+    change_24h: float | None
+    as_high_ts: datetime | None
+    as_low_ts: datetime | None
+    windows: Rows[WindowStatistics]
+
+    _shown = ("premium", "change_1h", "change_24h", "windows")
+
+
+class PremiumStatistics(Answer):
+    """The statistics of a premium on both bases; USDT has only `fiat`."""
+
+    asset: str
+    ts: datetime | None
+    coin: BasisStatistics | None
+    fiat: BasisStatistics | None
+
+    _shown = ("asset", "ts", "coin", "fiat")
 
 
 class Input(Answer):

@@ -22,12 +22,15 @@ from coinspace.client.answers import (
     IndexValue,
     Market,
     Methodology,
-    PremiumSummary,
+    PremiumStatistics,
     PremiumValue,
     ProcessHealth,
+    RankedPremium,
     Readiness,
     Rows,
+    StoredQuotation,
     Ticker,
+    UsdKrw,
     Venue,
 )
 from coinspace.client.errors import ApiError, BadAnswer, ConnectionLost, InvalidArgument
@@ -64,12 +67,13 @@ LATEST_MS = 7_258_118_400_000
 
 
 class Channels(TypedDict, total=False):
-    """The channels of a stream: names of each kind."""
+    """The channels of a stream: names of each kind; the premiums of all assets."""
 
     indices: Iterable[str]
     books: Iterable[str]
     tickers: Iterable[str]
     trades: Iterable[str]
+    premiums: bool
     platform: Iterable[str]
 
 
@@ -206,13 +210,21 @@ class AsyncClient:
         stale: bool = True,
         sort: str | None = None,
         order: str | None = None,
-    ) -> Rows[PremiumSummary]:
+        basis: str | None = None,
+        window: str | None = None,
+        search: str | None = None,
+        limit: int | None = None,
+        spark: bool = False,
+    ) -> Rows[RankedPremium]:
         """Return the kimchi premium of all assets that have one, or of those named.
 
         Args:
             min, max: bounds as fractions; 0.01 is 1 %.
             stale: False leaves out values that are too old.
-            sort: premium, asset or age. order: asc or desc.
+            sort: premium, asset, age, change_1m, change_5m, change_1h, change_24h, percentile or
+                left (after a trade). order: asc or desc. window: of the percentile.
+            basis: coin (against USDT) or fiat (against USD), for bounds, order and spark.
+            search: a part of the asset's name. spark: also a curve of the last 24 h.
         """
         given: dict[str, Any] = {
             "assets": ",".join(assets) or None,
@@ -221,8 +233,46 @@ class AsyncClient:
             "stale": None if stale else "false",
             "sort": sort,
             "order": order,
+            "basis": basis,
+            "window": window,
+            "search": search,
+            "limit": limit,
+            "spark": "true" if spark else None,
         }
-        return await self._rows(PremiumSummary, "/v1/premiums", "premiums", **given)
+        return await self._rows(RankedPremium, "/v1/premiums", "premiums", **given)
+
+    async def premium_stats(self, asset: str) -> PremiumStatistics:
+        """Return how unusual a premium is, on both bases; of USDT on basis fiat."""
+        return await self._answer(PremiumStatistics, f"/v1/premium/{_part(asset)}/stats")
+
+    async def premium_values(
+        self,
+        asset: str,
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        progress: Progress = None,
+    ) -> Table:
+        """Return the premium of every tick of [start, end) on every basis."""
+        path = f"/v1/premium/{_part(asset)}/values"
+        found = await self._range(path, start, end, progress)
+        return Table(*found, name=f"premiums of {asset}")
+
+    async def premium_ohlc(
+        self,
+        asset: str,
+        interval: str = "1m",
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        basis: str | None = None,
+        progress: Progress = None,
+    ) -> Table:
+        """Return the candles of a premium. Args: interval: 1m, 5m, 1h or 1d."""
+        path = f"/v1/premium/{_part(asset)}/ohlc"
+        step = INTERVALS_MS.get(interval, 1)
+        found = await self._range(path, start, end, progress, step, interval=interval, basis=basis)
+        return Table(*found, name=f"{interval} premiums of {asset}")
 
     async def assets(self) -> Rows[Asset]:
         """Return every asset with its markets, and whether it has an index."""
@@ -285,6 +335,29 @@ class AsyncClient:
             raise InvalidArgument("within: expected an asset alone with it, was a market")
         instant = None if at is None else milliseconds(at, "at")
         return await self._answer(Book, _venue_path(name, market), levels=levels, at=instant)
+
+    async def usd_krw(self) -> UsdKrw:
+        """Return USD/KRW now, with its source and status, and what each source says."""
+        return await self._answer(UsdKrw, "/v1/usd-krw")
+
+    async def quotations(
+        self,
+        source: str | None = None,
+        start: Time | None = None,
+        end: Time | None = None,
+        *,
+        limit: int = PAGE_ROWS,
+    ) -> Rows[StoredQuotation]:
+        """Return the newest stored quotations of USD/KRW of [start, end), by default of a day."""
+        return await self._rows(
+            StoredQuotation,
+            "/v1/usd-krw/quotations",
+            "quotations",
+            source=source,
+            start=None if start is None else milliseconds(start, "start"),
+            end=None if end is None else milliseconds(end, "end"),
+            limit=limit,
+        )
 
     async def tickers(self, exchange: str | None = None, market: str | None = None) -> Rows[Ticker]:
         """Return the newest ticker of every market, or of those chosen."""
@@ -457,7 +530,11 @@ class AsyncClient:
             raise InvalidArgument(
                 f"stream: expected {', '.join(Channels.__annotations__)}, was {name}"
             )
-        given = {name: ",".join(words) for name, words in chosen.items() if words}  # type: ignore[arg-type]
+        given = {
+            name: "true" if words is True else ",".join(words)  # type: ignore[arg-type]
+            for name, words in chosen.items()
+            if words
+        }
         last_id, attempts = "", 0
         while True:
             parser = EventParser()

@@ -66,6 +66,29 @@ class EventParser:
         return Event(name, orjson.loads(data), identity) if data else None
 
 
+def merged_premiums(rows: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Return the premiums by asset after an event `premiums`, whose `data` may be changes only.
+
+    Args: rows: what this function returned for the event before; {} at the begin.
+    """
+    found = {} if data["full"] else dict(rows)
+    for row in data["premiums"]:
+        found[row["asset"]] = _merged(found.get(row["asset"], {}), row)
+    for asset in data["missing"]:
+        found.pop(asset, None)
+    return found
+
+
+def _merged(before: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    found = before | changes
+    if isinstance(before.get("stats"), dict) and "stats" in changes:
+        found["stats"] = before["stats"] | {
+            basis: before["stats"].get(basis, {}) | moves
+            for basis, moves in changes["stats"].items()
+        }
+    return found
+
+
 def _identity(value: bytes) -> str:
     # sent back in a header
     text = value.decode()

@@ -15,6 +15,7 @@ import structlog
 
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
+from coinspace.collector.beside import BesideTickers
 from coinspace.collector.connection import Connection
 from coinspace.collector.demand import budget
 from coinspace.collector.fetcher import Fetcher, RefusedError
@@ -28,7 +29,7 @@ from coinspace.collector.markets import (
     resolve,
 )
 from coinspace.collector.orderbook import OrderBookStage
-from coinspace.collector.stage import State, Status
+from coinspace.collector.stage import Stage, State, Status
 from coinspace.collector.ticker import TickerStage
 from coinspace.config import TuningSettings
 from coinspace.errors import ConfigError
@@ -128,6 +129,7 @@ class Collection:
         self.recorders: list[Recorder] = []
         self.market_list = MarketList()
         self.grouped: GroupedBooks | None = None
+        self.beside: list[BesideTickers] = []
         self.stage: Any = None
         self.log = structlog.get_logger(f"{stream}-{exchange}")
         self._open_recorder = recorders
@@ -180,6 +182,8 @@ class Collection:
         self._symbols = frozenset(symbol for symbol, _ in entries)
         connects = Window(shared(self.exchange.CONNECT_LIMIT, self.stream))
         symbols = [symbol for symbol, _ in entries]
+        if self.settings.format == "sbe" and not self.settings.api_key.get_secret_value():
+            self.stage.on_key_refused("no API key is set")
         for subscription in self.exchange.subscriptions(self.settings, self.channels, symbols):
             self._connect(subscription, connects)
         self._ticker = self._tasks.spawn("timer", self._tick())
@@ -204,11 +208,12 @@ class Collection:
         recorder = None if subscription.groups else self._open_recorder(len(self.recorders))
         if recorder is not None:
             self.recorders.append(recorder)
-            self._recorder_of.update(dict.fromkeys(subscription.symbols, recorder))
+            if not subscription.aside:
+                self._recorder_of.update(dict.fromkeys(subscription.symbols, recorder))
         connection = Connection(
             self.exchange,
             subscription,
-            self._extend(subscription) if subscription.groups else self.stage,
+            self._stage_of(subscription),
             connects,
             ssl_context=self._tls,
             recorder=recorder,
@@ -230,6 +235,16 @@ class Collection:
         recorder = self._recorder_of.get(symbol)
         if recorder is not None:
             recorder.mark(name, symbol=symbol, **facts)
+
+    def _stage_of(self, subscription: Subscription) -> Stage:
+        if subscription.groups:
+            return self._extend(subscription)
+        if subscription.aside:
+            beside = BesideTickers(self.stage, subscription.symbols)
+            self.beside.append(beside)
+            return beside
+        stage: Stage = self.stage
+        return stage
 
     def _extend(self, subscription: Subscription) -> GroupedBooks:
         groups = dict(zip(subscription.symbols, subscription.groups, strict=True))
@@ -258,13 +273,16 @@ class Collection:
 
     def _judge(self, now: int) -> None:
         self.stage.on_timer(now)
+        for beside in self.beside:
+            beside.on_timer(now)
         if now - self._markets_ns > MARKETS_INTERVAL_NS:
             self._markets_ns = now
             self.fetcher.submit(self.exchange.markets_request())
         self._fetch()
-        for number, reason in self.stage.take_reconnects().items():
-            for connection in self.connections:
-                connection.replace(number, reason)
+        for stage in (self.stage, *self.beside):
+            for number, reason in stage.take_reconnects().items():
+                for connection in self.connections:
+                    connection.replace(number, reason)
         self._report()
 
     def _fetch_soon(self) -> None:
@@ -300,7 +318,7 @@ class Collection:
         if missing:
             shown = ", ".join(map(self._shown, missing[:5])) + (" …" if len(missing) > 5 else "")
             return [f"{len(missing)} of {len(self.stage.statuses)} not synced: {shown}"]
-        return []
+        return ["no connection for tickers"] if any(one.is_silent for one in self.beside) else []
 
     def _note_unsynced(self, missing: list[Status]) -> None:
         now = monotonic_ns()
@@ -360,6 +378,7 @@ class Collection:
     def counters(self) -> dict[str, int | float]:
         found: dict[str, int | float] = {**self.stage.counters(), **self.fetcher.counters()}
         parts = [connection.counters() for connection in self.connections]
+        parts += [one.added() for one in self.beside]
         parts += [recorder.counters() for recorder in self.recorders]
         for part in parts:
             for name, count in part.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ from coinspace.text import json_line, printable
 
 # channels that `record` can record
 RECORDED = ("orderbook", "ticker", "trade")
+# what `probe` asks besides exchanges: the sources of USD/KRW
+RATES = "usd-krw"
+PROBED = click.Choice((*EXCHANGES, RATES), case_sensitive=False)
 
 
 def write_line(line: dict[str, Any]) -> None:
@@ -164,7 +167,7 @@ def market_lines(listings: Iterable[Any], as_json: bool) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("exchanges", nargs=-1, type=EXCHANGE)
+@click.argument("names", nargs=-1, type=PROBED, metavar="[EXCHANGE|usd-krw]...")
 @click.option(
     "--seconds",
     default=30.0,
@@ -174,27 +177,36 @@ def market_lines(listings: Iterable[Any], as_json: bool) -> Iterator[str]:
 )
 @click.option("--json", "as_json", is_flag=True, help="one JSON line per fact")
 @config_option
-def probe(
-    exchanges: tuple[str, ...], seconds: float, as_json: bool, config_path: str | None
-) -> None:
-    """Check on the exchanges the facts that the code relies on.
+def probe(names: tuple[str, ...], seconds: float, as_json: bool, config_path: str | None) -> None:
+    """Check on the exchanges, and on the sources of USD/KRW, the facts that the code relies on.
 
     Prints pass, fail or unseen for each fact. The exit code is 1 when one fails or none passes.
     """
     from coinspace.collector.tools.probe import run_probe
+    from coinspace.rates import probe as rates
 
     settings = load(config_path)
     quiet_logs(logging.CRITICAL)
     failed = passed = 0
-    for name in exchanges or EXCHANGES:
+
+    def show(kind: str, name: str, fact: Mapping[str, str]) -> None:
+        nonlocal failed, passed
+        failed += fact["verdict"] == "fail"
+        passed += fact["verdict"] == "pass"
+        click.echo(
+            json_line({kind: name, **fact})
+            if as_json
+            else f"{fact['verdict']:<7} {name:<8} {fact['name']}: {printable(fact['detail'])}"
+        )
+
+    for name in names or (*EXCHANGES, *([RATES] if settings.rates.sources else [])):
+        if name == RATES:
+            for one in asyncio.run(rates.run_probe(settings.rates)):
+                facts = one._asdict()
+                show("source", facts.pop("source"), facts)
+            continue
         for fact in asyncio.run(run_probe(name, settings.exchanges[name], seconds)):
-            failed += fact.verdict == "fail"
-            passed += fact.verdict == "pass"
-            click.echo(
-                json_line({"exchange": name, **asdict(fact)})
-                if as_json
-                else f"{fact.verdict:<7} {name:<8} {fact.name}: {printable(fact.detail)}"
-            )
+            show("exchange", name, asdict(fact))
     if failed or not passed:
         raise SystemExit(1)
 

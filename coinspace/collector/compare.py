@@ -135,7 +135,9 @@ class Comparison:
         self._watch_books()
 
     def _version(self, market: BookMarket) -> int:
-        return market.update_id if self._stage.updates else market.exchange_ns // 1_000_000
+        if market.update_id or self._stage.updates:
+            return market.update_id
+        return market.exchange_ns // 1_000_000
 
     def _watch_books(self) -> None:
         self._stage.watcher = self._on_published if self._asked or self._on_book else None

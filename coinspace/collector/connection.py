@@ -43,7 +43,7 @@ from coinspace.collector.stage import Stage
 from coinspace.config import TuningSettings
 from coinspace.exchanges.exchange import Exchange, Refusal, Subscription, plain
 from coinspace.recording.recorder import Recorder
-from coinspace.text import shown_address
+from coinspace.text import MASK, shown_address
 from coinspace.tuning import tune_socket
 
 # for a whole dial: resolving, TCP, TLS and handshake
@@ -65,6 +65,8 @@ SWITCHING_PROTOCOLS = 101
 REFUSED_S = 60.0
 # status of a handshake during maintenance of the exchange
 MAINTENANCE = 503
+# the same for a key that is wrong, revoked or not allowed at this address
+KEY_REFUSED = (400, 401, 403)
 
 # picows logs faults of the peer, some with a traceback; they are counted here instead
 _SILENT = logging.getLogger("picows.coinspace")
@@ -227,7 +229,7 @@ class Connection:
         links: open links, the newest last.
         fatal: the refusal when the exchange refused the subscription for good, None once data
             comes.
-        failures: failed dials and links, by cause: address, connect, timeout, tls, http,
+        failures: failed dials and links, by cause: address, connect, timeout, tls, http, key,
             handshake; lost, closed, protocol, no_pong, stuck, refused, internal.
     """
 
@@ -379,7 +381,12 @@ class Connection:
         self.stage.on_connected(link.number, self.subscription.symbols, monotonic_ns())
 
     async def _open(self, link: Link) -> None:
-        link.listener = FrameListener(self.stage, link.number, link)  # type: ignore[arg-type]
+        link.listener = FrameListener(
+            self.stage,  # type: ignore[arg-type]
+            link.number,
+            link,
+            ping=self.exchange.PING_FRAME,
+        )
         limit = asyncio.timeout(HANDSHAKE_TIMEOUT_S)
         try:
             async with limit:
@@ -403,6 +410,7 @@ class Connection:
                     disconnect_on_exception=False,
                     max_frame_size=MAX_MESSAGE,
                     max_redirects=0,
+                    extra_headers=self.subscription.headers,
                 )
         except Exception as error:
             if limit.expired():
@@ -429,11 +437,15 @@ class Connection:
             causes = {"address": "address", "TCP connection": "connect"}
             cause = causes.get(link.step, "tls" if self._ssl is not None else "handshake")
             return DialError(cause, plain(str(error)) or type(error).__name__)
-        # any other error: picows could not read the answer
+        # any other error: picows could not read the answer, which may repeat the request's key
         text = str(error) if isinstance(error, WSError) else repr(error)
+        for _, secret in self.subscription.headers:
+            text = text.replace(secret, MASK)
         return DialError("handshake", f"expected a WebSocket handshake, was {plain(text)}")
 
     def _refused(self, status: int, headers: Any) -> DialError:
+        if status in KEY_REFUSED and self.subscription.fallback is not None:
+            return DialError("key", f"API key refused: HTTP {status}")
         retry_after = retry_after_s(headers.get("Retry-After"))
         if status in (418, 429):
             retry_after = retry_after or (BAN_S if status == 418 else BLOCK_S)
@@ -443,9 +455,19 @@ class Connection:
 
     def _failed(self, error: DialError) -> None:
         self.connect_failures += 1
+        if error.cause == "key":
+            self._use_fallback(str(error))
+            return
         self._note(error.cause, str(error))
         self.dialer.lost(monotonic_ns(), error.retry_after_s)
         self.stage.on_connect_failed(self.subscription.symbols, str(error), monotonic_ns())
+
+    def _use_fallback(self, reason: str) -> None:
+        # the next dial follows at once: the fallback is another address, and needs no key
+        assert self.subscription.fallback is not None
+        self.subscription = self.subscription.fallback
+        self.failures["key"] += 1
+        self.stage.on_key_refused(reason)
 
     async def _subscribe(self, link: Link) -> None:
         for frame in self.subscription.frames:

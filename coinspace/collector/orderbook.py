@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from coinspace._ext.collector_book import BookCollector, BookMarket
-from coinspace._ext.message import REST
+from coinspace._ext.message import REPEAT, REST
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS
 from coinspace.collector.compare import (
@@ -122,6 +122,8 @@ class OrderBookStage(ComparedStage):
         self.syncs = [Sync() for _ in markets]
         self._compared_ns = [0] * len(markets)
         self._retried_ns = [0] * len(markets)
+        # time of the proof with which a quiet book was published again
+        self._repeated_ns = [0] * len(markets)
         self._all_compared_ns = 0
         self._recovery_ns = 0
 
@@ -458,6 +460,8 @@ class OrderBookStage(ComparedStage):
                 self._watch_sync(market, status, sync, now_ns)
             self.watch_first_frame(status, market.heard_ns, now_ns)
             self._watch_age(market, status, max(proofs[link] for link in status.live), now_ns)
+            if self.exchange.QUIET_MARKETS and status.state == State.SYNCED and market.usable:
+                self._repeat(market, status, now_ns)
             quiet = now_ns - max(market.heard_ns, status.subscribed_ns) > SILENT_NS
             due = now_ns - self._compared_ns[market.index] > COMPARE_AGAIN_NS
             if (
@@ -480,7 +484,18 @@ class OrderBookStage(ComparedStage):
             known_ns = max(market.heard_ns, status.confirmed_ns, status.subscribed_ns)
             for link in status.live:
                 proofs[link] = max(proofs.get(link, 0), known_ns)
+        if self.exchange.QUIET_MARKETS:
+            for link in proofs:
+                proofs[link] = max(proofs[link], self.proven_ns.get(link, 0))
         return proofs
+
+    def _repeat(self, market: BookMarket, status: Status, now_ns: int) -> None:
+        """Publish a quiet book again when its connection has answered a ping since."""
+        proven_ns = max(self.proven_ns.get(link, 0) for link in status.live)
+        last_ns = max(market.heard_ns, self._repeated_ns[market.index])
+        if proven_ns - last_ns > SILENT_NS and market.applied and market.phase != Phase.LEFT:
+            self._repeated_ns[market.index] = proven_ns
+            self.publish_again(market, REPEAT, self.wall_ns(now_ns) - (now_ns - proven_ns))
 
     def _watch_sync(self, market: BookMarket, status: Status, sync: Sync, now_ns: int) -> None:
         if market.usable:

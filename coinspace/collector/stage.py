@@ -62,6 +62,8 @@ def may_change(before: State, after: State) -> bool:
 
 
 HEAD_BYTES = 120
+# kinds of control frames, as `ext/parse/parser.pxd` numbers them
+ACK, ERROR, SHUTDOWN = 2, 3, 4
 # longest wait for a first frame: the exchanges report no error for an unknown symbol
 FIRST_FRAME_NS = 10 * SECOND_NS
 # a market that REST does not know is requested again, alone, after this wait, which doubles
@@ -143,6 +145,8 @@ class Stage:
         self._absent: dict[int, Absence] = {}
         self._reconnects: dict[int, str] = {}
         self._refusals: dict[int, Refusal] = {}
+        # connection -> its last control frame
+        self.proven_ns: dict[int, int] = {}
         # all bad frames are counted, and a few logged
         self._gate = LogGate()
         # called for each new wanted request, so that it need not wait for the timer
@@ -156,6 +160,7 @@ class Stage:
                 "error_frames",
                 "acks",
                 "shutdowns",
+                "keys_refused",
                 "first_frame_timeouts",
                 "stale",
                 "failures",
@@ -260,6 +265,7 @@ class Stage:
         """Note the end of a connection. Markets of another live connection go on."""
         self.counts["disconnects"] += 1
         self._reconnects.pop(connection, None)
+        self.proven_ns.pop(connection, None)
         for status in self.statuses:
             if connection not in status.live:
                 continue
@@ -358,6 +364,16 @@ class Stage:
         """Return the error that the exchange sent on a connection, once."""
         return self._refusals.pop(connection, None)
 
+    def on_key_refused(self, reason: str) -> None:
+        """Note that a connection goes on without the API key; log it for the first one only."""
+        self.counts["keys_refused"] += 1
+        if self.counts["keys_refused"] == 1:
+            self.log.error(
+                "streams without the API key are used until the next start",
+                reason=reason,
+                setting=f"exchanges.{self.exchange.NAME}.api_key",
+            )
+
     # rare frames
 
     def on_malformed(self, frame: bytes, received_ns: int, connection: int) -> None:
@@ -385,17 +401,20 @@ class Stage:
         except orjson.JSONDecodeError:
             self.on_malformed(frame, received_ns, connection)
             return
-        inner = detail.get("data", detail)
-        if inner.get("e") == "serverShutdown":
+        # an answer to a ping or a heartbeat: the connection delivers
+        self.proven_ns[connection] = self.now_ns
+        control = self.parser.control  # type: ignore[attr-defined]
+        if control == SHUTDOWN:
             self.counts["shutdowns"] += 1
             self._reconnects.setdefault(connection, "server shutdown")
             self.log.warning("server shutdown announced", connection=connection)
-        elif detail.get("error") or "code" in detail:
+        elif control == ERROR:
             self.counts["error_frames"] += 1
             refusal = self.exchange.refusal_of_frame(detail)
-            self._refusals[connection] = refusal
+            if refusal.whole:
+                self._refusals[connection] = refusal
             self.log.error("refused by the exchange", text=refusal.text, fatal=refusal.fatal)
-        elif "result" in detail:
+        elif control == ACK:
             self.counts["acks"] += 1
 
     # the exchange's list of markets
@@ -469,6 +488,10 @@ class Stage:
             "absent_markets": len(self._absent),
             **self.counts,
         }
+        found.update(
+            (f'frames_refused{{reason="{reason}"}}', count)
+            for reason, count in compiled.parser.refusals().items()
+        )
         for name in ("backwards", "clock_steps", *self.summed):
             found[name] = sum(getattr(entry, name) for entry in compiled.markets)
         found["synced"] = sum(status.state == State.SYNCED for status in self.statuses)

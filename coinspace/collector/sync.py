@@ -13,7 +13,7 @@ from typing import NamedTuple
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.exchanges.exchange import Request
 
-# updates of 100 s, one every 100 ms; a snapshot takes about 1 s
+# updates of 100 s, one every 100 ms, or of 20 s, one every 20 ms; a snapshot takes about 1 s
 BUFFER_UPDATES = 1000
 BUFFER_BYTES = 16 << 20
 # wait after a snapshot that did not fit; it doubles up to the limit

@@ -9,7 +9,7 @@ import click
 
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.publisher import open_journal, open_publisher
-from coinspace.bus.sockets import SETTLE_S
+from coinspace.bus.transport import SETTLE_S
 from coinspace.clock import SECOND_NS, monotonic_ns
 from coinspace.collector.collection import Collection, numbered
 from coinspace.collector.memory import read_memory

@@ -13,7 +13,7 @@ from coinspace.constituents import collected, named
 from coinspace.endpoint.history.bulk import Downloads
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.hub import Hub
-from coinspace.endpoint.live.premium_day import PremiumDays
+from coinspace.endpoint.live.premium import PremiumTable
 from coinspace.endpoint.live.state import Live
 from coinspace.market import as_named, exchange_as_named
 from coinspace.storage.read.pool import Database
@@ -26,9 +26,9 @@ class Context:
     Attributes: dashboard (folder of the built page), downloads (whole ranges being sent), settled
     ((asset, interval) -> time until which candles are known to be stored, ns; never decreases),
     states (channel -> first event's time of making and data), metrics (time of making, monotonic
-    ns, and text), premium_days (range of each premium in the last day), remote (heartbeats of
-    processes on other hosts, None on a single host), follow (called with exchange and market of
-    each request).
+    ns, and text), premiums (of every asset, with their statistics), remote (heartbeats of processes
+    on other hosts, None on a single host), follow (called with exchange and market of each
+    request).
     """
 
     settings: Settings
@@ -42,12 +42,12 @@ class Context:
     states: dict[str, tuple[float, bytes | None]] = field(init=False, default_factory=dict)
     _named: dict[str, frozenset[str]] = field(init=False, default_factory=dict)
     metrics: tuple[int, bytes] = field(init=False, default=(0, b""))
-    premium_days: PremiumDays = field(init=False)
+    premiums: PremiumTable = field(init=False)
     remote: RemoteHealth | None = field(init=False, default=None)
     follow: Callable[[str, str], None] = field(init=False, default_factory=lambda: _nothing)
 
     def __post_init__(self) -> None:
-        self.premium_days = PremiumDays(self.live, self.settings.index.assets)
+        self.premiums = PremiumTable(self.live, self.settings, self.clock)
         chosen = self.settings.endpoint
         self.downloads = Downloads(chosen.downloads, chosen.download_timeout_s)
 
@@ -63,7 +63,7 @@ class Context:
     @property
     def depths(self) -> dict[str, int]:
         """Published levels per side of each exchange, which are part of the parameter hash."""
-        return {name: one.depth for name, one in self.settings.exchanges.items()}
+        return self.settings.depths
 
     def decimals(self, asset: str) -> int | None:
         """Return the decimals of an asset's published value, None = by significant digits."""

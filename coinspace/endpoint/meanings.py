@@ -43,6 +43,11 @@ _GL = {"currency": "USDT", "value": "64181", "single_source": True}
 _BIDS = [["88958000", "0.5"], ["88957000", "1.25"]]
 _ASKS = [["88959000", "0.31"], ["88960000", "2"]]
 
+_STATS = {
+    "coin": {"change_1h": "0.0004", "percentile_24h": "0.6125"},
+    "fiat": {"change_1h": None, "percentile_24h": None},
+}
+
 FIELDS: dict[str, Meaning] = {
     # names and places
     "asset": Meaning("base asset, such as BTC", "BTC"),
@@ -217,9 +222,169 @@ FIELDS: dict[str, Meaning] = {
     "PremiumDay.high": Meaning("highest premium, a fraction, 0.01 is 1 %", "0.00214"),
     "PremiumDay.low": Meaning("lowest premium, a fraction, 0.01 is 1 %", "-0.00105"),
     "percentile": Meaning(
+        "part of the samples at or below the premium now, a fraction of 0 to 1; the last premium of"
+        " each minute or hour is a sample",
+        "0.6125",
+    ),
+    "PremiumDay.percentile": Meaning(
         "part of the minutes whose premium was at most the present one, a fraction of 0 to 1",
         "0.6125",
     ),
+    "same_coin": Meaning(
+        "known: the registry of names has the asset; questioned: it has not, and the prices in"
+        " Korea and outside differ by more than 50 %, so the name may mean two coins; assumed:"
+        " neither",
+        "known",
+    ),
+    "rank": Meaning(
+        "place in the order asked for, from 1; null where same_coin is questioned, and without the"
+        " value of the order",
+        1,
+    ),
+    "stats": Meaning("changes and percentiles of the premium, by basis", _STATS),
+    "PremiumUsdt.stats": Meaning("changes and percentiles of `fiat`"),
+    "PremiumBases.coin": Meaning("of the premium against USDT"),
+    "PremiumBases.fiat": Meaning("of the premium against USD"),
+    **{
+        f"change_{span}": Meaning(
+            f"the premium now less that of {words} ago, a fraction, 0.01 is 1 %-point; null where"
+            " either is unknown",
+            example,
+        )
+        for span, words, example in (
+            ("1m", "1 minute", "0.00002"),
+            ("5m", "5 minutes", "-0.00011"),
+            ("1h", "1 hour", "0.0004"),
+            ("24h", "24 hours", "-0.0018"),
+        )
+    },
+    **{
+        f"percentile_{span}": Meaning(
+            f"part of the samples of the last {words} at or below the premium now, a fraction of 0"
+            " to 1; null without a premium",
+            example,
+        )
+        for span, words, example in (
+            ("1h", "hour", "0.5167"),
+            ("24h", "24 hours", "0.6125"),
+            ("7d", "7 days", "0.4048"),
+            ("30d", "30 days", "0.7139"),
+            ("90d", "90 days", "0.8005"),
+        )
+    },
+    "as_high_ts": Meaning(
+        "begin of the minute (of the last 24 h) or hour (of 90 days) in which the premium was last"
+        " as high as now, ms since 1970-01-01 UTC; null = in none",
+        _TS - 5_400_000,
+    ),
+    "as_low_ts": Meaning(
+        "begin of the minute (of the last 24 h) or hour (of 90 days) in which the premium was last"
+        " as low as now, ms since 1970-01-01 UTC; null = in none",
+        _TS - 60_000,
+    ),
+    "windows": Meaning("statistics of each window, the shortest first"),
+    "WindowStatistics.window": Meaning("time that ends now", "24h"),
+    "samples": Meaning("minutes (1h, 24h) or hours (7d, 30d, 90d) with a premium", 1440),
+    "of": Meaning("minutes or hours of the window", 1440),
+    "mean": Meaning("mean of the samples, a fraction, 0.01 is 1 %", "0.000612"),
+    "deviation": Meaning(
+        "standard deviation of the samples, a fraction, 0.01 is 1 %-point", "0.00041"
+    ),
+    "z": Meaning(
+        "(premium now - mean) / deviation, in standard deviations, not a fraction; null where all"
+        " samples are equal",
+        "-0.5236",
+    ),
+    "WindowStatistics.high": Meaning("highest sample, a fraction, 0.01 is 1 %", "0.00214"),
+    "WindowStatistics.low": Meaning("lowest sample, a fraction, 0.01 is 1 %", "-0.00105"),
+    "BasisStatistics.premium": Meaning(
+        "the premium now, a fraction, 0.01 is 1 %; null without one", "0.0003973"
+    ),
+    "PremiumStatistics.coin": Meaning("of the premium against USDT; null for USDT itself"),
+    "PremiumStatistics.fiat": Meaning("of the premium against USD"),
+    "PremiumStatistics.ts": Meaning("time of the newest tick, ms since 1970-01-01 UTC", _TS),
+    "spark": Meaning(
+        "last premium of each half hour of the last 24 h on the basis asked for, oldest first,"
+        " as numbers: fractions, 0.01 is 1 %; absent unless asked for",
+        [0.00031, None, 0.0003973],
+    ),
+    "trade": Meaning(
+        "the direction that leaves more of the second configured size (10,000,000 KRW by default);"
+        " null without both books, and until it is computed, at most 5 s"
+    ),
+    "PremiumValue.trades": Meaning(
+        "what trades of several sizes leave; null without a summed book or a rate"
+    ),
+    "direction": Meaning(
+        "sell_kr: buy outside and sell in Korea; buy_kr: buy in Korea and sell outside", "sell_kr"
+    ),
+    "directions": Meaning("both directions"),
+    "sizes": Meaning("what is left of each configured size"),
+    "buy": Meaning("venue that buys; null where no pair of books has the size", _VENUES[2]),
+    "sell": Meaning("venue that sells; null where no pair of books has the size", _VENUES[0]),
+    "PremiumDirection.buy": Meaning("venue that buys none_left_krw; null where that is 0", None),
+    "PremiumDirection.sell": Meaning("venue that sells it; null where none_left_krw is 0", None),
+    "size_krw": Meaning("money put in, in KRW", "10000000"),
+    "left_krw": Meaning(
+        "what is left of it on coin basis after both fees, in KRW; below 0 a loss", "-11024"
+    ),
+    "none_left_krw": Meaning(
+        "size at which nothing is left, in KRW; 0 = something is left of no size", "0"
+    ),
+    "book_end": Meaning(
+        "whether something is left of every size that the books have: none_left_krw is then where"
+        " they end",
+        False,
+    ),
+    **{
+        f"{model}.{basis}": Meaning(
+            f"what is left after both fees, with USDT at {rate}, a fraction of the money put in;"
+            " below 0 a loss",
+            example,
+        )
+        for model in ("PremiumTrade", "PremiumSize")
+        for basis, rate, example in (
+            ("coin", "the KRW per USDT of the tick", "-0.0011024"),
+            ("fiat", "USD/KRW; null without that rate", "-0.0004"),
+        )
+    },
+    "fees": Meaning(
+        "exchange -> taker fee, a fraction of the money: `endpoint.taker_fees`",
+        {"upbit": "0.0005", "binance": "0.001"},
+    ),
+    "fee": Meaning("taker fee, a fraction of the money; null where it is not known", "0.0005"),
+    "PremiumVenue.age_ms": Meaning(
+        "ms since the last sign of life of the venue's book; null without one", 62
+    ),
+    "suspect": Meaning("why the index leaves the venue out or suspects it; null = it does not"),
+    "wallet": Meaning("whether deposits and withdrawals are open: not known here", "unknown"),
+    "caution": Meaning("whether the exchange warns of the asset: not known here", "unknown"),
+    "PremiumTrades.venues": Meaning("each venue as a side of a trade"),
+    "basis": Meaning("coin: against USDT; fiat: against USD", "coin"),
+    "full": Meaning("whether all premiums are there; false: only what has changed", True),
+    "PremiumRow.kr": Meaning("the Korean value in KRW per unit of base", "88958106.1"),
+    "PremiumRow.gl": Meaning("the value outside Korea in USDT per unit of base", "64181"),
+    "PremiumPoint.kr": Meaning("the Korean value in KRW per unit of base", "88958106.1"),
+    "PremiumPoint.gl": Meaning("the value outside Korea in USDT per unit of base", "64181"),
+    "PremiumPage.values": Meaning("stored premiums, oldest first"),
+    **{
+        f"PremiumCandle.{name}": Meaning(f"{text}, a fraction, 0.01 is 1 %", example)
+        for name, text, example in (
+            ("open", "the first premium", "0.00036"),
+            ("high", "the highest premium", "0.00042"),
+            ("low", "the lowest premium", "0.00035"),
+            ("close", "the last premium", "0.0003973"),
+        )
+    },
+    "PremiumCandle.valid": Meaning("records of the interval with a premium", 300),
+    "Premiums.usdt": Meaning("the premium of USDT itself; null without a USD/KRW rate"),
+    "PremiumsEvent.usdt": Meaning(
+        "the premium of USDT itself, null without a USD/KRW rate; absent where unchanged"
+    ),
+    "PremiumsEvent.premiums": Meaning(
+        "a row per asset; unless `full`, a row has its asset and what has changed"
+    ),
+    "PremiumsEvent.missing": Meaning("assets without a premium now", ["SOL"]),
     "minutes": Meaning("minutes that are known, of 1,440", 1440),
     "executable": Meaning("the premium after fees when both legs of a size trade at market"),
     "sell_kr": Meaning(
@@ -234,6 +399,42 @@ FIELDS: dict[str, Meaning] = {
     ),
     "fx": Meaning("KRW per USDT from USDT/KRW books; null without a usable rate", "1385.5"),
     "Candle.fx": Meaning("the last KRW per USDT", "1385.5"),
+    "usd_krw": Meaning("KRW per USD of banks or markets; null without a usable rate", "1371.5"),
+    "usd_krw_status": Meaning(
+        "ok: quoted now; closed: the last quotation before the market closed; late: older than"
+        " usual; daily: of a source that quotes once a bank day; held: the last rate, the new one"
+        " is not confirmed; fixed: a constant of the configuration; unconfirmed, stale, none: no"
+        " rate; null = not computed",
+        "ok",
+    ),
+    "usd_krw_source": Meaning(
+        "who gave USD/KRW: a source, `configuration` or `given`; null without a rate", "dunamu"
+    ),
+    "StoredQuotation.source": Meaning("name of the source", "dunamu"),
+    "StoredQuotation.rate": Meaning("KRW per USD", "1371.5"),
+    "StoredQuotation.received": Meaning(
+        "when it was received first, ms since 1970-01-01T00:00:00Z", _TS + 5000
+    ),
+    "quotations": Meaning("quotations of USD/KRW, newest first"),
+    "RateQuotation.source": Meaning("name of the source", "dunamu"),
+    "RateQuotation.rate": Meaning("KRW per USD", "1371.5"),
+    "daily": Meaning("whether the source quotes only once a bank day", False),
+    "observed": Meaning("time that the source gives, ms since 1970-01-01T00:00:00Z", _TS),
+    "RateQuotation.received": Meaning(
+        "when the source last gave this quotation, ms since 1970-01-01T00:00:00Z", _TS + 5000
+    ),
+    "RateQuotation.age_ms": Meaning("ms since the time that the source gives", 9000),
+    "UsdKrw.rate": Meaning("KRW per USD; null without a usable rate", "1371.5"),
+    "UsdKrw.status": Meaning(
+        "ok: quoted now; closed: the last quotation before the market closed; late: older than"
+        " usual; daily: of a source that quotes once a bank day; held: the last rate, the new one"
+        " is not confirmed; fixed: a constant of the configuration; unconfirmed, stale, none: no"
+        " rate",
+        "ok",
+    ),
+    "UsdKrw.source": Meaning("who gave the rate; null without a rate", "dunamu"),
+    "UsdKrw.age_ms": Meaning("ms since the time that the source gives; null without a rate", 9000),
+    "sources": Meaning("the last quotation of each source that answers"),
     "fx_status": Meaning(
         "ok: of this tick; held: the last rate, no book is usable; suspect: the last rate, the new"
         " one is not confirmed; none: no rate; null = not computed",
@@ -446,6 +647,7 @@ PARAMETERS: dict[str, Meaning] = {
     "at": Meaning("an instant of the past: ms since 1970 or ISO 8601 with a zone; now by default"),
     "ts": Meaning("an instant: the tick at or just before it; the newest by default"),
     "interval": Meaning("length of a candle"),
+    "source": Meaning("only quotations of this source", "dunamu"),
     "kind": Meaning("only gaps of this kind"),
     "status": Meaning("only gaps in this status"),
     "indices": Meaning("assets whose index values are sent, comma-separated; * for all"),
@@ -463,6 +665,11 @@ PARAMETERS: dict[str, Meaning] = {
     "assets": Meaning("only these assets, comma-separated; all by default"),
     "min": Meaning("only premiums of at least this fraction; 0.01 is 1 %"),
     "max": Meaning("only premiums of at most this fraction; 0.01 is 1 %"),
+    "search": Meaning("only assets whose name has this text, in any case of letters"),
+    "basis": Meaning("coin: the premium against USDT; fiat: against USD"),
+    "window": Meaning("window of the percentile that `sort` means"),
+    "spark": Meaning("true adds a curve of the last 24 h to each asset"),
+    "premiums": Meaning("true: the premiums of all assets are sent, at most once a second"),
     "stale": Meaning("false leaves out assets whose value is stale"),
 }
 
@@ -483,5 +690,9 @@ _LIKE = {
     "LatestIndexValue": ("IndexValue",),
     "PremiumValue": ("IndexValue",),
     "PremiumSummary": ("IndexValue",),
+    "RankedPremium": ("IndexValue",),
+    "PremiumRow": ("IndexValue",),
+    "PremiumPoint": ("IndexValue",),
+    "PremiumCandle": ("Candle",),
     "StoredBook": ("Book",),
 }

@@ -28,7 +28,21 @@ Status = Literal["ok", "degraded", "no_value"]
 Currency = Literal["KRW", "USDT"]
 Region = Literal["KR", "GL"]
 FxStatus = Literal["ok", "held", "suspect", "none"]
+# of USD/KRW; the last three have no rate
+UsdKrwStatus = Literal[
+    "ok", "closed", "late", "daily", "held", "fixed", "unconfirmed", "stale", "none"
+]
 Interval = Literal["1s", "1m", "5m", "1h", "1d"]
+# of a premium: against USDT, against USD
+Basis = Literal["coin", "fiat"]
+PremiumInterval = Literal["1m", "5m", "1h", "1d"]
+# windows of statistics
+Stretch = Literal["1h", "24h", "7d", "30d", "90d"]
+# of a trade: sell in Korea what was bought abroad, or buy in Korea
+Direction = Literal["sell_kr", "buy_kr"]
+# known: the registry of names has the asset. questioned: it has not, and the prices of the regions
+# are too far apart. assumed: neither.
+SameCoin = Literal["known", "assumed", "questioned"]
 # why a record has no value
 NoValue = Literal["too_few_venues", "insufficient_depth", "regime_split", "not_computed"]
 # why a venue is left out
@@ -43,7 +57,7 @@ MarketState = Literal[
 # of one market's book or ticker: `ok`, or else the state of the market
 Condition = Literal["ok", "stored", MarketState]
 GapKind = Literal[
-    "orderbook", "ticker", "trade", "state", "venue", "index", "aggregate", "heartbeat"
+    "orderbook", "ticker", "trade", "state", "venue", "index", "aggregate", "heartbeat", "rate"
 ]
 GapStatus = Literal["open", "filled", "lost", "dead"]
 
@@ -98,6 +112,7 @@ class Premium(Struct, kw_only=True):
     IndexRecord,
     reason=NoValue | None,
     fx_status=FxStatus | None,
+    usd_krw_status=UsdKrwStatus | None,
     curve_end=Literal["D", "exhausted"] | None,
 )
 class IndexValue(Struct, kw_only=True):
@@ -262,6 +277,87 @@ class Explanation(Struct, kw_only=True):
     live: bool
 
 
+class PremiumMoves(Struct):
+    """How a premium moved, and the share of samples at or below it in each window.
+
+    In a delta of a stream only the numbers that changed are there.
+    """
+
+    change_1m: Number | UnsetType = UNSET
+    change_5m: Number | UnsetType = UNSET
+    change_1h: Number | UnsetType = UNSET
+    change_24h: Number | UnsetType = UNSET
+    percentile_1h: Number | UnsetType = UNSET
+    percentile_24h: Number | UnsetType = UNSET
+    percentile_7d: Number | UnsetType = UNSET
+    percentile_30d: Number | UnsetType = UNSET
+    percentile_90d: Number | UnsetType = UNSET
+
+
+class PremiumBases(Struct):
+    """How a premium moved on both bases; in a delta of a stream only what changed is there."""
+
+    coin: PremiumMoves | UnsetType = UNSET
+    fiat: PremiumMoves | UnsetType = UNSET
+
+
+class PremiumTrade(Struct, kw_only=True):
+    """What buying on one side and selling on the other leaves, by the best pair of venues."""
+
+    direction: Direction
+    buy: str
+    sell: str
+    size_krw: DecimalText
+    coin: Number
+    fiat: Number
+    left_krw: DecimalText
+    none_left_krw: DecimalText
+    book_end: bool
+
+
+class PremiumSize(Struct, kw_only=True):
+    """What a trade of a size leaves; nulls where no pair of books has the size."""
+
+    size_krw: DecimalText
+    buy: str | None
+    sell: str | None
+    coin: Number
+    fiat: Number
+    left_krw: Number
+
+
+class PremiumDirection(Struct, kw_only=True):
+    """Trades in one direction, and the size at which nothing is left."""
+
+    direction: Direction
+    none_left_krw: DecimalText
+    book_end: bool
+    buy: str | None
+    sell: str | None
+    sizes: list[PremiumSize]
+
+
+class PremiumVenue(Struct, kw_only=True):
+    """A venue as one side of a trade."""
+
+    venue: str
+    region: Region
+    fee: Number
+    age_ms: AgeMs | None
+    suspect: Exclusion | None
+    wallet: Literal["unknown"] = "unknown"
+    caution: Literal["unknown"] = "unknown"
+
+
+class PremiumTrades(Struct, kw_only=True):
+    """What trades of several sizes leave of a premium, after both fees and both books."""
+
+    ts: EpochMs
+    fees: dict[str, DecimalText]
+    venues: list[PremiumVenue]
+    directions: list[PremiumDirection]
+
+
 class PremiumDay(Struct, kw_only=True):
     """The range of a premium in the last 24 h, by the last premium of each minute."""
 
@@ -285,22 +381,204 @@ class PremiumSummary(Struct, kw_only=True):
     gl: Regional | None
     fx: Number
     fx_status: FxStatus | None
+    usd_krw: Number
+    usd_krw_status: UsdKrwStatus | None
+    usd_krw_source: str | None
     premium: Premium | None
     day: PremiumDay | None
+    same_coin: SameCoin
+    stats: PremiumBases
+    trade: PremiumTrade | None
+
+
+class RankedPremium(PremiumSummary, kw_only=True):
+    """A premium of a list; `rank` is its place, null for one that may be of two coins."""
+
+    rank: int | None
+    spark: list[float | None] | UnsetType = UNSET
 
 
 class PremiumValue(PremiumSummary, kw_only=True):
-    """The premium of one asset now, with the venues behind it."""
+    """The premium of one asset now, with the venues behind it and what trades leave of it."""
 
     constituents: list[Constituent]
+    trades: PremiumTrades | None
+
+
+class PremiumUsdt(Struct, kw_only=True):
+    """The premium of USDT itself: KRW per USDT against KRW per USD."""
+
+    ts: EpochMs
+    fx: Number
+    fiat: Number
+    stats: PremiumMoves
 
 
 class Premiums(Struct, kw_only=True):
     """The premiums of all assets that have one now."""
 
     ts: EpochMs
-    premiums: list[PremiumSummary]
+    premiums: list[RankedPremium]
     missing: list[str]
+    usdt: PremiumUsdt | None
+    fees: dict[str, DecimalText]
+
+
+class WindowStatistics(Struct, kw_only=True):
+    """A premium's samples in a window that ends now; null where there are too few."""
+
+    window: Stretch
+    samples: int
+    of: int
+    percentile: Number
+    mean: Number
+    deviation: Number
+    z: Number
+    high: Number
+    low: Number
+
+
+class BasisStatistics(Struct):
+    """A premium on one basis: how it moved, and how unusual it is."""
+
+    premium: Number
+    change_1m: Number
+    change_5m: Number
+    change_1h: Number
+    change_24h: Number
+    as_high_ts: EpochMs | None
+    as_low_ts: EpochMs | None
+    windows: list[WindowStatistics]
+
+
+class PremiumStatistics(Struct, kw_only=True):
+    """The statistics of a premium on both bases, as of its newest tick."""
+
+    asset: str
+    ts: EpochMs | None
+    coin: BasisStatistics | None
+    fiat: BasisStatistics | None
+
+
+class PremiumPoint(Struct):
+    """The premium of one stored tick, on every basis."""
+
+    ts: EpochMs
+    status: Status
+    reason: NoValue | None
+    coin: Number
+    fiat: Number
+    usdt: Number
+    kr: Number
+    gl: Number
+    fx: Number
+    fx_status: FxStatus | None
+
+
+class PremiumPage(Struct, kw_only=True):
+    """A page of stored premiums, oldest first; `next` is the address of the next page."""
+
+    asset: str
+    start: EpochMs
+    end: EpochMs
+    values: list[PremiumPoint]
+    cursor: str | None
+    next: str | None
+
+
+class PremiumCandle(Struct):
+    """A candle of a premium over [ts, ts + interval); nulls when the interval has no premium.
+
+    `kr`, `gl` and `fx` are the last ones; `ticks` counts records, `valid` those with a premium.
+    """
+
+    ts: EpochMs
+    open: Number
+    high: Number
+    low: Number
+    close: Number
+    kr: Number
+    gl: Number
+    fx: Number
+    ticks: int
+    valid: int
+    closed: bool
+
+
+class PremiumCandlePage(Struct, kw_only=True):
+    """Candles of a premium, oldest first, one for each interval."""
+
+    asset: str
+    basis: Basis
+    interval: PremiumInterval
+    start: EpochMs
+    end: EpochMs
+    candles: list[PremiumCandle]
+    cursor: str | None
+    next: str | None
+
+
+class PremiumRow(Struct, kw_only=True):
+    """One asset of a `premiums` event; in a delta only the fields that changed are there."""
+
+    asset: str
+    ts: EpochMs | UnsetType = UNSET
+    stale: bool | UnsetType = UNSET
+    status: Status | UnsetType = UNSET
+    kr: Number | UnsetType = UNSET
+    gl: Number | UnsetType = UNSET
+    coin: Number | UnsetType = UNSET
+    fiat: Number | UnsetType = UNSET
+    unjudged: bool | UnsetType | None = UNSET
+    same_coin: SameCoin | UnsetType = UNSET
+    stats: PremiumBases | UnsetType = UNSET
+    trade: PremiumTrade | UnsetType | None = UNSET
+
+
+class PremiumsEvent(Struct, kw_only=True):
+    """The premiums of all assets: first all of them, then what changed since the event before."""
+
+    ts: EpochMs
+    full: bool
+    premiums: list[PremiumRow]
+    missing: list[str]
+    usdt: PremiumUsdt | UnsetType | None = UNSET
+
+
+class StoredQuotation(Struct, kw_only=True):
+    """What a source of USD/KRW said, and when it was received."""
+
+    source: str
+    rate: DecimalText
+    daily: bool
+    observed: EpochMs
+    received: EpochMs
+
+
+class RateQuotation(StoredQuotation, kw_only=True):
+    """What a source of USD/KRW said last."""
+
+    age_ms: AgeMs
+
+
+class UsdKrw(Struct, kw_only=True):
+    """USD/KRW of the newest index records, and the quotations behind it, in order of trust."""
+
+    ts: EpochMs
+    rate: Number
+    status: UsdKrwStatus
+    source: str | None
+    observed: EpochMs | None
+    age_ms: AgeMs | None
+    sources: list[RateQuotation]
+
+
+class QuotationPage(Struct, kw_only=True):
+    """Stored quotations of USD/KRW, newest first; a source's unchanged ones are stored once."""
+
+    quotations: list[StoredQuotation]
+    cursor: str | None
+    next: str | None
 
 
 class VenueSize(Struct):

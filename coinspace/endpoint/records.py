@@ -28,6 +28,8 @@ CURRENCY: Currency = "USDT"
 # columns of stored rows: a region's value, rounded as the index's own, and computed prices
 REGIONAL = ("kr", "gl")
 CONVERTED = ("value_krw", "best_bid", "best_ask", "fx")
+# columns of premiums: by basis, and of their candles
+PREMIUMS = ("coin", "fiat", "usdt", "open", "high", "low", "close")
 
 
 def status(stored: str | None) -> Status:
@@ -75,6 +77,13 @@ def _digits(decimals_shown: int | None) -> dict[str, Callable[[float], float]]:
         **dict.fromkeys(CONVERTED, significant),
         "premium": lambda value: round(value, RATIO_PLACES),
     }
+
+
+@cache
+def rounding(decimals_shown: int | None) -> dict[str, Callable[[float], float]]:
+    """Return column -> the function that rounds it in rows of premiums."""
+    premiums = dict.fromkeys(PREMIUMS, lambda value: round(value, RATIO_PLACES))
+    return {**_digits(decimals_shown), **premiums}
 
 
 def column(

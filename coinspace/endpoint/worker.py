@@ -14,7 +14,7 @@ from coinspace import process
 from coinspace.bus.beats import RemoteHealth
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import now_ns
-from coinspace.config import Settings, config_option, load
+from coinspace.config import RATE_COLLECTOR, Settings, config_option, load
 from coinspace.constituents import collected
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.app import build
@@ -30,7 +30,7 @@ from coinspace.storage.read.pool import Database, readonly_address
 from coinspace.tasks import OnFailure, Tasks, log_failure
 
 NAME = "index-endpoint"
-TOPICS = [b"index.", b"aggregate.", b"state.", b"heartbeat."]
+TOPICS = [b"index.", b"aggregate.", b"state.", b"heartbeat.", b"rate."]
 # kinds of messages with a topic per market
 MARKET_KINDS = ("orderbook", "ticker", "trade")
 # on a busy bus, waiting messages are read together
@@ -43,6 +43,7 @@ def publishers(settings: Settings) -> list[str]:
     """Return the names of the processes that the endpoint listens to."""
     names = [f"orderbook-collector-{exchange}" for exchange in settings.exchanges]
     names += [f"ticker-collector-{exchange}" for exchange in settings.exchanges]
+    names += [RATE_COLLECTOR] if settings.rates.sources else []
     return [*names, "orderbook-aggregator", "index-calculator"]
 
 
@@ -127,8 +128,8 @@ class Endpoint:
         await self.app.start()  # type: ignore[no-untyped-call]
         self.feeder.start(self.tasks)
         self.tasks.keep(
-            "premiums of the last day",
-            lambda: self.context.premium_days.load(self.database),
+            "stored premiums",
+            lambda: self.context.premiums.stats.load(self.database),
             ends=True,
         )
         await self.server.start()

@@ -1,4 +1,5 @@
-"""Binance spot: a REST snapshot and book updates every 100 ms; trade ids count up by one.
+"""Binance spot: a REST snapshot and book updates every 100 ms, in SBE every 20 ms; trade ids count
+up by one.
 
 Comments name the section of the exchange's documentation that the code relies on:
 https://developers.binance.com/docs/binance-spot-api-docs (WebSocket Streams, REST API).
@@ -10,12 +11,14 @@ import math
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
 
 from coinspace.errors import MarketError
+from coinspace.exchanges import binance_sbe as sbe
 from coinspace.exchanges.exchange import (
     MALFORMED,
     MOST_ID,
@@ -46,6 +49,7 @@ from coinspace.exchanges.exchange import (
 )
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, Market, joined_symbol
+from coinspace.text import is_binary
 
 NAME = "binance"
 ORDER = 3
@@ -62,6 +66,7 @@ SETTINGS = ExchangeSettings(
     # message has 32 bytes per level, and these messages fill most of the journal.
     depth=500,
 )
+BY_DEFAULT = True
 # names that mean several units of an asset
 IDENTITIES = (
     Identity(NAME, "1000SATS", "SATS", 1000.0),
@@ -71,6 +76,8 @@ IDENTITIES = (
 )
 COLOURS = ("#f0c93d", "#c49a00")
 LOAD = Load(Rates(10, 1, 20), Rates(10, 1, 0.8), {"USDT": 450})
+# published for accounts without a discount
+TAKER_FEE = 0.001
 PROTOCOL = "binance"
 # "How to manage a local order book correctly" (WebSocket Streams): updates are applied to a REST
 # snapshot
@@ -82,6 +89,8 @@ CONTIGUOUS_TRADES = True
 JOINABLE_TRADES = True
 STREAM_DEPTH = 5000
 PING_INTERVAL_S = 20.0
+PING_FRAME = b""
+QUIET_MARKETS = False
 # "General WSS information": the server sends a ping frame every 20 s and ends a connection without
 # a pong within a minute
 SERVER_PING_S = 20.0
@@ -124,14 +133,14 @@ COMPARISONS = (COMPARED, 5)
 
 
 def parser(capacity: int, markets: Iterable[str] = ()) -> Any:
-    """Return a frame parser with room for `capacity` levels per side.
+    """Return a parser of both formats with room for `capacity` levels per side.
 
     Args: markets: markets that the parser can name from their symbols.
     """
-    from coinspace._ext.binance import BinanceParser
+    from coinspace._ext.binance_sbe import BinanceSbeParser
 
     named = {symbol_of(Market.parse(text)): text for text in markets if "*" not in text}
-    return BinanceParser(capacity, markets=named)
+    return BinanceSbeParser(capacity, markets=named)
 
 
 def symbol_of(market: Market) -> str:
@@ -151,20 +160,60 @@ def subscriptions(
     "Live subscribing/unsubscribing to streams": streams in the URL need no message; SUBSCRIBE adds
     further ones. A stream that does not exist is acknowledged like any other and stays silent, so
     the stage watches for a first frame.
+
+    In SBE there is no stream of tickers: they come in JSON beside the trades.
     """
+    if not uses_sbe(settings):
+        return json_subscriptions(settings, channels, symbols)
+    binary = [channel for channel in channels if channel in sbe.STREAMS]
+    rest = [channel for channel in channels if channel not in sbe.STREAMS]
+    found = sbe_subscriptions(settings, binary, symbols) if binary else []
+    beside = json_subscriptions(settings, rest, symbols) if rest else []
+    return found + [replace(one, aside=bool(binary)) for one in beside]
+
+
+def uses_sbe(settings: ExchangeSettings) -> bool:
+    return settings.format == "sbe" and bool(settings.api_key.get_secret_value())
+
+
+def sbe_subscriptions(
+    settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
+) -> list[Subscription]:
+    """Return the connections to the binary streams, each with the one that replaces it."""
+    base = sbe.base_of(settings, SETTINGS.websocket)
+    headers = ((sbe.HEADER, settings.api_key.get_secret_value()),)
+    found = []
+    for names in chunks(symbols, STREAMS_PER_CONNECTION // len(channels)):
+        (fallback,) = json_subscriptions(settings, channels, names)
+        url, frames = streams_of(base, [sbe.STREAMS[channel] for channel in channels], names)
+        found.append(Subscription(url, frames, names, headers=headers, fallback=fallback))
+    return found
+
+
+def streams_of(
+    base: str, kinds: Sequence[str], names: Sequence[str]
+) -> tuple[str, tuple[bytes, ...]]:
+    """Return the URL of a connection, and the frames that subscribe what does not fit into it."""
+    streams = [f"{name.lower()}@{kind}" for name in names for kind in kinds]
+    first, *rest = chunks(streams, STREAMS_PER_FRAME)
+    frames = tuple(
+        orjson.dumps({"method": "SUBSCRIBE", "params": list(part), "id": index})
+        for index, part in enumerate(rest, 1)
+    )
+    return f"{base}/stream?streams={'/'.join(first)}", frames
+
+
+def json_subscriptions(
+    settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
+) -> list[Subscription]:
+    """Return the connections to the JSON streams."""
     kinds = [STREAMS[channel] for channel in channels]
     base = settings.websocket.rstrip("/").removesuffix("/stream").removesuffix("/ws")
     unit = "&timeUnit=MICROSECOND" if settings.microseconds else ""
     found = []
     for names in chunks(symbols, STREAMS_PER_CONNECTION // len(kinds)):
-        streams = [f"{name.lower()}@{kind}" for name in names for kind in kinds]
-        first, *rest = chunks(streams, STREAMS_PER_FRAME)
-        frames = tuple(
-            orjson.dumps({"method": "SUBSCRIBE", "params": list(part), "id": index})
-            for index, part in enumerate(rest, 1)
-        )
-        url = f"{base}/stream?streams={'/'.join(first)}{unit}"
-        found.append(Subscription(url, frames, names))
+        url, frames = streams_of(base, kinds, names)
+        found.append(Subscription(url + unit, frames, names))
     return found
 
 
@@ -293,6 +342,8 @@ RECENT_UPDATES = 1000
 
 def label(payload: bytes) -> Label:
     """Return the label of a recorded frame; NOTHING for acknowledgements, errors and status."""
+    if is_binary(payload):
+        return sbe.label(payload)
     found = _STREAM.match(payload)
     if found is not None:
         symbol, _, kind = short_name(found[1]).partition("@")
@@ -308,6 +359,8 @@ def label(payload: bytes) -> Label:
 
 def ids_of(what: Label, payload: bytes) -> tuple[bytes, bytes] | None:
     """Return the first and the last id of an update or a trade."""
+    if is_binary(payload):
+        return sbe.ids_of(payload)
     kind = what.kinds[0] if what.kinds else ""
     pattern = _UPDATE_IDS if kind.startswith(BOOK_KIND) else _TRADE_ID if kind == "trade" else None
     found = pattern.search(payload) if pattern else None
@@ -371,16 +424,13 @@ class LocalBook:
         if not self.id:
             return
         try:
-            update = orjson.loads(payload)
-            update = update.get("data", update)
-            last = _id(update["u"])
-            changes = (self.bids, _levels(update["b"])), (self.asks, _levels(update["a"]))
+            last, bids, asks = _update(payload)
         except MALFORMED:
             return
         if last <= self.id:
             return
         self.id = last
-        for side, levels in changes:
+        for side, levels in ((self.bids, bids), (self.asks, asks)):
             for price, size in levels.items():
                 if float(size):
                     side[price] = size
@@ -391,6 +441,22 @@ class LocalBook:
         bids = sorted(self.bids.items(), key=lambda level: -float(level[0]))[:limit]
         asks = sorted(self.asks.items(), key=lambda level: float(level[0]))[:limit]
         return orjson.dumps({"lastUpdateId": self.id, "bids": bids, "asks": asks})
+
+
+def _update(payload: bytes) -> tuple[int, dict[str, str], dict[str, str]]:
+    # the last id of an update, and its levels
+    if is_binary(payload):
+        found = sbe.read(payload)
+        if found is None or found.ids is None:
+            raise ValueError("expected an update of a book")
+        return (
+            _id(found.ids[1]),
+            _levels(list(found.bids.items())),
+            _levels(list(found.asks.items())),
+        )
+    update = orjson.loads(payload)
+    update = update.get("data", update)
+    return _id(update["u"]), _levels(update["b"]), _levels(update["a"])
 
 
 def _id(value: object) -> int:
@@ -437,7 +503,7 @@ def answer(
         if found is not None:
             return 200, found
     elif path in ("/api/v3/trades", "/api/v3/historicalTrades") and symbol in symbols:
-        rows = shaped(recording.trades(symbol), rest_trade)
+        rows = rest_trades(recording.trades(symbol))
         limit = number(query.get("limit"), 500, TRADES)
         if "fromId" in query:
             first = number(query["fromId"], 0, MOST_ID)
@@ -479,6 +545,17 @@ def exchange_info(symbols: Iterable[str], now_ms: int) -> dict[str, Any]:
     return {"timezone": "UTC", "serverTime": now_ms, "rateLimits": [], "symbols": rows}
 
 
+def rest_trades(frames: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Return recorded trades in the form of REST, without malformed ones."""
+    rows: list[dict[str, Any]] = []
+    for payload in frames:
+        if is_binary(payload):
+            rows += sbe.rest_trades(payload)
+        else:
+            rows += shaped((payload,), rest_trade)
+    return rows
+
+
 def rest_trade(payload: bytes) -> dict[str, Any]:
     """Return a recorded trade in the form of REST."""
     trade = orjson.loads(unwrapped(payload))
@@ -496,7 +573,7 @@ def rest_trade(payload: bytes) -> dict[str, Any]:
 
 
 def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
-    """Return the trial of `probe`: a stream that does not exist."""
+    """Return the trials of `probe`: an unknown stream and, with a key, the binary streams."""
 
     def silent(heard: Heard) -> tuple[bool, bool]:
         acknowledged = heard.controls[:1] == [{"result": None, "id": 7}]
@@ -505,7 +582,29 @@ def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
     frame = b'{"method":"SUBSCRIBE","params":["nosuchsymbol@depth@100ms"],"id":7}'
     base = settings.websocket.rstrip("/")
     facts = {"an unknown stream is acknowledged and silent": silent}
-    return [Trial(f"{base}/stream", (frame,), facts)]
+    found = [Trial(f"{base}/stream", (frame,), facts)]
+    if settings.api_key.get_secret_value():
+        found.append(binary_trial(settings, symbol))
+    return found
+
+
+def binary_trial(settings: ExchangeSettings, symbol: str) -> Trial:
+    """Return the trial of the streams that need the key."""
+
+    def answered(heard: Heard) -> tuple[bool, bool]:
+        return bool(heard.controls), heard.controls[:1] == [{"result": None, "id": 8}]
+
+    def sent(heard: Heard) -> tuple[bool, bool]:
+        return True, heard.before + heard.after > 0
+
+    keyed = settings.model_copy(update={"format": "sbe"})
+    (one,) = sbe_subscriptions(keyed, ["orderbook"], [symbol])
+    facts = {
+        "binary streams: requests are answered in JSON": answered,
+        "binary streams: updates of books come": sent,
+    }
+    frame = orjson.dumps({"method": "SUBSCRIBE", "params": [f"{symbol.lower()}@trade"], "id": 8})
+    return Trial(one.url, (frame,), facts, one.headers)
 
 
 def bad_request(symbol: str) -> tuple[str, Request]:

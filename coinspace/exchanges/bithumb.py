@@ -36,10 +36,13 @@ SETTINGS = ExchangeSettings(
     rest="https://api.bithumb.com",
     markets=korean.MARKETS,
 )
+BY_DEFAULT = True
 # the same name as another asset elsewhere
 IDENTITIES = (Identity(NAME, "ALT", "ARCHLOOT"),)
 COLOURS = ("#ff9147", "#df6a13")
 LOAD = Load(Rates(5, 4, 2), Rates(1, 0.5, 0.1), {"KRW": 480})
+# published, without a coupon; 0.04 % with one
+TAKER_FEE = 0.0025
 PROTOCOL = "bithumb"
 # documented: each frame is the whole book, of at most 15 levels. Seen: half of the frames repeat
 # the one before; a level with a price and size 0 is dust and is left out
@@ -52,6 +55,8 @@ JOINABLE_TRADES = False
 STREAM_DEPTH = 15
 # documented: an idle connection ends after about 120 s; seen: after 60 s, without a close frame
 PING_INTERVAL_S = 15.0
+PING_FRAME = b""
+QUIET_MARKETS = False
 SERVER_PING_S = 0.0
 LIFETIME_S = 0.0
 BINARY_FRAMES = True

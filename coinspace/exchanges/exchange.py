@@ -83,12 +83,18 @@ class Subscription:
     """One connection: its URL, the frames to send when it is open, and the symbols it delivers.
 
     groups: width of a price group of each symbol, () = books of single levels.
+    headers: of the handshake; they have a secret, which is shown nowhere.
+    fallback: the subscription without the key, for an exchange that refuses the key.
+    aside: it brings other channels of markets whose states another subscription decides.
     """
 
     url: str
     frames: tuple[bytes, ...]
     symbols: tuple[str, ...]
     groups: tuple[float, ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    fallback: Subscription | None = None
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +155,12 @@ class Refusal:
     """Why an exchange refused a request or a subscription.
 
     fatal: the exchange would refuse the same request again.
+    whole: of a subscription: the exchange refused all of it, so that the connection is of no use.
     """
 
     text: str
     fatal: bool
+    whole: bool = True
 
 
 OPEN_NS = 2**63 - 1
@@ -239,11 +247,13 @@ class Trial(NamedTuple):
     """Frames that `probe` sends on a separate connection, and the facts that must follow.
 
     facts: name -> function that returns whether the fact was seen, and whether it is true.
+    headers: of the handshake.
     """
 
     url: str
     frames: tuple[bytes, ...]
     facts: Mapping[str, Callable[[Heard], tuple[bool, bool]]]
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Exchange(Protocol):
@@ -258,6 +268,8 @@ class Exchange(Protocol):
     QUOTES: tuple[str, ...]
     # defaults of its section of the configuration
     SETTINGS: ExchangeSettings
+    # whether its markets are collected where the configuration names none
+    BY_DEFAULT: bool
     # base names that mean another asset, or several units
     IDENTITIES: tuple[Identity, ...]
     # on a dark page and on a light page
@@ -279,6 +291,10 @@ class Exchange(Protocol):
     # deepest book of the stream, levels per side
     STREAM_DEPTH: int
     PING_INTERVAL_S: float
+    # text that is sent to keep a connection alive, b"" = a ping of the protocol
+    PING_FRAME: bytes
+    # healthy markets are silent for minutes: an answer to a ping proves what a connection delivers
+    QUIET_MARKETS: bool
     # time between two pings of the server, 0 = the server sends none
     SERVER_PING_S: float
     # longest life of a connection, 0 = no known limit

@@ -46,6 +46,11 @@ def is_renamed(exchange: str, name: str) -> bool:
     return any(one.name == name and one.exchange in (exchange, ALL) for one in declared())
 
 
+def is_declared(asset: str) -> bool:
+    """Return whether any entry says what an asset's names mean."""
+    return any(asset in (one.asset, one.name) for one in declared())
+
+
 def assets_of(exchange: str, name: str) -> tuple[str, ...]:
     """Return every asset that a base name means at any time, sorted by name."""
     entries = [one for one in declared() if one.name == name and one.exchange in (exchange, ALL)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from coinspace.config_sources import STRICT, Names, UserPath
 from coinspace.errors import MarketError
@@ -40,9 +42,23 @@ class ExchangeSettings(BaseModel):
     ] = 0
     record: Annotated[bool, Field(description="archive raw frames below data/archive")] = False
     format: Annotated[
-        Literal["SIMPLE", "DEFAULT", "SIMPLE_LIST", "JSON_LIST"],
-        Field(description="format of Upbit's and Bithumb's frames; only Upbit has the lists"),
+        Literal["SIMPLE", "DEFAULT", "SIMPLE_LIST", "JSON_LIST", "sbe"],
+        Field(
+            description="format of Upbit's and Bithumb's frames; only Upbit has the lists. sbe ="
+            " Binance's binary streams, books every 20 ms; they need api_key"
+        ),
     ] = "SIMPLE"
+    api_key: Annotated[
+        SecretStr,
+        Field(description="Ed25519 key without permissions, for format sbe; a secret"),
+    ] = SecretStr("")
+    sbe_websocket: Annotated[
+        str,
+        Field(
+            description="address of the binary streams; empty = Binance's, or /sbe below"
+            " websocket where that is not Binance's"
+        ),
+    ] = ""
     microseconds: Annotated[bool, Field(description="ask Binance for times in µs")] = True
     group_levels: Annotated[
         dict[str, int],
@@ -59,11 +75,13 @@ class ExchangeSettings(BaseModel):
         UserPath | None, Field(description="PEM file of the only certificate authorities to trust")
     ] = None
 
-    @field_validator("websocket", "rest")
+    @field_validator("websocket", "sbe_websocket", "rest")
     @classmethod
     def _address(cls, text: str, info: ValidationInfo) -> str:
         # libraries would show a malformed address, and with it a login, in their errors
-        schemes = ("ws", "wss") if info.field_name == "websocket" else ("http", "https")
+        schemes = ("http", "https") if info.field_name == "rest" else ("ws", "wss")
+        if not text and info.field_name == "sbe_websocket":
+            return text
         try:
             parts = urlsplit(text)
             good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
@@ -75,6 +93,22 @@ class ExchangeSettings(BaseModel):
                 " in a password %2F for a slash and %40 for an at sign"
             )
         return text
+
+    @field_validator("api_key")
+    @classmethod
+    def _api_key(cls, key: SecretStr) -> SecretStr:
+        # it becomes a header of the handshake
+        text = key.get_secret_value().strip()
+        if not re.fullmatch(r"[!-~]{0,512}", text):
+            raise ValueError("expected at most 512 characters without spaces")
+        return SecretStr(text)
+
+    @model_validator(mode="after")
+    def _secret_way(self) -> ExchangeSettings:
+        way = urlsplit(self.sbe_websocket or self.websocket)
+        if self.api_key.get_secret_value() and way.scheme == "ws" and not _is_own(way.hostname):
+            raise ValueError("api_key: expected an address with wss://, as ws:// shows the key")
+        return self
 
     @field_validator("snapshot_depth")
     @classmethod
@@ -93,6 +127,14 @@ class ExchangeSettings(BaseModel):
     @classmethod
     def _group_levels(cls, levels: dict[str, int]) -> dict[str, int]:
         return {_market(market): level for market, level in levels.items()}
+
+
+def _is_own(host: str | None) -> bool:
+    # whether a host is this machine
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _market(text: str) -> str:

@@ -35,10 +35,13 @@ SETTINGS = ExchangeSettings(
     rest="https://api.upbit.com",
     markets=korean.MARKETS,
 )
+BY_DEFAULT = True
 # the same name as another asset elsewhere
 IDENTITIES = (Identity(NAME, "TON", "TOKAMAK"),)
 COLOURS = ("#4c8dff", "#1f66e5")
 LOAD = Load(Rates(8, 4, 3), Rates(2.4, 0.5, 0.2), {"KRW": 290})
+# published for markets in KRW
+TAKER_FEE = 0.0005
 PROTOCOL = "upbit"
 # documented and seen: each frame is the whole book, never a change of it
 UPDATES = False
@@ -50,6 +53,8 @@ JOINABLE_TRADES = True
 STREAM_DEPTH = 30
 # documented: an idle connection ends after 120 s; seen: after 60 s, without a close frame
 PING_INTERVAL_S = 15.0
+PING_FRAME = b""
+QUIET_MARKETS = False
 SERVER_PING_S = 0.0
 LIFETIME_S = 0.0
 BINARY_FRAMES = True

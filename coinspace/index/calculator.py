@@ -30,6 +30,7 @@ from coinspace.method.record import (
     Valuation,
     VenueRecord,
 )
+from coinspace.method.reference import ReferenceFacts, fixed
 from coinspace.method.siblings import (
     ASKS,
     BIDS,
@@ -42,6 +43,8 @@ from coinspace.method.siblings import (
 )
 
 REGIONS = tuple(CURRENCIES)
+# sources of a constant USD/KRW: beside the books, and index.parameters.usd_krw
+GIVEN, CONFIGURED = "given", "configuration"
 # missed ticks that are emitted at once; more of them would delay the live ticks
 AT_ONCE = 50
 # a longer outage means that the clock was wrong or is wrong now
@@ -90,9 +93,9 @@ class Index:
         fx = aggregate.fx
         kr, gl = regions["KR"].value_raw, regions["GL"].value_raw
         raw = composite.value_raw
-        usd_krw = aggregate.usd_krw or p.usd_krw
+        usd_krw = self._usd_krw(aggregate)
         rate = fx.doubted if fx.rate is None else fx.rate
-        parts = premium(kr, gl, rate, usd_krw)
+        parts = premium(kr, gl, rate, None if usd_krw is None else usd_krw.rate)
         doubted = fx.rate is None or any(one.unjudged for one in regions.values())
         self.last_ts_ns = ts_ns
         return IndexRecord(
@@ -108,6 +111,7 @@ class Index:
             best_ask=composite.best_ask,
             fx=fx.rate,
             fx_status=fx.status,
+            **_reference(usd_krw),
             kr=kr,
             gl=gl,
             regions=regions,
@@ -167,6 +171,15 @@ class Index:
         if not self._evaluated:
             return {"curve": [], "bids": [], "asks": []}
         return explain(self._curve, self._names)
+
+    def _usd_krw(self, aggregate: Aggregate) -> ReferenceFacts | None:
+        # a constant replaces a missing rate, and is named as such
+        found, constant = aggregate.reference, self.parameters.usd_krw
+        if aggregate.usd_krw is not None:
+            return fixed(aggregate.usd_krw, GIVEN)
+        if constant is not None and (found is None or found.rate is None):
+            return fixed(constant, CONFIGURED, 0 if found is None else found.heard_ns)
+        return found
 
     def _judge(self, aggregate: Aggregate) -> dict[str, str]:
         candidates = [
@@ -268,6 +281,18 @@ class Index:
             executable(size, self._region_curves, self._names, fees, rate)
             for size in self.parameters.sizes
         ]
+
+
+def _reference(found: ReferenceFacts | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {
+        "usd_krw": found.rate,
+        "usd_krw_status": found.status,
+        "usd_krw_source": found.source,
+        "usd_krw_observed_ns": found.observed_ns or None,
+        "usd_krw_heard_ns": found.heard_ns or None,
+    }
 
 
 class IndexCalculator:

@@ -14,8 +14,8 @@ from coinspace.method.parameters import (
     CURRENCIES,
     METHOD_VERSION,
     NOTES,
-    REGIONS,
     parameter_hash,
+    regions_of,
 )
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
@@ -28,7 +28,7 @@ LIVE, NEXT = "live", "next"
 def definition(settings: Settings, asset: str, *, candidate: bool = False) -> dict[str, Any]:
     """Return the methodology record of one index: all inputs of its values except books."""
     parameters = settings.index.parameters_of(asset, candidate=candidate)
-    depths = {name: one.depth for name, one in settings.exchanges.items()}
+    depths = settings.depths
     return {
         "asset": asset,
         "method_version": METHOD_VERSION,
@@ -36,7 +36,7 @@ def definition(settings: Settings, asset: str, *, candidate: bool = False) -> di
         "parameters": parameters.model_dump(),
         "constituents": constituents_of(settings, asset),
         "depths": depths,
-        "regions": REGIONS,
+        "regions": regions_of(depths),
         "currencies": CURRENCIES,
         "interval_ms": settings.index.interval_ms_of(asset),
         "notes": NOTES,

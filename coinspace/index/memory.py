@@ -14,6 +14,7 @@ from coinspace.index.calculator import Index
 from coinspace.index.outage import NOT_COMPUTED, Outage
 from coinspace.method.aggregate import COMPOSITE
 from coinspace.method.filter import DEVIATING, FROZEN, Mids
+from coinspace.method.reference import CLOSED, DAILY, DAILY_AGE_NS, HOLD_NS, LATE, OK
 from coinspace.storage.read import memory as stored
 from coinspace.storage.read.announced import targets
 from coinspace.storage.records import CONSTITUENT, FX, FX_ASSET, names_of
@@ -151,6 +152,31 @@ def read_references(
             {name: (mid, None, name.partition("/")[2]) for name, mid in mids},
         )
     return found
+
+
+def read_reference_memory(connection: Connection, asset: str, before_ns: int) -> dict[str, Any]:
+    """Return the state of the USD/KRW rate before a tick: quotations, and the last rate.
+
+    Args: asset: any index; all share the rate.
+    """
+    found = stored.quotations(connection, before_ns - DAILY_AGE_NS, before_ns)
+    last = stored.last_reference(
+        connection, asset, before_ns - HOLD_NS, before_ns, (OK, CLOSED, LATE, DAILY)
+    )
+    facts = None
+    if last is not None:
+        facts = (
+            last.ts_ns,
+            {
+                "rate": last.rate,
+                "status": last.status,
+                "source": last.source,
+                "observed_ns": last.observed_ns,
+            },
+        )
+    names = ("source", "rate", "observed_ns", "received_ns", "daily", "round")
+    quoted = [dict(zip(names, one, strict=True)) for one in found]
+    return {"last": facts, "quotations": quoted}
 
 
 def read_fx_memory(

@@ -75,7 +75,7 @@ class Worker:
         index = settings.index
         self.publisher = Publisher(NAME, settings.bus, process.started_ns)
         self.sender = Sender(settings, NAME, on_failure=process.failed)
-        depths = {name: one.depth for name, one in settings.exchanges.items()}
+        depths = settings.depths
         interval_ns = index.interval_ms * MILLISECOND_NS
         intervals = {one: index.interval_ms_of(one) * MILLISECOND_NS for one in index.assets}
         self.calculator = IndexCalculator(

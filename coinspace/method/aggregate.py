@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from coinspace._ext.ladder import Ladder
 from coinspace.clock import MILLISECOND_NS
 from coinspace.errors import MessageError
+from coinspace.method.reference import ReferenceFacts
 
 COMPOSITE = "composite"
 
@@ -92,7 +93,10 @@ class FxFacts(Struct, gc=False):
 
 
 class Facts(Struct, gc=False):
-    """The JSON part of the payload; `ladders`: name, bid levels and ask levels of each."""
+    """The JSON part of the payload; `ladders`: name, bid levels and ask levels of each.
+
+    `usd_krw`: KRW per USD given beside the books, None = as in `reference`.
+    """
 
     asset: str
     ts_ns: int
@@ -101,6 +105,7 @@ class Facts(Struct, gc=False):
     fx: FxFacts
     fx_venues: list[VenueFacts]
     ladders: list[tuple[str, int, int]]
+    reference: ReferenceFacts | UnsetType = UNSET
 
 
 @dataclass(slots=True)
@@ -116,6 +121,8 @@ class Aggregate:
     fx_venues: list[VenueFacts] = field(default_factory=list)
     epoch: int = 0
     sequence: int = 0
+    # of the sources of USD/KRW, None = none is configured
+    reference: ReferenceFacts | None = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -138,6 +145,7 @@ def encode(aggregate: Aggregate) -> tuple[bytes, int, int]:
             aggregate.fx,
             aggregate.fx_venues,
             counts,
+            UNSET if aggregate.reference is None else aggregate.reference,
         )
     )
     parts = [len(facts).to_bytes(8, "little"), facts, bytes(_pad(len(facts)))]
@@ -176,4 +184,5 @@ def decode(payload: memoryview | bytes, *, epoch: int = 0, sequence: int = 0) ->
         facts.fx_venues,
         epoch,
         sequence,
+        facts.reference or None,
     )

@@ -39,6 +39,15 @@ def region_of(exchange: str, quote: str) -> str:
     return REGIONS.get(exchange) or ("KR" if quote == FX_CURRENCY else "GL")
 
 
+def regions_of(depths: Mapping[str, int] | None = None) -> dict[str, str]:
+    """Return exchange -> region of the exchanges that count: an unused one changes no value.
+
+    Args: depths: of the exchanges that count, None = those of the default configuration.
+    """
+    counted = {one.NAME for one in every() if one.BY_DEFAULT} if depths is None else depths
+    return {name: region for name, region in REGIONS.items() if name in counted}
+
+
 def parameter_hash(parameters: IndexParameters, depths: Mapping[str, int] | None = None) -> str:
     """Return the first 16 hex digits of SHA-256 over version, parameters and input depths.
 
@@ -46,7 +55,7 @@ def parameter_hash(parameters: IndexParameters, depths: Mapping[str, int] | None
     """
     content = {
         "version": METHOD_VERSION,
-        "regions": REGIONS,
+        "regions": regions_of(depths),
         "parameters": parameters.model_dump(),
         "depths": dict(depths or {}),
     }

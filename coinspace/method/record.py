@@ -151,7 +151,8 @@ class IndexRecord(Struct, kw_only=True, gc=False):
     `kr` and `gl` are the regions' values in their own currencies, `value_krw` is the composite's
     value in KRW. `flagged`, `fx_flagged` and `split` are the memory of the method. `repeated`: the
     clock was set back, and the instant already has a stored record. `latency_ns`: from the tick
-    to its publication.
+    to its publication. `usd_krw`: KRW per USD, its status, its source and that source's time;
+    `usd_krw_heard_ns`: receipt of the newest quotation that the tick knows.
     """
 
     asset: Name
@@ -166,6 +167,11 @@ class IndexRecord(Struct, kw_only=True, gc=False):
     best_ask: Price = None
     fx: Exact = None
     fx_status: NameOrNone = None
+    usd_krw: Exact = None
+    usd_krw_status: NameOrNone = None
+    usd_krw_source: NameOrNone = None
+    usd_krw_observed_ns: Annotated[CountOrNone, INTERNAL] = None
+    usd_krw_heard_ns: Annotated[CountOrNone, INTERNAL] = None
     kr: Exact = None
     gl: Exact = None
     regions: Annotated[dict[str, Valuation] | None, Kind.PART] = None

@@ -51,17 +51,24 @@ def median_capped(mids: Iterable[float], clamp: float) -> float | None:
 
 
 def premium(
-    korean: float | None, world: float | None, krw_per_usdt: float | None, usd_krw: float | None
+    korean: float | None,
+    world: float | None,
+    krw_per_usdt: float | None,
+    usd_krw: float | None,
+    usd_per_usdt: float = 1.0,
 ) -> PremiumRecord:
     """Return the premium: (1 + a) = (1 + b)(1 + c).
 
     b is on coin basis, a on fiat basis, and c is USDT's own. a and c need the reference rate
     `usd_krw`.
+
+    Args: usd_per_usdt: price of USDT in USD; without one, the methodology counts a USDT as a USD.
     """
+    krw_at_bank = None if usd_krw is None else usd_krw * usd_per_usdt
     c = None
-    if krw_per_usdt is not None and usd_krw is not None:
-        c = krw_per_usdt / usd_krw - 1.0
-    return PremiumRecord(excess(korean, world, usd_krw), excess(korean, world, krw_per_usdt), c)
+    if krw_per_usdt is not None and krw_at_bank is not None:
+        c = krw_per_usdt / krw_at_bank - 1.0
+    return PremiumRecord(excess(korean, world, krw_at_bank), excess(korean, world, krw_per_usdt), c)
 
 
 def excess(korean: float | None, world: float | None, rate: float | None) -> float | None:

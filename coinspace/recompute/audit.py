@@ -12,7 +12,7 @@ from coinspace.collector.commands import quiet_logs
 from coinspace.config import IndexParameters, Settings, index_parameters
 from coinspace.errors import CoinSpaceError
 from coinspace.index.chain import DAY_NS
-from coinspace.index.memory import read_fx_memory, remember
+from coinspace.index.memory import read_fx_memory, read_reference_memory, remember
 from coinspace.index.store import store
 from coinspace.method.parameters import parameter_hash
 from coinspace.recompute.feeds import sources
@@ -89,7 +89,10 @@ def verify(
         for asset in assets:
             remember(connection, replay.calculator.index(asset), warm_ns)
         window_ns = int(settings.index.parameters.fx_window_s * SECOND_NS)
-        replay.aggregator.restore(read_fx_memory(connection, assets[0], warm_ns, window_ns))
+        memory = read_fx_memory(connection, assets[0], warm_ns, window_ns)
+        if settings.rates.sources:
+            memory["usd_krw"] = read_reference_memory(connection, assets[0], warm_ns)
+        replay.aggregator.restore(memory)
         replay.run(readers)
         verdict = comparison.finish()
     if restatement is not None:
@@ -108,7 +111,7 @@ def in_force(
     They come from the stored definition when all ticks of an asset have the hash of another
     definition, since defaults may have changed. Otherwise they come from the settings.
     """
-    depths = {name: one.depth for name, one in settings.exchanges.items()}
+    depths = settings.depths
     found = {}
     for asset in assets:
         now = found[asset] = settings.index.parameters_of(asset)

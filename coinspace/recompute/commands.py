@@ -189,14 +189,20 @@ class Output:
             raise CoinSpaceError(f"--explain: expected a tick at {at} ms, found none")
 
 
+REFERENCE = [name for name in IndexRecord.__struct_fields__ if name.startswith("usd_krw")]
+
+
 def reproducible(record: IndexRecord) -> dict[str, Any]:
     """Return a record without latency and epochs, which differ between computations of a tick."""
     found: dict[str, Any] = to_builtins(record) | {"latency_ns": None}
     for one in found["inputs"].values():
         del one["epoch"]
+    # so that the hash equals that of records without these fields
     if not record.repeated:
-        # so that the hash equals that of records without this field
         del found["repeated"]
+    if record.usd_krw_status is None:
+        for name in REFERENCE:
+            del found[name]
     return found
 
 

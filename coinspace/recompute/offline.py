@@ -19,6 +19,7 @@ from coinspace.config import IndexParameters, Settings
 from coinspace.index.calculator import IndexCalculator
 from coinspace.method.aggregate import Aggregate
 from coinspace.method.record import IndexRecord
+from coinspace.rates.replay import RECORDED, RateReplay
 from coinspace.recording.format import FeedReader
 from coinspace.recording.merge import merge
 
@@ -54,7 +55,7 @@ class FeedReplay:
     def __init__(
         self,
         settings: Settings,
-        make_source: Callable[[FeedReader, ListSink], Replay],
+        make_source: Callable[[FeedReader, ListSink], Replay | RateReplay],
         parameters_of: Callable[[str], IndexParameters],
         emit: Emit,
         *,
@@ -63,7 +64,7 @@ class FeedReplay:
         guide: Guide | None = None,
     ) -> None:
         self.interval_ns = settings.index.interval_ms * MILLISECOND_NS
-        depths = {name: one.depth for name, one in settings.exchanges.items()}
+        depths = settings.depths
         index = settings.index
         self.calculator = IndexCalculator(
             parameters_of,
@@ -91,15 +92,17 @@ class FeedReplay:
             self._run([stack.enter_context(reader) for reader in readers])
 
     def _run(self, readers: list[FeedReader]) -> None:
-        replays: dict[int, Replay] = {}
+        replays: dict[int, Replay | RateReplay] = {}
         sink = ListSink(1, clock=lambda: 0)
         last_ns = 0
         for reader, record in merge(readers):
             if self._end_ns is not None and record.received_ns >= self._end_ns:
                 break
             self.records += 1
-            self._advance(record.received_ns, last_ns)
-            last_ns = max(last_ns, record.received_ns)
+            if reader.exchange != RECORDED:
+                # ticks are those of the books' recordings
+                self._advance(record.received_ns, last_ns)
+                last_ns = max(last_ns, record.received_ns)
             replay = replays.get(id(reader))
             if replay is None:
                 replay = replays[id(reader)] = self._make_source(reader, sink)

@@ -12,6 +12,7 @@ from coinspace.aggregator.venue import Input
 from coinspace.clock import SECOND_NS
 from coinspace.index.outage import NOT_COMPUTED
 from coinspace.method.record import IndexRecord, Kind, VenueRecord, facts
+from coinspace.method.reference import USD_KRW
 from coinspace.storage.parts import PART_NAMES, stored_siblings
 from coinspace.storage.read import records
 from coinspace.storage.records import FX_ASSET, Row, comparable, read, tick_ns, tick_row
@@ -97,6 +98,10 @@ class Stored:
                 for row in _ticks(self._connection, asset, start_ns, end_ns)
             }
             self.venues, self._inputs = _venues(self._connection, start_ns, end_ns)
+            for (_, at_ns), row in self.ticks.items():
+                if at_ns in self._inputs:
+                    heard_ns = row["usd_krw_heard_ns"] or 0
+                    self._inputs[at_ns][USD_KRW] = Input(heard_ns, None)
 
     def inputs(self, ts_ns: int) -> Mapping[str, Input]:
         """Return venue -> input in the tick's record; empty without a record."""

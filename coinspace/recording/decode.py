@@ -1,13 +1,17 @@
 """`coinspace decode`: reads raw frames or recordings and prints one JSON line per message.
 
-Input: one frame per line, or feed files, compressed or not, which the first bytes identify. From a
+Input: one frame per line, or feed files, compressed or not, which the first bytes identify. A line
+of a binary frame is hexadecimal or base64, or JSON with only the field "hex". From a
 feed only received frames are decoded. Input is read in chunks as it arrives, so it can be a live
 pipe, and the longest line bounds the memory.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +34,10 @@ from coinspace.text import safe_json
 
 # levels per side, more than any real frame has; further levels are dropped and counted
 CAPACITY = 1 << 16
+# a binary frame as text; no JSON text has only these characters and the length of a header
+CODED = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
+NAMED_HEX = re.compile(rb'\s*\{\s*"hex"\s*:\s*"([0-9A-Fa-f]+)"\s*\}\s*')
+HEAD = 11
 
 
 def frames(lines: Iterable[list[bytes]], exchange: str) -> Iterator[list[bytes]]:
@@ -45,7 +53,23 @@ def frames(lines: Iterable[list[bytes]], exchange: str) -> Iterator[list[bytes]]
                 b" ", b""
             ):
                 raise FeedError(f"expected a feed of {exchange}, was {batch[0][:80]!r}")
-        yield list(_received(batch)) if is_feed else batch
+        yield list(_received(batch) if is_feed else map(plain_frame, batch))
+
+
+def plain_frame(line: bytes) -> bytes:
+    """Return the frame of a line: the bytes of a binary one, or the line itself."""
+    named = NAMED_HEX.fullmatch(line)
+    text = named[1] if named else line.strip()
+    if len(text) < HEAD or not CODED.fullmatch(text):
+        return line
+    try:
+        return bytes.fromhex(text.decode())
+    except ValueError:
+        pass
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return line
 
 
 def _received(lines: list[bytes]) -> Iterator[bytes]:

@@ -7,8 +7,8 @@
     1617646621613985000 ! {"mark":"disconnect","reason":"…"}
 
 Directions: `<` received frame, `>` sent frame, `GET PATH` answer to a REST request, `!` mark
-(JSON: "disconnect", "connect", "gap", "dropped"). A payload with a line feed or with bytes that are
-not UTF-8 is stored as base64 after the direction `<64` (`>64`, `GET64`).
+(JSON: "disconnect", "connect", "gap", "dropped"). A binary payload, or one with a line feed or with
+bytes that are not UTF-8, is stored as base64 after the direction `<64` (`>64`, `GET64`).
 Receive times are 64-bit nanoseconds since 1970 and never decrease.
 Each zstd frame is independent: a file that is cut anywhere loses at most its last block. Each frame
 ends with a checksum of its content, which reveals a changed bit. Files of earlier versions have no
@@ -32,6 +32,7 @@ from coinspace.clock import SECOND_NS
 from coinspace.errors import FeedError
 from coinspace.recording.blocks import Block, walk
 from coinspace.recording.lines import Inflated, Lines
+from coinspace.text import is_binary
 
 MAGIC = b"#coinspace-feed "
 VERSION = 1
@@ -81,7 +82,7 @@ def encode_line(record: Record) -> bytes:
         raise FeedError(f"direction: expected one of {', '.join(DIRECTIONS)}, was {direction!r}")
     if direction == "GET" and (not path.startswith("/") or " " in path or "\n" in path):
         raise FeedError(f"path of a GET: expected '/…' without a space, was {path!r}")
-    if b"\n" in payload or not _is_text(payload):
+    if is_binary(payload) or b"\n" in payload or not _is_text(payload):
         payload, direction = base64.b64encode(payload), direction + "64"
     head = f"{received_ns} {direction} {path} " if path else f"{received_ns} {direction} "
     return head.encode() + payload + b"\n"

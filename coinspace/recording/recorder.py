@@ -11,7 +11,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -38,6 +40,7 @@ class Recorder:
         segment_bytes, segment_s: size and age at which a file is closed.
         max_bytes: of all files of this exchange and name together.
         queue_records, queue_bytes: limits of the queue.
+        facts: more of the header of each file.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Recorder:
         max_bytes: int = 4 << 30,
         queue_records: int = 100_000,
         queue_bytes: int = 64 << 20,
+        facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.folder = Path(folder)
         self.exchange = exchange
@@ -62,6 +66,7 @@ class Recorder:
         self.max_bytes = max_bytes
         self.queue_records = queue_records
         self.queue_bytes = queue_bytes
+        self._facts = dict(facts)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -188,6 +193,7 @@ class Recorder:
                 "url": self.url,
                 "started_ns": started_ns,
                 "segment": self._segments,
+                **self._facts,
             }
             self._writer = FeedWriter(path, header)
             self._segments += 1

@@ -20,6 +20,7 @@ from coinspace.recording.format import FeedReader, FeedWriter, Record
 from coinspace.recording.frames import RecordedBooks, label, snapshot_symbol
 from coinspace.recording.merge import merge
 from coinspace.recording.progress import reading
+from coinspace.text import is_binary
 
 # ids and their sums stay within 64 bits
 ID_DIGITS = 18
@@ -154,7 +155,8 @@ def _count(summary: Summary, reader: FeedReader, record: Record, check: bool) ->
         if record.payload.endswith(b"\r"):
             summary.error(f"feed {reader.path}, line {reader.line}: ends with CR LF, expected LF")
         try:
-            orjson.loads(record.payload)
+            if not is_binary(record.payload):
+                orjson.loads(record.payload)
         except orjson.JSONDecodeError as error:
             summary.error(f"feed {reader.path}, line {reader.line}: expected JSON, {error}")
     if record.direction == "<":

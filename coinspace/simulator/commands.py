@@ -11,14 +11,13 @@ import orjson
 import uvloop
 
 from coinspace.errors import ConfigError, FeedError
-from coinspace.exchanges import EXCHANGES
 from coinspace.log import configure_logging
 from coinspace.options import EXCHANGE, markets_by_exchange
 from coinspace.plain_options import FACTOR, PORT, SECONDS, Finite
 from coinspace.process import die_with_parent, stop_event
 from coinspace.recording.format import LAST_NS, first_ns
 from coinspace.simulator import faults as faults_module
-from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS
+from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS, USUAL_MARKETS
 from coinspace.simulator.markets.scenario import SCENARIOS
 from coinspace.simulator.markets.whole import whole_exchanges
 from coinspace.simulator.server import ExchangeServer, ready_line
@@ -101,9 +100,9 @@ def simulate(
     configure_logging()
     whole = whole_exchanges() if offered else None
     chosen = markets_by_exchange(exchanges, markets) if markets else {}
-    usual = whole.markets if whole else DEFAULT_MARKETS
+    usual = whole.markets if whole else USUAL_MARKETS
     if whole or not markets:
-        for name in exchanges or EXCHANGES:
+        for name in exchanges or DEFAULT_MARKETS:
             chosen[name] = list(dict.fromkeys([*usual.get(name, ()), *chosen.get(name, ())]))
     patterns = [text for text in markets if "*" in text]
     if patterns:

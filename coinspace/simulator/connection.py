@@ -94,6 +94,8 @@ class Connection:
         """Start after the handshake."""
         self.session = session
         self.opcode = BINARY if exchange_named(self.exchange).BINARY_FRAMES else TEXT
+        # of data frames
+        self.data_opcode = BINARY if session.is_binary else self.opcode
         transport = self.request.transport
         assert transport is not None
         # uvloop's transports are not a subclass of asyncio's
@@ -124,13 +126,13 @@ class Connection:
         """Send a data frame."""
         if self.is_open and not self.session.ended:
             self.sent += 1
-            self.write(encode_frame(self.opcode, payload))
+            self.write(encode_frame(self.data_opcode, payload))
 
     def send_split(self, payload: bytes, n: int) -> None:
         """Send one message in n frames."""
         parts = _cut(payload, n)
         frames = [
-            encode_frame(self.opcode if i == 0 else 0, part, final=i == len(parts) - 1)
+            encode_frame(self.data_opcode if i == 0 else 0, part, final=i == len(parts) - 1)
             for i, part in enumerate(parts)
         ]
         self.sent += 1
@@ -139,7 +141,7 @@ class Connection:
     def send_chopped(self, payload: bytes, n: int, gap_s: float) -> None:
         """Send one frame in n writes, `gap_s` apart; later frames wait."""
         self.sent += 1
-        for part in _cut(encode_frame(self.opcode, payload), n):
+        for part in _cut(encode_frame(self.data_opcode, payload), n):
             self._wait(part, gap_s)
         if self._slow_task is None or self._slow_task.done():
             slow = self._write_slowly()
@@ -158,7 +160,7 @@ class Connection:
         self._together_size += len(payload)
         if len(self._together) >= n or self._together_size > BUFFER_LIMIT // 2:
             self.sent += len(self._together)
-            self.write(b"".join(encode_frame(self.opcode, one) for one in self._together))
+            self.write(b"".join(encode_frame(self.data_opcode, one) for one in self._together))
             self._together.clear()
             self._together_size = 0
 

@@ -82,6 +82,8 @@ class Disorder:
         source = self.server.source
         if fault.kind in SIMULATED_KINDS and not source.simulated:
             raise ConfigError(f"fault {fault.spec!r}: expected a simulated exchange, was a replay")
+        if fault.kind == "rate":
+            return
         if fault.exchange != "*" and fault.exchange not in source.exchanges:
             served = ", ".join(source.exchanges)
             raise ConfigError(f"fault {fault.spec!r}: expected an exchange out of {served}")
@@ -133,6 +135,11 @@ class Disorder:
 
     def _find(self, kind: str, exchange: str, symbol: str = "") -> Fault | None:
         return next(self._acting({kind}, exchange, symbol), None)
+
+    def rate_form(self, source: str) -> str:
+        """Return what is wrong with an answer of a source of USD/KRW, "" = nothing."""
+        found = next(self._acting({"rate"}, source), None)
+        return "" if found is None else found.form
 
     # frames
 
@@ -232,6 +239,8 @@ class Disorder:
                 connection.cut()
             case "close":
                 connection.session.end(int(fault.values["code"]), fault.reason, 0.0)
+            case "revoke" if connection.session.has_key:
+                connection.session.end(1008, "Invalid API-key", 0.0)
             case "error":
                 connection.reply(connection.session.error_frame)
                 connection.session.end(1000, "", ERROR_CLOSE_S)
@@ -308,6 +317,10 @@ class Disorder:
                 headers = {"Retry-After": str(int(fault.values["retry"]))}
                 return answer(rest_of(exchange).refusal(status), status, headers)
         return None
+
+    def is_revoked(self, exchange: str) -> bool:
+        """Return whether API keys are refused now."""
+        return self._find("revoke", exchange) is not None
 
     def is_stale(self, exchange: str, path: str, query: dict[str, str]) -> bool:
         """Return whether a depth request gets an old book."""

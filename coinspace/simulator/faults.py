@@ -20,6 +20,7 @@ Open connections (at `after`; with `for` also later ones during that time; every
   close     code=1001, reason=TEXT               error     an error frame, then close 1000
   cut       closed without a close frame
   shutdown  serverShutdown if the exchange has this event, close n=5 s later
+  revoke    connections with an API key are closed; the key is refused while it is in force
 Requests:
   rest      status=429|418|500|503, retry=SECONDS, path=PART, ms=DELAY, status=0 only delays
   handshake status=429, ms=DELAY, status=0 never answers
@@ -30,6 +31,8 @@ Markets (simulated exchanges; a symbol is needed):
   budget    used=5000: weight per minute that other programs at the same address use (Binance)
 Clock (simulated exchanges):
   clock     by=3h: error of the exchange's clock
+Sources of USD/KRW, in the place of EXCHANGE (dunamu, naver, yahoo, frankfurter):
+  rate      form=html and others, see `coinspace/simulator/rates.py`: what the source answers
 
 Every kind: after=5 (seconds from now), for=10, p=0.1 (probability), every=20 (each 20th frame),
 count=3 (at most 3 times). EXCHANGE may be `*`. Times: 5, 5s, 200ms, 2m, 3h, -3h.
@@ -48,6 +51,7 @@ from coinspace.errors import ConfigError, MarketError
 from coinspace.exchanges import EXCHANGES
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.market import Market, exchange_as_named
+from coinspace.simulator.rates import FORMS, SIMULATED_SOURCES
 
 FRAME_KINDS = {
     "drop",
@@ -88,8 +92,9 @@ ANSWER_KINDS: dict[str, tuple[bytes, str]] = {
 }
 # faults before a request names the exchange
 NAMELESS_KINDS = ACCEPT_KINDS | {"refuse"}
-CONNECTION_KINDS = {"halfopen", "reset", "close", "error", "shutdown", "cut"}
+CONNECTION_KINDS = {"halfopen", "reset", "close", "error", "shutdown", "cut", "revoke"}
 REQUEST_KINDS = {"rest", "handshake", "stale"}
+RATE_KINDS = {"rate"}
 MARKET_KINDS = {"halt", "delist"}
 SIMULATED_KINDS = MARKET_KINDS | {"clock", "budget"}
 KINDS = (
@@ -99,6 +104,7 @@ KINDS = (
     | CONNECTION_KINDS
     | REQUEST_KINDS
     | SIMULATED_KINDS
+    | RATE_KINDS
 )
 NAMES = (*EXCHANGES, "*")
 CHANNELS = ("orderbook", "ticker", "trade")
@@ -106,7 +112,7 @@ CHANNELS = ("orderbook", "ticker", "trade")
 UNITS = (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0))
 COMMON = {"after", "for", "p", "every", "count", "channel"}
 # keys of a kind whose values are text
-TEXTS = {"close": {"reason"}, "rest": {"path"}}
+TEXTS = {"close": {"reason"}, "rest": {"path"}, "rate": {"form"}}
 # numbers of a kind
 DEFAULTS: dict[str, dict[str, float]] = {
     "delay": {"ms": 500},
@@ -142,6 +148,7 @@ class Fault:
     values: dict[str, float] = field(default_factory=dict)
     path: str = ""
     reason: str = ""
+    form: str = ""
     id: int = 0
     begin_s: float = 0.0
     hits: int = 0
@@ -208,8 +215,9 @@ def parse(spec: str) -> Fault:
         raise _wrong(spec, f"a kind out of {', '.join(sorted(KINDS))}, was {kind!r}")
     if rest:
         rest[0] = exchange_as_named(rest[0])
-    if not rest or rest[0] not in NAMES:
-        raise _wrong(spec, f"an exchange out of {', '.join(NAMES)} after the kind")
+    names = (*SIMULATED_SOURCES, "*") if kind in RATE_KINDS else NAMES
+    if not rest or rest[0] not in names:
+        raise _wrong(spec, f"an exchange out of {', '.join(names)} after the kind")
     fault = Fault(spec, kind, rest[0], values=dict(DEFAULTS.get(kind, {})))
     allowed = COMMON | fault.values.keys() | TEXTS.get(kind, set())
     for n, part in enumerate(rest[1:]):
@@ -224,9 +232,12 @@ def parse(spec: str) -> Fault:
         try:
             _set(fault, key, value)
         except ValueError:
-            raise _wrong(spec, f"a number or time for {key}, was {value!r}") from None
+            wanted = f"one of {', '.join(sorted(FORMS))}" if key == "form" else "a number or time"
+            raise _wrong(spec, f"{wanted} for {key}, was {value!r}") from None
     if kind in MARKET_KINDS and not fault.symbol:
         raise _wrong(spec, "a symbol after the exchange")
+    if kind in RATE_KINDS and not fault.form:
+        raise _wrong(spec, f"form=, one of {', '.join(sorted(FORMS))}")
     if kind == "refuse" and fault.for_s == math.inf:
         raise _wrong(spec, "for=SECONDS, after which the port is open again")
     return fault
@@ -244,7 +255,9 @@ def _set(fault: Fault, key: str, value: str) -> None:
             fault.count = int(value)
         case "channel" if value not in CHANNELS:
             raise ValueError
-        case "channel" | "path" | "reason":
+        case "form" if value not in FORMS:
+            raise ValueError
+        case "channel" | "path" | "reason" | "form":
             setattr(fault, key, value)
         case "by":
             fault.values["by"] = seconds(value)

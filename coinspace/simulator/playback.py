@@ -76,7 +76,8 @@ class Newest:
     def keep(self, what: Label, payload: bytes) -> None:
         key, before = (what.kinds[0], what.symbol), self.last.get((what.kinds[0], what.symbol))
         grown = len(payload) - (len(before) if before is not None else -ENTRY_BYTES)
-        trades = self.trades.get(what.symbol, deque()) if what.kinds[0] == "trade" else None
+        is_trade = what.kinds[0].partition("@")[0] == "trade"
+        trades = self.trades.get(what.symbol, deque()) if is_trade else None
         if trades is not None:
             grown += len(payload) - (len(trades[0]) if len(trades) == KEPT_TRADES else 0)
         if self.size + grown > KEPT_BYTES:

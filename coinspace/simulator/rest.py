@@ -6,14 +6,14 @@ The exchange's module shapes the answers, from a simulated market as from a reco
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple
-
-import orjson
+from typing import Any
 
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.binance import DEFAULT_LEVELS, STREAM_DEPTH, depth_weight
 from coinspace.exchanges.exchange import number
 from coinspace.exchanges.korean import TICKERS, TRADES
+from coinspace.simulator.answer import Answer as Answer
+from coinspace.simulator.answer import answer as answer
 from coinspace.simulator.markets.engine import Engine
 from coinspace.simulator.markets.korean import KST_S
 from coinspace.simulator.markets.market import MILLISECOND_NS, Event, SimulatedMarket
@@ -22,20 +22,6 @@ from coinspace.window import Used
 BINANCE_WEIGHT = 6000
 BAN_S = 120
 IGNORED_429 = 10
-
-
-class Answer(NamedTuple):
-    """A REST answer."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = {}
-
-
-def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
-    """Return a JSON answer; bytes are already JSON."""
-    body = value if isinstance(value, bytes) else orjson.dumps(value)
-    return Answer(status, body, headers or {})
 
 
 class Present:
@@ -212,11 +198,48 @@ class BinanceRest(Rest):
         return status, content
 
 
+class CoinoneRest(Rest):
+    """Coinone: one limit for all paths; errors have status 200, unknown paths give HTML."""
+
+    # 1,200 requests a minute and address
+    per_minute = 1200
+
+    @staticmethod
+    def refusal(status: int) -> Any:
+        code = "4" if status in (418, 429) else "405"
+        return {"result": "error", "error_code": code, "error_msg": "Blocked user access"}
+
+    def __init__(self, engine: Engine, exchange: str, *, limits: bool = True) -> None:
+        super().__init__(engine, exchange, limits=limits)
+        self._used = Used(60.0)
+
+    def get(self, path: str, query: Mapping[str, str], now_s: float) -> Answer:
+        left = self.per_minute - self._used.add(now_s)
+        headers = {
+            "public-ratelimit-remaining": str(max(0, left)),
+            "public-ratelimit-replenish-rate": "20",
+            "public-ratelimit-burst-capacity": str(self.per_minute),
+        }
+        if self.limits and left < 0:
+            return answer(self.refusal(429), 200, headers)
+        status, content = self.content(path, query)
+        if isinstance(content, bytes):
+            headers["Content-Type"] = "text/html;charset=UTF-8"
+        return answer(content, status, headers)
+
+    def content(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
+        status, content = super().content(path, query)
+        for row in content.get("markets", ()) if isinstance(content, dict) else ():
+            row["trade_status"] = int(self._markets[row["target_currency"]].status == "active")
+        return status, content
+
+
 # PROTOCOL of an exchange's module -> its REST
 REST: dict[str, type[Rest]] = {
     "upbit": KoreanRest,
     "bithumb": BithumbRest,
     "binance": BinanceRest,
+    "coinone": CoinoneRest,
 }
 
 

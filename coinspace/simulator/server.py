@@ -1,6 +1,7 @@
 """A server that speaks each exchange's WebSocket and REST protocol on loopback.
 
     ws://127.0.0.1:PORT/EXCHANGE/…    http://127.0.0.1:PORT/EXCHANGE/…
+    http://127.0.0.1:PORT/rates/SOURCE/…    (sources of USD/KRW, see `rates`)
 
 Frames and answers come from a source: the simulated market or recordings. The paths below EXCHANGE
 are the exchange's own. The rules of connections come from the exchange's module and session. Where
@@ -26,8 +27,9 @@ from coinspace.exchanges import EXCHANGES
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.simulator.connection import Connection, reset_on_close
 from coinspace.simulator.disorder import Disorder
+from coinspace.simulator.rates import SIMULATED_SOURCES, SimulatedRates
 from coinspace.simulator.rest import Answer, answer
-from coinspace.simulator.session import Session, session_of
+from coinspace.simulator.session import SIMULATED_KEY, Session, session_of
 from coinspace.simulator.simulation import Simulation
 from coinspace.simulator.source import Source
 from coinspace.tasks import Tasks, log_failure
@@ -52,6 +54,7 @@ class ExchangeServer:
         limits: whether rates are limited as the exchanges do.
         idle_s: where clients ping. ping_s, pong_s, life_s: where the server pings.
         tls: serve wss:// and https://.
+        keys: API keys that the exchanges know.
         faults: in force from the start (coinspace.simulator.faults); later ones are added by
             `disorder.add` or the control address.
     """
@@ -68,9 +71,11 @@ class ExchangeServer:
         pong_s: float = 60.0,
         life_s: float = 86_400.0,
         tls: ssl.SSLContext | None = None,
+        keys: Iterable[str] = (SIMULATED_KEY,),
         faults: Iterable[str] = (),
     ) -> None:
         self.source = source or Simulation()
+        self.rates = SimulatedRates()
         self.host = host
         self.port = port
         self.limits = limits
@@ -78,6 +83,7 @@ class ExchangeServer:
         self.ping_s = ping_s
         self.pong_s = pong_s
         self.life_s = life_s
+        self.keys = set(keys)
         self.connections: dict[str, set[Connection]] = {name: set() for name in EXCHANGES}
         self.counters = {"connections": 0, "refused": 0, "requests": 0, "task_failures": 0}
         self.disorder = Disorder(self)
@@ -103,6 +109,7 @@ class ExchangeServer:
         """
         app = web.Application()
         app.router.add_route("*", "/control{path:.*}", self.disorder.control)
+        app.router.add_get("/rates/{source}/{path:.*}", self._get_rate)
         app.router.add_get("/{exchange}/{path:.*}", self._get)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
@@ -243,6 +250,21 @@ class ExchangeServer:
         stale = self.disorder.is_stale(exchange, path, query)
         return _response(await self.source.rest(exchange, path, query, stale=stale))
 
+    async def _get_rate(self, request: web.Request) -> web.StreamResponse:
+        source = request.match_info["source"]
+        self.counters["requests"] += 1
+        form = self.disorder.rate_form(source)
+        return _response(await self.rates.get(source, form))
+
+    @property
+    def rate_urls(self) -> dict[str, str]:
+        """Source of USD/KRW -> its address, for `rates.urls`; empty for recordings."""
+        if not self.source.simulated:
+            return {}
+        secure = "s" if self._tls else ""
+        place = f"http{secure}://{self.host}:{self.port}/rates"
+        return {name: f"{place}/{name}" for name in SIMULATED_SOURCES}
+
     def _refuse_origin(self, exchange: str, request: web.Request) -> web.Response | None:
         wait_s = session_of(exchange).origin_s
         if not self.limits or not wait_s or "Origin" not in request.headers:
@@ -265,6 +287,12 @@ class ExchangeServer:
         spoiled = await self.disorder.handshake(exchange, request)
         if spoiled is not None:
             return spoiled
+        keys = set() if self.disorder.is_revoked(exchange) else self.keys
+        path = "/" + request.match_info["path"]
+        refusal = session_of(exchange).refusal(path, request.headers, keys)
+        if refusal is not None:
+            self.counters["refused"] += 1
+            return web.Response(status=refusal[0], body=refusal[1])
         # deflate is accepted when offered; the server's frames may still be uncompressed
         socket = web.WebSocketResponse(autoping=False, compress=True, max_msg_size=1 << 20)
         connection = Connection(self.disorder, self.tasks, exchange, request)
@@ -274,6 +302,7 @@ class ExchangeServer:
         socket.headers.update(session.headers)
         await socket.prepare(request)
         connection.open(session)
+        session.greet()
         self.counters["connections"] += 1
         self.connections[exchange].add(connection)
         self.source.connected(connection)
@@ -302,7 +331,8 @@ class ExchangeServer:
                 case WSMsgType.BINARY:
                     connection.session.on_text(message.data, now_s)
                 case WSMsgType.PING:
-                    connection.pong(bytes(message.data))
+                    if connection.session.pongs:
+                        connection.pong(bytes(message.data))
                     connection.session.on_control(now_s)
                 case WSMsgType.PONG:
                     connection.unanswered_s = None
@@ -326,7 +356,8 @@ class ExchangeServer:
         if connection.deaf:
             return
         if not exchange_named(connection.exchange).SERVER_PING_S:
-            if now_s - connection.active_s > self.idle_s:
+            open_s, silent_s = now_s - connection.opened_s, now_s - connection.active_s
+            if connection.session.is_idle(open_s, silent_s, self.idle_s):
                 connection.abort()
             return
         if now_s - connection.opened_s > self.life_s:
@@ -372,4 +403,5 @@ def ready_line(server: ExchangeServer) -> dict[str, Any]:
         "port": server.port,
         "control": f"http{secure}://{server.host}:{server.port}/control",
         "exchanges": server.urls,
+        "rates": server.rate_urls,
     }

@@ -6,16 +6,18 @@ the client gets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, cast
 
 import orjson
 
+from coinspace.exchanges import binance_sbe as sbe
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.binance import unwrapped, wrapped
+from coinspace.exchanges.coinone import CHANNELS, subscribe_frame
 from coinspace.exchanges.exchange import Label
-from coinspace.simulator.markets import binance, korean
+from coinspace.simulator.markets import binance, coinone, korean
 from coinspace.simulator.markets.market import Event, SimulatedMarket
 from coinspace.window import Used
 
@@ -23,9 +25,12 @@ ERROR_CLOSE_S = 0.15
 STATUS_S = 10.0
 # streams of a simulated market of Binance: those that CoinSpace subscribes to
 STREAMS = ("depth@100ms", "bookTicker", "trade", "ticker")
+# the key that simulated exchanges know
+SIMULATED_KEY = "simulated-key"
 # a client's messages in one second
 MOST_MESSAGES = 5
 TYPES = ("ticker", "trade", "orderbook")
+SESSION_ID = "6f3e1d0f-f9ab-f300-1567-0eb31af6d6ef"
 Send = Callable[[bytes], None]
 End = Callable[[int, str, float], None]
 
@@ -59,6 +64,19 @@ class Session:
     headers: ClassVar[Mapping[str, str]] = {}
     # sent before the session ends because of a client's error
     error_frame = b""
+    # whether a ping of the protocol is answered
+    pongs = True
+    # whether the data frames are binary beside control frames of text
+    is_binary = False
+    # whether the session was opened with a key
+    has_key = False
+
+    @classmethod
+    def refusal(
+        cls, path: str, headers: Mapping[str, str], keys: Collection[str]
+    ) -> tuple[int, bytes] | None:
+        """Return status and body of the answer to a handshake without a valid key; None = go on."""
+        return None
 
     @classmethod
     def opened(
@@ -70,8 +88,8 @@ class Session:
     @classmethod
     def recorded(
         cls, symbols: Sequence[str], ticket: str, send: Send, end: End
-    ) -> tuple[Self, str, bytes | None]:
-        """Return a session of all channels, its URL's extra part, and its subscribing frame."""
+    ) -> tuple[Self, str, list[bytes]]:
+        """Return a session of all channels, its URL's extra part, and its subscribing frames."""
         raise NotImplementedError
 
     def __init__(self, send: Send, end: End, *, limits: bool = True) -> None:
@@ -86,6 +104,16 @@ class Session:
         if not self.ended:
             self.ended = True
             self._end(code, reason, delay_s)
+
+    def greet(self) -> None:
+        """Send what comes before any frame of the client."""
+
+    def is_idle(self, open_s: float, silent_s: float, idle_s: float) -> bool:
+        """Return whether the exchange gives up a connection without traffic.
+
+        Args: open_s: since it was opened. silent_s: since the last frame of either side.
+        """
+        return silent_s > idle_s
 
     def on_text(self, text: bytes, now_s: float) -> None:
         """Take a text or binary frame of the client."""
@@ -176,7 +204,7 @@ class KoreanSession(Session):
     @classmethod
     def recorded(
         cls, symbols: Sequence[str], ticket: str, send: Send, end: End
-    ) -> tuple[Self, str, bytes | None]:
+    ) -> tuple[Self, str, list[bytes]]:
         request = orjson.dumps(
             [
                 {"ticket": ticket},
@@ -184,7 +212,7 @@ class KoreanSession(Session):
                 {"format": "DEFAULT"},
             ]
         )
-        return cls(send, end), "", request
+        return cls(send, end), "", [request]
 
     def __init__(self, send: Send, end: End, *, limits: bool = True) -> None:
         super().__init__(send, end, limits=limits)
@@ -390,6 +418,8 @@ class BinanceSession(Session):
     def opened(
         cls, path: str, query: Mapping[str, str], send: Send, end: End, *, limits: bool
     ) -> Self | None:
+        if path.startswith(sbe.PATH + "/"):
+            return cls._sbe(path.removeprefix(sbe.PATH), query, send, end, limits=limits)
         if path == "/stream":
             streams, combined = query.get("streams", ""), True
         elif path == "/ws" or path.startswith("/ws/"):
@@ -401,12 +431,28 @@ class BinanceSession(Session):
         return cls(send, end, named, combined=combined, micro=micro, limits=limits)
 
     @classmethod
+    def refusal(
+        cls, path: str, headers: Mapping[str, str], keys: Collection[str]
+    ) -> tuple[int, bytes] | None:
+        if not path.startswith(sbe.PATH + "/") or headers.get(sbe.HEADER) in keys:
+            return None
+        text = "Invalid API-key, IP, or permissions for action."
+        return 401, orjson.dumps({"code": -2015, "msg": text})
+
+    @classmethod
+    def _sbe(
+        cls, path: str, query: Mapping[str, str], send: Send, end: End, *, limits: bool
+    ) -> Self | None:
+        opened = BinanceSbeSession.opened(path, query, send, end, limits=limits)
+        return cast("Self | None", opened)
+
+    @classmethod
     def recorded(
         cls, symbols: Sequence[str], ticket: str, send: Send, end: End
-    ) -> tuple[Self, str, bytes | None]:
+    ) -> tuple[Self, str, list[bytes]]:
         streams = [f"{symbol.lower()}@{channel}" for symbol in symbols for channel in STREAMS]
         added = f"/stream?streams={'/'.join(streams)}"
-        return cls(send, end, streams, combined=True), added, None
+        return cls(send, end, streams, combined=True), added, []
 
     def __init__(
         self,
@@ -463,8 +509,7 @@ class BinanceSession(Session):
                     self.changed(added)
                 else:
                     for stream in params:
-                        self.streams.pop(stream, None)
-                        self._variants.pop(parse_stream(stream), None)
+                        self._remove(stream)
                     self.changed([])
             case method:
                 self._error(2, f"Invalid request: unknown variant `{method}`", number)
@@ -494,6 +539,10 @@ class BinanceSession(Session):
             if (parsed := parse_stream(stream)) is not None:
                 self._variants[parsed] = binance.Variant(stream, self.combined, self.micro)
 
+    def _remove(self, stream: str) -> None:
+        self.streams.pop(stream, None)
+        self._variants = {key: one for key, one in self._variants.items() if one.stream != stream}
+
     def frames(self, event: Event) -> list[bytes]:
         variant = self._variants.get((event.market.symbol, event.kind))
         return [] if variant is None else [event.frame(variant)]
@@ -504,11 +553,157 @@ class BinanceSession(Session):
         return frozenset((kind, symbol) for symbol, _, kind in parts)
 
 
+class CoinoneSession(Session):
+    """A session of Coinone: a topic per request, acknowledged even when it does not exist."""
+
+    path = "/"
+    attempts = (20, 1.0)
+    error_frame = b'{"response_type":"ERROR","error_code":160010,"message":"Invalid Request"}'
+    # whether a ping of the protocol is answered is not known; the text PING is
+    pongs = False
+
+    @classmethod
+    def opened(
+        cls, path: str, query: Mapping[str, str], send: Send, end: End, *, limits: bool
+    ) -> Self | None:
+        return cls(send, end, limits=limits) if path == cls.path else None
+
+    @classmethod
+    def recorded(
+        cls, symbols: Sequence[str], ticket: str, send: Send, end: End
+    ) -> tuple[Self, str, list[bytes]]:
+        frames = [
+            subscribe_frame(channel, symbol, "DEFAULT")
+            for channel in CHANNELS.values()
+            for symbol in symbols
+        ]
+        return cls(send, end), "", frames
+
+    def __init__(self, send: Send, end: End, *, limits: bool = True) -> None:
+        super().__init__(send, end, limits=limits)
+        # (kind, symbol) -> whether its frames have short keys
+        self.topics: dict[tuple[str, str], bool] = {}
+        self._asked = False
+        # symbols of the markets, None = any
+        self._listed: Collection[str] | None = None
+
+    def greet(self) -> None:
+        self.send(orjson.dumps({"response_type": "CONNECTED", "data": {"session_id": SESSION_ID}}))
+
+    def is_idle(self, open_s: float, silent_s: float, idle_s: float) -> bool:
+        # a client that has sent anything stays for 30 minutes without a PING
+        return open_s > idle_s and not self._asked
+
+    def attach(self, markets: Mapping[str, SimulatedMarket]) -> None:
+        self._listed = markets.keys()
+
+    def on_text(self, text: bytes, now_s: float) -> None:
+        if self.ended:
+            return
+        self._asked = True
+        try:
+            request = orjson.loads(text)
+            kind = request["request_type"]
+        except (orjson.JSONDecodeError, LookupError, TypeError):
+            self.send(self.error_frame)
+            return
+        if kind == "PING":
+            self._answer("PONG")
+        elif kind not in ("SUBSCRIBE", "UNSUBSCRIBE"):
+            self._invalid("request_type")
+        elif request.get("channel") not in CHANNELS.values():
+            self._invalid("channel")
+        elif request.get("format", "DEFAULT") not in ("DEFAULT", "SHORT"):
+            self._invalid("format")
+        else:
+            self._topic(request)
+
+    def _topic(self, request: dict[str, Any]) -> None:
+        topic = request.get("topic")
+        names = topic if isinstance(topic, dict) else {}
+        quote, base = (
+            str(names.get(key, "")).upper() for key in ("quote_currency", "target_currency")
+        )
+        # the topic comes back as it was written, and an unknown one is acknowledged too
+        self._answer(f"{request['request_type']}D", channel=request["channel"], data=topic)
+        if quote != "KRW" or (self._listed is not None and base not in self._listed):
+            self._answer("ERROR", error_code=160012, message="Invalid Topic")
+            return
+        key = (request["channel"].lower(), base)
+        if request["request_type"] == "UNSUBSCRIBE":
+            self.topics.pop(key, None)
+            self.changed([])
+            return
+        self.topics[key] = request.get("format") == "SHORT"
+        self.changed([key])
+
+    def _answer(self, kind: str, **fields: Any) -> None:
+        self.send(orjson.dumps({"response_type": kind, **fields}))
+
+    def _invalid(self, field: str) -> None:
+        self._answer("ERROR", error_code=160011, message="Invalid Type", field=field)
+
+    def first_frames(
+        self, added: Any, markets: Mapping[str, SimulatedMarket]
+    ) -> Iterator[tuple[bytes, str, str]]:
+        for kind, symbol in self.topics if added is None else added:
+            market = markets.get(symbol)
+            event = market.snapshot(kind) if market and kind == "orderbook" else None
+            if event is not None:
+                short = self.topics[kind, symbol]
+                yield event.frame(coinone.Variant(short, is_first=True)), kind, symbol
+
+    def frames(self, event: Event) -> list[bytes]:
+        short = self.topics.get((event.kind, event.market.symbol))
+        return [] if short is None else [event.frame(coinone.Variant(short))]
+
+    @property
+    def subscription(self) -> frozenset[tuple[str, str]]:
+        return frozenset(self.topics)
+
+
+class BinanceSbeSession(BinanceSession):
+    """A session of the binary streams: data frames are SBE, answers and events are JSON."""
+
+    is_binary = True
+    has_key = True
+    # stream -> kind of event of a simulated market
+    kinds: ClassVar[Mapping[str, str]] = {
+        "depth": binance.FAST_DEPTH,
+        "bestBidAsk": "bookTicker",
+        "trade": "trade",
+    }
+
+    def _add(self, streams: Iterable[str]) -> None:
+        for stream in streams:
+            self.streams[stream] = None
+            symbol, at, name = stream.partition("@")
+            if at and symbol == symbol.lower() and name in self.kinds:
+                self._variants[symbol.upper(), self.kinds[name]] = binance.Variant(
+                    stream, combined=False, sbe=True
+                )
+
+    def attach(self, markets: Mapping[str, SimulatedMarket]) -> None:
+        for market in markets.values():
+            cast("binance.BinanceMarket", market).make_fast()
+
+    def shutdown_frame(self, now_ms: int) -> bytes:
+        return orjson.dumps({"e": "serverShutdown", "E": now_ms})
+
+    def spelled(self, kind: str, what: Label, payload: bytes) -> bytes:
+        return payload
+
+    @property
+    def subscription(self) -> frozenset[tuple[str, str]]:
+        return frozenset((kind + sbe.KIND, symbol) for kind, symbol in super().subscription)
+
+
 # PROTOCOL of an exchange's module -> its sessions
 SESSIONS: dict[str, type[Session]] = {
     "upbit": KoreanSession,
     "bithumb": BithumbSession,
     "binance": BinanceSession,
+    "coinone": CoinoneSession,
 }
 
 

@@ -33,7 +33,7 @@ class _Tape:
         self.exchange = exchange
         self._draw = random.Random(f"{engine.seed}/{exchange}/latency").random
         self._last_ns = engine.start_ns
-        self.session, added, request = session_of(exchange).recorded(
+        self.session, added, requests = session_of(exchange).recorded(
             symbols, f"coinspace-{engine.seed}", self.receive, _never
         )
         header = {
@@ -43,7 +43,7 @@ class _Tape:
             "simulated": {"seed": engine.seed, "rate": engine.rate},
         }
         self.writer = FeedWriter(path, header)
-        if request is not None:
+        for request in requests:
             self.writer.write(engine.start_ns, ">", "", request)
             self.session.on_text(request, 0.0)
 

@@ -36,6 +36,7 @@ ROWS = {
     "index_venue": 85,
     "index_1s": 92,
     "index_1m": 92,
+    "premium_1m": 180,
     "trade_1s": 72,
     "trade_1m": 72,
 }
@@ -179,4 +180,5 @@ def _index(settings: Settings) -> dict[str, float]:
         "index_venue": (ticks * VENUES_OF_ASSET + 2 * fastest) * ROWS["index_venue"],
         "index_1s": len(intervals) * ROWS["index_1s"],
         "index_1m": len(intervals) * ROWS["index_1m"] / 60,
+        "premium_1m": len(intervals) * ROWS["premium_1m"] / 60,
     }

@@ -16,13 +16,14 @@ import psycopg
 
 from coinspace.bus.topics import build
 from coinspace.clock import DAY_NS
+from coinspace.config import RATE_COLLECTOR
 from coinspace.errors import MessageError, StorageError
 from coinspace.storage import gaps
 from coinspace.storage.ledger import STREAMS_LIMIT, Hole, Stream, StreamKey
 from coinspace.storage.questdb.address import Address
 from coinspace.storage.schema import CONNECT_TIMEOUT_S, OWN_TABLES, first_line, resuming
 from coinspace.storage.stage import StorageStage
-from coinspace.storage.tables import STORED
+from coinspace.storage.tables import RATE, STORED
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -32,6 +33,11 @@ POLL_S = 0.05
 READ_AGAIN = 10_000
 # kind -> prefix of its publishers' names; `state` rows have a column for the publisher
 PUBLISHERS = {kind: f"{process}-" for process, kinds in STORED.values() for kind in kinds}
+
+
+def publisher_of(kind: str, exchange: str) -> str:
+    """Return the collector of a row. Args: kind: any but state. exchange: or source of a rate."""
+    return RATE_COLLECTOR if kind == RATE.name else PUBLISHERS[kind] + exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +239,7 @@ async def _highest(
             f" WHERE ts >= {start_ns}::timestamp_ns"
         )
         for name, exchange, market, epoch, sequence in await cursor.fetchall():
-            process = name or PUBLISHERS[kind] + exchange
+            process = name or publisher_of(kind, exchange)
             if process in publishers and epoch is not None and sequence is not None:
                 key = (process, build(kind, exchange, market), epoch)
                 highest[key] = max(highest.get(key, 0), sequence)

@@ -39,7 +39,8 @@ from coinspace.storage import gaps, schema
 from coinspace.storage.ledger import joined
 from coinspace.storage.policy import Policies, Rule, policies
 from coinspace.storage.questdb.address import Address, address
-from coinspace.storage.tables import STORED
+from coinspace.storage.rows import REPEATED
+from coinspace.storage.tables import RATE, STORED, collectors_of
 
 # time compared at once
 SLICE_NS = 10 * SECOND_NS
@@ -227,9 +228,8 @@ def reconcile(
     report = Report(from_ns, to_ns)
     found = address(settings)
     rules = policies(settings)
-    for process, kinds in STORED.values():
-        for exchange in sorted(settings.exchanges):
-            publisher = f"{process}-{exchange}"
+    for worker in STORED:
+        for publisher, kinds in collectors_of(worker, sorted(settings.exchanges)).items():
             if progress is not None:
                 progress(publisher)
             with contextlib.ExitStack() as opened:
@@ -277,7 +277,7 @@ def _within(messages: Iterable[Message], from_ns: int, to_ns: int) -> Iterator[_
         if from_ns <= message.published_ns < to_ns:
             book = message.kind == ORDERBOOK
             at_ns = message.exchange_ns or message.received_ns or message.published_ns
-            repeat = book and bool(message.flags & REPEAT)
+            repeat = message.kind in REPEATED and bool(message.flags & REPEAT)
             yield _Fact(
                 message.topic,
                 message.epoch,
@@ -296,11 +296,13 @@ def _rows(
     window, slack = WINDOWS.get(kind, WINDOW)
     flags = "flags" if kind == "orderbook" else "0"
     owner = "AND publisher = %s" if kind == "state" else ""
-    exchange = publisher.rpartition("-")[2]
+    # all sources of a rate have one publisher
+    name = "exchange = %s" if kind != RATE.name else "exchange != %s"
+    exchange = publisher.rpartition("-")[2] if kind != RATE.name else ""
     # the requested time may be years, most of them without rows
     bounds = connection.execute(
         "SELECT min(published_ts)::long, max(published_ts)::long, min(ts)::long, max(ts)::long"
-        f" FROM {kind} WHERE exchange = %s AND published_ts >= {report.from_ns}::timestamp_ns"
+        f" FROM {kind} WHERE {name} AND published_ts >= {report.from_ns}::timestamp_ns"
         f" AND published_ts < {report.to_ns}::timestamp_ns",
         (exchange,),
     ).fetchone()
@@ -313,15 +315,15 @@ def _rows(
         end = min(start + window, last_ns + 1)
         ts_from, ts_to = (oldest_ns, newest_ns + 1) if apart else (start - slack, end + slack)
         cursor = connection.cursor()
-        for market, epoch, sequence, published_ns, bits in cursor.stream(
-            f"SELECT market, epoch, seq, published_ts::long, {flags} FROM {kind}"
+        for source, market, epoch, sequence, published_ns, bits in cursor.stream(
+            f"SELECT exchange, market, epoch, seq, published_ts::long, {flags} FROM {kind}"
             f" WHERE ts >= {ts_from}::timestamp_ns AND ts < {ts_to}::timestamp_ns"
             f" AND published_ts >= {start}::timestamp_ns AND published_ts < {end}::timestamp_ns"
-            f" AND exchange = %s {owner} ORDER BY published_ts",
+            f" AND {name} {owner} ORDER BY published_ts",
             (exchange, publisher) if owner else (exchange,),
         ):
             if market and epoch is not None and sequence is not None:
-                topic = build(kind, exchange, market)
+                topic = build(kind, source, market)
                 yield _Fact(topic, epoch, sequence, published_ns, (bits or 0) >> REPEATS_BITS)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
-from coinspace._ext.message import ORDERBOOK, SELL, STATE, TICKER, TRADE, WINDOWS, Message
+from coinspace._ext.message import ORDERBOOK, RATE, SELL, STATE, TICKER, TRADE, WINDOWS, Message
+from coinspace.errors import MessageError, StorageError
+from coinspace.method.reference import decode_quotation
 from coinspace.storage.sender import Sender
 from coinspace.storage.transport import TimestampNanos
 
@@ -18,7 +20,9 @@ SYMBOL_LIMIT = 64
 SPAN = 24
 SPANS = (0, 8, 16, 24)
 # kinds of messages that are stored
-STORED = frozenset((ORDERBOOK, TICKER, TRADE, STATE))
+STORED = frozenset((ORDERBOOK, TICKER, TRADE, STATE, RATE))
+# kinds of messages whose repeats are not stored
+REPEATED = frozenset((ORDERBOOK, RATE))
 
 
 class TopicRows:
@@ -58,7 +62,7 @@ def _time(ns: int) -> TimestampNanos | None:
 
 
 def store(sender: Sender, rows: TopicRows, message: Message, depth: int) -> bool:
-    """Store a book with at most `depth` levels a side, a ticker, a trade or a state.
+    """Store a book with at most `depth` levels a side, a ticker, a trade, a state or a rate.
 
     A value that the exchange does not send is null. A repeated trade replaces its row.
     Returns: False when the sender's memory is full.
@@ -67,6 +71,8 @@ def store(sender: Sender, rows: TopicRows, message: Message, depth: int) -> bool
     kind = message.kind
     if kind == STATE:
         return _store_state(sender, rows, message, key)
+    if kind == RATE:
+        return _store_rate(sender, rows, message, key)
     lines = sender.lines(message.kind_name)
     if lines is None:
         return False
@@ -78,6 +84,28 @@ def store(sender: Sender, rows: TopicRows, message: Message, depth: int) -> bool
         size = lines.trade(rows.heads[message.flags & SELL], message)
     sender.took(size, key)
     return True
+
+
+def _store_rate(sender: Sender, rows: TopicRows, message: Message, key: Key) -> bool:
+    try:
+        found = decode_quotation(message)
+    except MessageError as error:
+        raise StorageError(str(error), "rate") from None
+    return sender.row(
+        "rate",
+        symbols=rows.symbols,
+        columns={
+            "rate": found.rate,
+            "daily": found.daily,
+            "round": found.round,
+            "epoch": message.epoch,
+            "seq": message.sequence,
+            "exchange_ts": _time(found.observed_ns),
+            "published_ts": _time(message.published_ns),
+        },
+        at_ns=message.received_ns,
+        key=key,
+    )
 
 
 def _store_state(sender: Sender, rows: TopicRows, message: Message, key: Key) -> bool:

@@ -17,14 +17,14 @@ from coinspace.config import StorageSettings
 from coinspace.errors import StorageError
 from coinspace.storage import retention as terms
 from coinspace.storage.questdb.address import Address
-from coinspace.storage.tables import GAP, STORED, TABLES, VIEWS, Table, View
+from coinspace.storage.tables import GAP, STORED, TABLES, VIEWS, Table, View, kinds_of
 
 Connection = psycopg.Connection[Any]
 
 CONNECT_TIMEOUT_S = 5
 VIEW_NAMES = frozenset(view.name for view in VIEWS)
 # tables that can be stored again after a column was missing
-_FROM_JOURNALS = frozenset(kind for _, kinds in STORED.values() for kind in kinds)
+_FROM_JOURNALS = frozenset(kind for worker in STORED for kind in kinds_of(worker))
 # CoinSpace's tables and views as a list for SQL; other tables on the server are never read
 OWN_TABLES = "'" + "', '".join(one.name for one in (*TABLES, *VIEWS)) + "'"
 
@@ -210,8 +210,8 @@ def _repair(connection: Connection, difference: Difference) -> list[str]:
 
 
 def _report_damage(connection: Connection, difference: Difference) -> None:
-    for worker, (_, kinds) in STORED.items():
-        if difference.table not in kinds:
+    for worker in STORED:
+        if difference.table not in kinds_of(worker):
             continue
         try:
             connection.execute(

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 
-from coinspace._ext.message import HEARTBEAT, ORDERBOOK, REPEAT, STATE, Message
+from coinspace._ext.message import HEARTBEAT, REPEAT, STATE, Message
 from coinspace.clock import Clock, now_ns
 from coinspace.errors import MessageError, StorageError
 from coinspace.storage import gaps
 from coinspace.storage.ledger import Hole, Ledger, Stream
 from coinspace.storage.outages import Outages
 from coinspace.storage.policy import Policies
-from coinspace.storage.rows import STORED, Key, store
+from coinspace.storage.rows import REPEATED, STORED, Key, store
 from coinspace.storage.sender import Sender
 
 # a larger sequence comes from a damaged or hostile message
@@ -79,7 +79,7 @@ class StorageStage:
             return
         if message.kind == STATE:
             self.outages.on_state(publisher, stream, message, now)
-        if message.kind == ORDERBOOK and message.flags & REPEAT:
+        if message.kind in REPEATED and message.flags & REPEAT:
             self.repeats += 1
             if stream.growing is not None and self.sender.full:
                 # extend the growing hole, so that the next message does not begin another one
@@ -95,7 +95,7 @@ class StorageStage:
 
     def store(self, stream: Stream, message: Message) -> bool:
         """Store a message, live or fetched. Returns: False when memory is full."""
-        if message.kind == ORDERBOOK and message.flags & REPEAT:
+        if message.kind in REPEATED and message.flags & REPEAT:
             return True
         kind, rule = stream.name.kind, stream.rule
         if rule is None:

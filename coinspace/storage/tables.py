@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from coinspace.clock import HOUR_NS, MINUTE_NS, SECOND_NS
+from coinspace.config import RATE_COLLECTOR
 from coinspace.method.record import IndexRecord, InputRecord, Kind, VenueRecord, facts
 from coinspace.storage.parts import part_columns
 
@@ -149,6 +150,26 @@ TRADE = Table(
     ),
     keys=("ts", "exchange", "market", "trade_id"),
     ttl="90 DAYS",
+)
+
+RATE = Table(
+    "rate",
+    (
+        # the source, and USD/KRW
+        EXCHANGE,
+        MARKET,
+        # quote units per base unit
+        ("rate", "DOUBLE"),
+        # of a source that quotes once a bank day
+        ("daily", "BOOLEAN"),
+        # the bank's number of the quotation on its day, 0 = none
+        ("round", "LONG"),
+        *IDENTITY,
+        # exchange_ts: the source's time
+        *TIMES,
+    ),
+    keys=("ts", "exchange", "market", "epoch", "seq"),
+    partition="MONTH",
 )
 
 STATE = Table(
@@ -326,6 +347,7 @@ TABLES = (
     ORDERBOOK,
     TICKER,
     TRADE,
+    RATE,
     STATE,
     GAP,
     INDEX_TICK,
@@ -343,6 +365,29 @@ STORED = {
     "orderbook-storage-worker": ("orderbook-collector", ("orderbook", "state")),
     "ticker-storage-worker": ("ticker-collector", ("ticker", "trade", "state")),
 }
+# this one also stores the quotations of the process that has no exchange
+RATE_WORKER = "ticker-storage-worker"
+
+
+def kinds_of(worker: str) -> tuple[str, ...]:
+    """Return the kinds of messages that a storage worker stores."""
+    kinds = STORED[worker][1]
+    return (*kinds, RATE.name) if worker == RATE_WORKER else kinds
+
+
+def collectors_of(
+    worker: str, exchanges: Iterable[str], *, rates: bool = True
+) -> dict[str, tuple[str, ...]]:
+    """Return publisher -> the kinds of its messages that a storage worker stores.
+
+    Args: rates: whether there is a collector of rates.
+    """
+    collector, kinds = STORED[worker]
+    found = {f"{collector}-{name}": kinds for name in exchanges}
+    if worker == RATE_WORKER and rates:
+        found[RATE_COLLECTOR] = (RATE.name,)
+    return found
+
 
 # Trades of equal time are ordered by id, not by arrival. The sort key has the ns within the second
 # above the lowest 33 bits of the id: ids of one instant differ by less than that.
@@ -364,6 +409,20 @@ _TICK_ROLLED = (
     "first_not_null(open) open, max(high) high, min(low) low, last_not_null(close) close,"
     f" {_LAST}, sum(ticks) ticks, sum(valid) valid"
 )
+
+
+def _premium(first: str, high: str, low: str, last: str) -> str:
+    """Return the columns of a premium's candles on each basis. Args: what each is made from."""
+    return ", ".join(
+        f"first_not_null({first.format(*names)}) {names[0]}_open,"
+        f" max({high.format(*names)}) {names[0]}_high, min({low.format(*names)}) {names[0]}_low,"
+        f" last_not_null({last.format(*names)}) {names[0]}_close"
+        for names in (("coin", "premium"), ("fiat", "premium_a"), ("usdt", "premium_c"))
+    )
+
+
+_PREMIUM_LAST = "last_not_null(kr) kr, last_not_null(gl) gl, last_not_null(fx) fx"
+_PREMIUM_COUNTS = ("ticks", "coin_valid", "fiat_valid", "usdt_valid")
 
 
 def _coarser(kind: str, select: str) -> tuple[View, View]:
@@ -388,4 +447,21 @@ VIEWS = (
     *_coarser("trade", f"ts, exchange, market, {_ROLLED}"),
     View("index_1s", "index_tick", f"ts, asset, {_TICK}", "1s", "DAY", "30 DAYS"),
     *_coarser("index", f"ts, asset, {_TICK_ROLLED}"),
+    View(
+        "premium_1m",
+        "index_tick",
+        f"ts, asset, {_premium('{1}', '{1}', '{1}', '{1}')}, {_PREMIUM_LAST}, count() ticks,"
+        " count(premium) coin_valid, count(premium_a) fiat_valid, count(premium_c) usdt_valid",
+        "1m",
+        "DAY",
+        "90 DAYS",
+    ),
+    View(
+        "premium_1h",
+        "premium_1m",
+        f"ts, asset, {_premium('{0}_open', '{0}_high', '{0}_low', '{0}_close')}, {_PREMIUM_LAST}, "
+        + ", ".join(f"sum({name}) {name}" for name in _PREMIUM_COUNTS),
+        "1h",
+        "YEAR",
+    ),
 )

@@ -12,7 +12,7 @@ from coinspace.bus.journal import journal_folder
 from coinspace.bus.segments import oldest_ns
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import HOUR_NS, SECOND_NS, now_ns
-from coinspace.config import config_option, load
+from coinspace.config import RATE_COLLECTOR, config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.process import Process, run
 from coinspace.storage import deadletter, gaps, position, retention, schema
@@ -24,7 +24,7 @@ from coinspace.storage.rows import Key
 from coinspace.storage.schema import Difference
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import StorageStage
-from coinspace.storage.tables import GAP, INDEX_TICK, INDEX_VENUE, STORED
+from coinspace.storage.tables import GAP, INDEX_TICK, INDEX_VENUE, collectors_of, kinds_of
 from coinspace.storage.watch import StorageWatch
 from coinspace.tasks import Tasks, within
 
@@ -53,14 +53,15 @@ class Worker:
     def __init__(self, process: Process) -> None:
         settings, name = process.settings, process.name
         retention.check(settings.storage)
-        collector, self.kinds = STORED[name]
+        self.kinds = kinds_of(name)
         self.process = process
         self.settings = settings
-        self.publishers = [f"{collector}-{exchange}" for exchange in settings.exchanges]
+        # rates that were collected earlier may still be in the journal
+        rates = bool(settings.rates.sources) or journal_folder(settings, RATE_COLLECTOR).is_dir()
+        self.publishers = list(collectors_of(name, settings.exchanges, rates=rates))
         # exchanges without markets have no collector
-        self._expected = [
-            f"{collector}-{name}" for name, one in settings.exchanges.items() if one.markets
-        ]
+        collected = [one for one, section in settings.exchanges.items() if section.markets]
+        self._expected = list(collectors_of(name, collected, rates=bool(settings.rates.sources)))
         topics = tuple(f"{kind}.".encode() for kind in self.kinds)
         self.sender = Sender(
             settings,

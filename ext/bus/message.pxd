@@ -19,7 +19,8 @@ cdef enum:
     KIND_AGGREGATE = 5
     KIND_INDEX = 6
     KIND_HEARTBEAT = 7
-    KIND_LAST = 7
+    KIND_RATE = 8
+    KIND_LAST = 8
 
 cdef enum:
     FLAG_SNAPSHOT = 1     # a trade's stream type is SNAPSHOT

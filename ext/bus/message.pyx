@@ -19,6 +19,7 @@ STATE = KIND_STATE
 AGGREGATE = KIND_AGGREGATE
 INDEX = KIND_INDEX
 HEARTBEAT = KIND_HEARTBEAT
+RATE = KIND_RATE
 SNAPSHOT = FLAG_SNAPSHOT
 REPEAT = FLAG_REPEAT
 SELL = FLAG_SELL
@@ -26,7 +27,7 @@ REST = FLAG_REST
 GROUPED = FLAG_GROUPED
 REPEATS_BITS = REPEATS_SHIFT
 REPEATS_MOST = REPEATS_LIMIT
-KIND_NAMES = ("", "orderbook", "ticker", "trade", "state", "aggregate", "index", "heartbeat")
+KIND_NAMES = ("", "orderbook", "ticker", "trade", "state", "aggregate", "index", "heartbeat", "rate")
 WINDOWS = (None, "24h", "utc_day", "kst_day")
 TICKER_NAMES = (
     "last", "open", "high", "low", "volume", "quote_volume", "change",

@@ -162,6 +162,14 @@ cdef class BookCollector(Collector):
             return 0
         if connection > market.primary:
             market.primary = connection
+        if parser.final_update_id and parser.final_update_id <= market.sequence.last:
+            if parser.final_update_id == market.sequence.last:
+                # a second subscription, or the newer of two connections, repeats the book
+                market.repeats += 1
+                return 0
+            if exchange_ns == market.exchange_ns:
+                market.backwards += 1
+                return 0
         if n and m and parser.bid_price[0] >= parser.ask_price[0]:
             market.crossed += 1
             self.on_condition(market, CROSSED, received_ns)

@@ -8,6 +8,7 @@ from picows.picows cimport WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransp
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clockid_t, timespec
 
 from coinspace._ext.collector cimport Collector
+from coinspace._ext.parser cimport BINARY_FRAME, TEXT_FRAME
 
 # largest message in bytes, in one frame or in several: market data is far smaller
 MAX_MESSAGE = 16 << 20
@@ -35,6 +36,7 @@ cdef class FrameListener(WSListener):
         on_lost(error): the connection has ended; error: the broken rule of the protocol, or None,
         on_failure(error, frame): an internal error.
     `recorder`: None, or called with (received_ns, frame bytes) for every frame.
+    `ping`: text that is sent to keep the connection alive, empty = a ping of the protocol.
 
     Any frame of the peer counts as an answer to a ping.
     """
@@ -44,18 +46,21 @@ cdef class FrameListener(WSListener):
         readonly int64_t frames          # data messages
         readonly bint stuck              # the connection was ended because the peer does not read
         public object recorder
+        bytes _ping
         object _owner
         WSTransport _transport           # None = not connected
         bint _is_broken                  # the peer broke the protocol: its frames are not read any more
         bytearray _parts                 # parts of a message in several frames, None = no such message
+        int _opcode                      # of the present message: TEXT_FRAME or BINARY_FRAME
         int64_t _second_ns               # begin of the second whose small frames are counted
         int _small
 
-    def __init__(self, Collector collector not None, int connection, owner, recorder=None):
+    def __init__(self, Collector collector not None, int connection, owner, recorder=None, bytes ping=b""):
         self.collector = collector
         self.connection = connection
         self.recorder = recorder
         self._owner = owner
+        self._ping = ping
 
     cpdef on_ws_connected(self, WSTransport transport):
         self._transport = transport
@@ -79,6 +84,7 @@ cdef class FrameListener(WSListener):
         if kind == WSMsgType.TEXT or kind == WSMsgType.BINARY:
             if self._parts is not None:
                 self.refuse(WSCloseCode.PROTOCOL_ERROR, "a message began before the last one ended")
+            self._opcode = BINARY_FRAME if kind == WSMsgType.BINARY else TEXT_FRAME
             if frame.fin:
                 self.take(frame.payload_ptr, frame.payload_size)
             else:
@@ -141,11 +147,19 @@ cdef class FrameListener(WSListener):
                 self.recorder(received_ns, whole)
             except Exception as error:
                 self._owner.on_failure(error, whole)
+        self.collector.parser.opcode = self._opcode
         try:
             self.collector.feed(frame, size, received_ns, now_ns, self.connection)
         except Exception as error:
             self._owner.on_failure(error, PyBytes_FromStringAndSize(frame, size))
         return 0
+
+    cpdef send_user_specific_ping(self, WSTransport transport):
+        # any frame counts as an answer, so the answer to a text needs no rule of its own
+        if self._ping:
+            transport.send(WSMsgType.TEXT, self._ping)
+        else:
+            transport.send_ping()
 
     cpdef pause_writing(self):
         # CoinSpace sends very little: the peer does not read, and answers to its pings would fill the memory

@@ -28,6 +28,12 @@ cdef enum:
     ERROR = 3        # detail: the frame; a wrapped error object is its field "error"
     SHUTDOWN = 4     # detail: the message
 
+# opcode of a frame, which tells an exchange's binary format from its JSON
+cdef enum:
+    UNKNOWN_FRAME = 0    # a recorded or a kept frame
+    TEXT_FRAME = 1
+    BINARY_FRAME = 2
+
 cdef enum:
     NO_WINDOW = 0
     DAY_24H = 1
@@ -164,6 +170,7 @@ cdef class Parser:
         readonly int64_t template_misses   # levels read on the path for any form
 
         # the present frame
+        int opcode                         # set before `begin` where it is known
         const char *frame
         const char *end
         const char *cursor                 # next element of a list

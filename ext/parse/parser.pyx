@@ -195,6 +195,10 @@ cdef class Parser:
         self.room_used += size
         return self.room + self.room_used - size
 
+    def refusals(self):
+        """Return the numbers of refused frames by reason, where a format has reasons of its own."""
+        return {}
+
     # ---- one frame ----
 
     cdef int begin(self, const char *frame, Py_ssize_t size) except -1:

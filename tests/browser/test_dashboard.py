@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -109,6 +110,22 @@ def test_everything_is_alive_and_nothing_comes_from_elsewhere(
     driver.find_element(By.CSS_SELECTOR, "#intervals [data-value='1s']").click()
     wait_for(lambda: driver.execute_script(candles) > 0)
     wait_for(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#pipeline .stage")) >= 10)
+    driver.find_element(By.CSS_SELECTOR, "#views [data-value='premiums']").click()
+    row = (
+        "return [...document.querySelectorAll('#premium-list [data-asset=BTC] td')]"
+        ".map((one) => one.textContent)"
+    )
+    # the premium, what a trade leaves, and the venues of it
+    wait_for(
+        lambda: re.search(
+            r"[+-]?\d+\.\d\d%.*\w+ → \w+.*\d%.*₩[\d,]+", "|".join(driver.execute_script(row))
+        ),
+        shown=lambda: str(driver.execute_script(row)),
+    )
+    wait_for(lambda: connection(driver) == "live" and driver.title.startswith("BTC "))
+    driver.find_element(By.CSS_SELECTOR, "#premium-list [data-asset='BTC'] .name").click()
+    left = "return document.querySelectorAll('#trades tbody td.pos, #trades tbody td.neg').length"
+    wait_for(lambda: driver.execute_script(left))
     assert requests(driver) == {urlsplit(platform.url).netloc}
     errors = [one for one in _log(driver, "browser") if one["level"] == "SEVERE"]
     assert errors == []

@@ -75,7 +75,9 @@ class Feed:
         if self.index:
             for number, asset in enumerate(ASSETS if turn % 10 == 0 else ASSETS[:2]):
                 value = self.value and self.value + 100 * number + turn % 7
-                stage.publish_index(asset, value, **self.more)
+                premium = 0.0000145 + 0.0001 * number
+                parts = {"premium": premium, "premium_parts": PremiumRecord(None, premium, None)}
+                stage.publish_index(asset, value, **parts | self.more)
         if self.books:
             stage.publish_aggregate("BTC")
             stage.publish_aggregate("ETH")
@@ -143,7 +145,7 @@ def module(driver: webdriver.Chrome, name: str, script: str) -> Any:
     return driver.execute_async_script(
         "const done = arguments[arguments.length - 1];"
         "const app = document.querySelector('script[type=module]').src;"
-        f"import(app.replace('app.js', '{name}')).then((m) => {{ {script} }})"
+        f"import(app.replace('app.js', '{name}')).then(async (m) => {{ {script} }})"
     )
 
 
@@ -371,7 +373,7 @@ def test_texts_have_enough_contrast_in_both_themes(page: webdriver.Chrome) -> No
     wait_for(lambda: "binance" in text(page, "ladder-legend"))
     for _ in range(2):
         body.send_keys("t")
-        for name in ("market", "operations"):
+        for name in ("market", "premiums", "operations"):
             page.find_element(By.CSS_SELECTOR, f"#views [data-value='{name}']").click()
             for _ in range(2):
                 page.find_element(By.ID, "colours").click()
@@ -441,12 +443,24 @@ def test_a_hundred_assets_are_searched_sorted_and_marked(page: webdriver.Chrome)
     wait_for(lambda: names(page) == ASSETS)
 
 
-@pytest.mark.parametrize("kept", ["nonsense", '{"a":1}', "[1,null]", '"BTC"'])
-def test_favourites_that_cannot_be_read_are_ignored(page: webdriver.Chrome, kept: str) -> None:
-    page.execute_script("localStorage.setItem('favourites', arguments[0])", kept)
+TEN_THOUSAND = json.dumps([f"X{number}" for number in range(10_000)])
+
+
+@pytest.mark.parametrize("kept", ["nonsense", '{"a":1}', "[1,null]", '"BTC"', TEN_THOUSAND])
+def test_favourites_and_alerts_that_cannot_be_used_are_ignored(
+    page: webdriver.Chrome, kept: str
+) -> None:
+    for key in ("favourites", "alerts"):
+        page.execute_script("localStorage.setItem(arguments[0], arguments[1])", key, kept)
     page.refresh()
     wait_for(lambda: names(page) == ASSETS)
-    page.execute_script("localStorage.removeItem('favourites')")
+    # however many there are, one more has room
+    page.execute_script("document.querySelector(`#assets [data-asset='A50'] .star`).click()")
+    wait_for(lambda: names(page)[0] == "A50")
+    assert len(json.loads(page.execute_script("return localStorage.getItem('favourites')"))) <= 1000
+    for key in ("favourites", "alerts"):
+        page.execute_script("localStorage.removeItem(arguments[0])", key)
+    page.refresh()
 
 
 def test_an_unknown_address_is_named(feed: Feed, page: webdriver.Chrome) -> None:
@@ -515,6 +529,155 @@ def test_operations_have_a_tab_of_their_own(page: webdriver.Chrome) -> None:
     assert not operations.is_displayed()
 
 
+def view(driver: webdriver.Chrome, name: str) -> None:
+    driver.find_element(By.CSS_SELECTOR, f"#views [data-value='{name}']").click()
+
+
+@pytest.fixture
+def premiums(page: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
+    """The page of all premiums, with all rows."""
+    view(page, "premiums")
+    try:
+        wait_for(lambda: len(ranked(page)) == 100 and "–" not in column(page, "coin")[:20])
+        yield page
+    finally:
+        view(page, "market")
+
+
+def visible(driver: webdriver.Chrome) -> bool:
+    """Return whether the table of premiums is shown."""
+    return driver.find_element(By.ID, "premium-list").is_displayed()
+
+
+def ranked(driver: webdriver.Chrome) -> list[str]:
+    """Return the assets of the table of premiums, in its order."""
+    script = (
+        "return [...document.querySelectorAll('#premium-list tbody tr')]"
+        ".map((one) => one.dataset.asset)"
+    )
+    found: list[str] = driver.execute_script(script)
+    return found
+
+
+def column(driver: webdriver.Chrome, name: str) -> list[str]:
+    script = (
+        "return [...document.querySelectorAll(`#premium-list td.c-${arguments[0]}`)]"
+        ".map((one) => one.textContent)"
+    )
+    found: list[str] = driver.execute_script(script, name)
+    return found
+
+
+def test_premiums_are_sorted_searched_marked_and_opened(premiums: webdriver.Chrome) -> None:
+    page = premiums
+    highest = list(reversed(ASSETS))
+    wait_for(lambda: ranked(page) == highest, shown=lambda: str(ranked(page)))
+    assert re.fullmatch(r"\+0\.\d\d%", column(page, "coin")[0])
+    heading = page.find_element(By.CSS_SELECTOR, "#premium-list [data-column='coin']")
+    assert heading.text.startswith("vs USDT")
+    heading.click()
+    assert ranked(page) == ASSETS
+    page.find_element(By.CSS_SELECTOR, "#premium-list [data-column='asset']").click()
+    assert ranked(page) == sorted(ASSETS)
+    star = "document.querySelector(`#premium-list [data-asset='${arguments[0]}'] .star`).click()"
+    page.execute_script(star, "A50")
+    assert ranked(page)[:2] == ["A50", "A00"]
+    page.find_element(By.ID, "premium-only").click()
+    assert ranked(page) == ["A50"]
+    page.find_element(By.ID, "premium-only").click()
+    page.execute_script(star, "A50")
+    search = page.find_element(By.ID, "premium-search")
+    search.send_keys("a1")
+    assert ranked(page) == [f"A1{number}" for number in range(10)]
+    search.send_keys("x")
+    assert "No asset" in text(page, "premium-list")
+    search.send_keys(Key.BACKSPACE, Key.BACKSPACE, Key.BACKSPACE)
+    page.find_element(By.CSS_SELECTOR, "#premium-list [data-asset='A03'] .name").click()
+    wait_for(lambda: text(page, "asset-name") == "A03" and not visible(page))
+    page.back()
+    wait_for(lambda: visible(page) and page.current_url.endswith("#/premium"))
+    page.forward()
+    wait_for(lambda: page.current_url.endswith("#A03") and not visible(page))
+    page.execute_script("location.hash = '#BTC'")
+    wait_for(lambda: text(page, "asset-name") == "BTC")
+    view(page, "premiums")
+
+
+PREMIUM_TABLE = (FOLDER / "premium_table.js").read_text()
+
+
+def test_what_is_unknown_old_or_another_coin_is_never_a_number_or_a_rank(
+    page: webdriver.Chrome,
+) -> None:
+    found = module(page, "premium-feed.js", PREMIUM_TABLE)
+    # an absent field is a dash; nothing is 0
+    assert found["unknown"] == ["–"] * 9 + [""] * 2
+    # favourites first, then by premium, then without one, then what may be another coin
+    assert found["order"] == ["LOW", "HIGH", "MIDDLE", "OLD", "NONE", "OTHER"]
+    assert found["classes"] == ["", "", "", "old", "", "doubt"]
+    assert found["places"] == ["10", "90", "50", "–", "–", "–"]
+    assert found["badges"] == ["", "", "", "Stale", "", "not the same coin?"]
+    # the rest of a row stays when the stream sends a part, and null is a value
+    assert found["merged"] == {"coin": 0.02, "fiat": None, "change": 0.001, "percentile": 0.4}
+    assert found["gone"] == {"coin": None, "percentile": None}
+
+
+def test_premiums_that_stop_are_dimmed(feed: Feed, premiums: webdriver.Chrome) -> None:
+    page = premiums
+    assert page.title.startswith("BTC +0.")
+    feed.index = False
+    wait_for(lambda: state(page) == "stale" and "premiums are old" in text(page, "notice"))
+    wait_for(lambda: has_class(page, "premium-list", "old"))
+    assert "Stale" in page.title
+    feed.reset()
+    wait_for(lambda: state(page) == "live" and not has_class(page, "premium-list", "old"))
+
+
+def test_an_alert_is_shown_notified_and_kept(feed: Feed, premiums: webdriver.Chrome) -> None:
+    page = premiums
+    page.execute_script(
+        "window.notified = [];"
+        "window.Notification = class { static permission = 'granted';"
+        " constructor(title, more) { window.notified.push(`${title}: ${more.body}`); } }"
+    )
+    page.find_element(By.ID, "alerts").click()
+    page.execute_script("document.getElementById('alert-notify').click()")
+    level = page.find_element(By.ID, "alert-level")
+    level.send_keys("nothing", Key.ENTER)
+    assert text(page, "alert-problem") == "Enter a number."
+    level.clear()
+    page.execute_script("document.getElementById('alert-asset').value = 'BTC'")
+    level.send_keys("1.5", Key.ENTER)
+    assert "BTC vs USDT at or above +1.50%" in text(page, "alert-rules")
+    page.find_element(By.ID, "alert-close").click()
+    message = page.find_element(By.ID, "alert-message")
+    assert not message.is_displayed()
+    feed.more = {"premium": 0.02, "premium_parts": PremiumRecord(None, 0.02, None)}
+    wait_for(message.is_displayed)
+    assert "BTC +2.00%" in text(page, "alert-message")
+    expected = ["CoinSpace · BTC vs USDT at or above +1.50%: BTC +2.00%"]
+    assert page.execute_script("return window.notified") == expected
+    page.refresh()
+    wait_for(lambda: text(page, "alerts") == "Alerts · 1")
+    page.find_element(By.ID, "alerts").click()
+    page.find_element(By.CSS_SELECTOR, "#alert-rules button").click()
+    page.find_element(By.ID, "alert-close").click()
+    assert text(page, "alerts") == "Alerts"
+    page.execute_script("localStorage.removeItem('alerts')")
+
+
+def test_alerts_fire_once_until_the_value_returns(page: webdriver.Chrome) -> None:
+    found = module(page, "alerts.js", (FOLDER / "alerts.js").read_text())
+    assert found["above"] == [["BTC"], [], [], [], ["BTC"]]
+    assert found["place"] == [["BTC"], []]
+    assert found["every"] == ["A0", "A1", "A2", "A3", "A4", 3]
+    assert found["unknown"] == []
+    # a short loss of the connection is none
+    assert found["down"] == [[], [], ["upbit"], [], [], ["upbit"]]
+    assert found["rules"] == 50
+    assert found["refused"] == [None] * 7
+
+
 def test_a_browser_without_storage_and_notifications(feed: Feed, page: webdriver.Chrome) -> None:
     page.get("about:blank")
     page.get(f"{feed.url}/?bare#ETH")
@@ -522,5 +685,13 @@ def test_a_browser_without_storage_and_notifications(feed: Feed, page: webdriver
     page.execute_script("document.querySelector(`#assets [data-asset='A50'] .star`).click()")
     wait_for(lambda: names(page)[0] == "A50")
     page.find_element(By.TAG_NAME, "body").send_keys("t")
-    page.find_element(By.TAG_NAME, "body").send_keys("l")
+    view(page, "premiums")
+    wait_for(lambda: len(ranked(page)) == 100)
+    page.find_element(By.ID, "alerts").click()
+    assert text(page, "alert-notify") == "No notifications in this browser"
+    page.find_element(By.ID, "alert-level").send_keys("-1", Key.ENTER)
+    assert "any asset vs USDT at or above -1.00%" in text(page, "alert-rules")
+    page.find_element(By.ID, "alert-close").click()
+    wait_for(page.find_element(By.ID, "alert-message").is_displayed)
+    page.find_element(By.TAG_NAME, "body").send_keys("l", "p")
     wait_for(lambda: "김치 프리미엄" in text(page, "hero"))

@@ -49,6 +49,11 @@ class Listener(Subscriber):
         return [message.sequence for message in self.messages if message.topic == topic]
 
 
+def listen(publisher: Publisher, topics: list[bytes], **options: Any) -> Listener:
+    """Return a listener on the publisher's transport."""
+    return Listener([publisher.endpoint], topics, **{"bus": publisher._bus} | options)
+
+
 async def joined(publisher: Publisher, *listeners: Subscriber) -> None:
     """Start listeners and wait until each one hears the publisher's heartbeats."""
     for listener in listeners:

@@ -33,14 +33,21 @@ def alive(pid: int) -> bool:
 class Platform:
     """A running `coinspace up` and requests to it."""
 
-    def __init__(self, data: Path, port: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self,
+        data: Path,
+        port: int,
+        process: subprocess.Popen[bytes],
+        more: dict[str, str] | None = None,
+    ) -> None:
+        self._more = more or {}
         self.data = data
         self.port = port
         self.process = process
 
     @property
     def environment(self) -> dict[str, str]:
-        return environment(self.data, self.port)
+        return environment(self.data, self.port) | self._more
 
     def get(self, path: str, *, any_status: bool = False) -> Any:
         """Return the API's JSON answer, None without an answer or when it is an error."""
@@ -93,20 +100,23 @@ def environment(data: Path, port: int) -> dict[str, str]:
 
 
 @contextmanager
-def platform(data: Path, *arguments: str) -> Iterator[Platform]:
-    """Run `coinspace up`, by default on simulated exchanges; its output goes to data/up.log."""
+def platform(data: Path, *arguments: str, **more: str) -> Iterator[Platform]:
+    """Run `coinspace up`, by default on simulated exchanges; its output goes to data/up.log.
+
+    Args: more: environment variables.
+    """
     port = free_port()
     exchanges = () if "--replay" in arguments else ("--simulate",)
     with (data / "up.log").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "coinspace", "up", *exchanges, *arguments],
-            env=environment(data, port),
+            env=environment(data, port) | more,
             cwd=data,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-    started = Platform(data, port, process)
+    started = Platform(data, port, process, more)
     try:
         yield started
     finally:

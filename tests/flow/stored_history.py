@@ -25,8 +25,8 @@ Site = tuple[Endpoint, aiohttp.ClientSession]
 
 _TICK = (
     "INSERT INTO index_tick (asset, status, reason, value, kr, gl, fx, fx_status, premium,"
-    " n_used, siblings, flagged, method_version, parameter_hash, ts)"
-    " VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
+    " premium_a, premium_c, n_used, siblings, flagged, method_version, parameter_hash, ts)"
+    " VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
 )
 
 
@@ -37,8 +37,10 @@ def fill(found: Any) -> None:
             value = None if second == 10 else 1000.0 + second
             ns = (START_MS + second * 1000) * 1_000_000
             status, reason = ("ok", None) if value else ("null", "too_few_venues")
-            row = (ASSET, status, reason, value, 1.4e6, 1000.0, 1400.0, "ok", 0.001, 3)
-            connection.execute(_TICK, (*row, "{}", "", 1, "abc", ns))
+            row = (ASSET, status, reason, value, 1.4e6, 1000.0, 1400.0, "ok")
+            # against USDT, against USD, of USDT
+            premiums = (0.001, 0.002 + second / 1e5, 0.000999)
+            connection.execute(_TICK, (*row, *premiums, 3, "{}", "", 1, "abc", ns))
         for venue, used, reason in (("upbit:HST/KRW", True, None), ("x:HST/USDT", False, "frozen")):
             connection.execute(
                 "INSERT INTO index_venue (asset, role, venue, mid, age_ms, used, reason, share,"
@@ -73,12 +75,12 @@ def store_history(questdb: Settings) -> Settings:
     whole(questdb)
     fill(address(questdb))
     applied(questdb)
-    views = ("index_1s", "index_1m", "index_1h")
+    views = ("index_1s", "index_1m", "index_1h", "premium_1m", "premium_1h")
     sums = [f"SELECT count(), sum(ticks) FROM {view} WHERE asset='{ASSET}'" for view in views]
     wait_for(
         lambda: (
             [query(questdb, text)[0] for text in sums]
-            == [(TICKS - 10, TICKS - 10), (3, TICKS - 10), (1, TICKS - 10)]
+            == [(rows, TICKS - 10) for rows in (TICKS - 10, 3, 1, 3, 1)]
         ),
         "the views",
         shown=lambda: [query(questdb, text) for text in sums],

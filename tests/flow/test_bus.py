@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -30,21 +31,53 @@ from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.config import BusSettings, Settings
 from coinspace.errors import BusError
-from tests.flow.bus_stage import BOOK, PROCESS, Listener, joined, next_epoch, settings_in
+from tests.flow.bus_stage import (
+    BOOK,
+    PROCESS,
+    Listener,
+    joined,
+    listen,
+    next_epoch,
+    settings_in,
+)
 from tests.waiting import LIMIT_S, until
 
 LEVELS = np.arange(120.0)
 
 
-@pytest.fixture(params=["ipc", "tcp"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    endpoints = {PROCESS: "tcp://127.0.0.1:*"} if request.param == "tcp" else {}
-    return settings_in(tmp_path, endpoints=endpoints)
-
-
 @pytest.fixture
 def ipc(tmp_path: Path) -> Settings:
     return settings_in(tmp_path)
+
+
+@pytest.fixture
+def tcp(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path, endpoints={PROCESS: "tcp://127.0.0.1:*"})
+
+
+@pytest.fixture
+def nats(tmp_path: Path, nats_url: str) -> Settings:
+    return settings_in(tmp_path, url=nats_url, platform=f"test-{os.getpid()}-{next_epoch()}")
+
+
+@pytest.fixture(params=["ipc", "tcp"])
+def zmq_settings(request: pytest.FixtureRequest) -> Settings:
+    settings: Settings = request.getfixturevalue(request.param)
+    return settings
+
+
+@pytest.fixture(params=["ipc", "tcp", "nats"])
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """Settings of each transport: the tests below are the contract that all of them keep."""
+    settings: Settings = request.getfixturevalue(request.param)
+    return settings
+
+
+@pytest.fixture(params=["ipc", "nats"])
+def local(request: pytest.FixtureRequest) -> Settings:
+    """Settings of each transport once."""
+    settings: Settings = request.getfixturevalue(request.param)
+    return settings
 
 
 @pytest.fixture
@@ -62,7 +95,7 @@ def send(publisher: Publisher, n: int, topic: bytes = BOOK) -> None:
 
 
 async def test_everything_arrives_in_order(publisher: Publisher) -> None:
-    listener = Listener([publisher.endpoint], [b"orderbook.", b"trade."])
+    listener = listen(publisher, [b"orderbook.", b"trade."])
     await joined(publisher, listener)
     trade = publisher.topic(b"trade.upbit.BTC/KRW.")
     ignored = publisher.topic(b"ticker.upbit.BTC/KRW.")
@@ -88,7 +121,7 @@ async def test_everything_arrives_in_order(publisher: Publisher) -> None:
 
 
 async def test_signals_do_not_tear_messages(publisher: Publisher) -> None:
-    listener = Listener([publisher.endpoint], [b"orderbook."])
+    listener = listen(publisher, [b"orderbook."])
     await joined(publisher, listener)
     came = 0
 
@@ -124,7 +157,7 @@ async def test_signals_do_not_tear_messages(publisher: Publisher) -> None:
 
 
 async def test_a_message_outlives_its_socket(publisher: Publisher) -> None:
-    listener = Listener([publisher.endpoint], [b"orderbook."])
+    listener = listen(publisher, [b"orderbook."])
     await joined(publisher, listener)
     send(publisher, 50)
     await until(lambda: len(listener.messages) == 50, "50 messages")
@@ -137,7 +170,7 @@ async def test_a_message_outlives_its_socket(publisher: Publisher) -> None:
 
 async def test_a_late_subscriber_counts_no_loss(publisher: Publisher) -> None:
     send(publisher, 10)
-    listener = Listener([publisher.endpoint], [b"orderbook."])
+    listener = listen(publisher, [b"orderbook."])
     await joined(publisher, listener)
     send(publisher, 1)
     await until(lambda: len(listener.messages) == 1, "one message")
@@ -147,7 +180,7 @@ async def test_a_late_subscriber_counts_no_loss(publisher: Publisher) -> None:
 
 
 async def test_one_drain_takes_a_bounded_number_of_messages(publisher: Publisher) -> None:
-    listener = Listener([publisher.endpoint], [b"orderbook."])
+    listener = listen(publisher, [b"orderbook."])
     await joined(publisher, listener)
     send(publisher, 3000)
     # all of it waits in the socket: one edge, many drains, other callbacks in between
@@ -162,11 +195,15 @@ async def test_one_drain_takes_a_bounded_number_of_messages(publisher: Publisher
     listener.close()
 
 
-async def test_a_slow_subscriber_harms_only_itself(settings: Settings) -> None:
-    bus = settings.bus.model_copy(update={"high_water_mark": 100})
+async def test_a_slow_subscriber_harms_only_itself(zmq_settings: Settings) -> None:
+    bus = zmq_settings.bus.model_copy(update={"high_water_mark": 100})
     publisher = Publisher(PROCESS, bus, next_epoch())
-    slow = Listener([publisher.endpoint], [b"orderbook."], bus=bus)
-    quick = Listener([publisher.endpoint], [b"orderbook."])
+    slow = listen(publisher, [b"orderbook."], bus=bus)
+    quick = listen(
+        publisher,
+        [b"orderbook."],
+        bus=zmq_settings.bus.model_copy(update={"high_water_mark": 20_000}),
+    )
     await joined(publisher, slow, quick)
     loop = asyncio.get_running_loop()
     # stop reading: its queue, then the sockets' buffers, then the publisher's queue fill up
@@ -204,11 +241,11 @@ async def test_a_slow_subscriber_harms_only_itself(settings: Settings) -> None:
     publisher.close()
 
 
-async def test_drops_are_counted_until_libzmq_skips_the_full_queue(settings: Settings) -> None:
+async def test_drops_are_counted_until_libzmq_skips_the_full_queue(zmq_settings: Settings) -> None:
     # one subscriber never reads: libzmq refuses messages, which are counted, then skips it
-    bus = settings.bus.model_copy(update={"high_water_mark": 100})
+    bus = zmq_settings.bus.model_copy(update={"high_water_mark": 100})
     publisher = Publisher(PROCESS, bus, next_epoch())
-    listener = Listener([publisher.endpoint], [b"orderbook."], bus=bus)
+    listener = listen(publisher, [b"orderbook."], bus=bus)
     await joined(publisher, listener)
     asyncio.get_running_loop().remove_reader(listener._fd)
     assert listener._poll is not None
@@ -237,9 +274,11 @@ async def test_drops_are_counted_until_libzmq_skips_the_full_queue(settings: Set
     publisher.close()
 
 
-async def test_publishing_does_not_wait_for_subscribers(ipc: Settings) -> None:
-    publisher = Publisher(PROCESS, ipc.bus.model_copy(update={"high_water_mark": 10}), next_epoch())
-    listener = Listener([publisher.endpoint], [b"orderbook."], bus=ipc.bus)
+async def test_publishing_does_not_wait_for_subscribers(local: Settings) -> None:
+    publisher = Publisher(
+        PROCESS, local.bus.model_copy(update={"high_water_mark": 10}), next_epoch()
+    )
+    listener = listen(publisher, [b"orderbook."], bus=local.bus)
     await joined(publisher, listener)
     # the loop does not run meanwhile, so nothing is read: a publisher that waits would never end
     send(publisher, 20_000)
@@ -248,9 +287,9 @@ async def test_publishing_does_not_wait_for_subscribers(ipc: Settings) -> None:
     publisher.close()
 
 
-async def test_a_gap_and_a_lost_tail_are_found(ipc: Settings) -> None:
-    publisher = Publisher(PROCESS, ipc.bus, next_epoch())
-    listener = Listener([publisher.endpoint], [b"orderbook."])
+async def test_a_gap_and_a_lost_tail_are_found(local: Settings) -> None:
+    publisher = Publisher(PROCESS, local.bus, next_epoch())
+    listener = listen(publisher, [b"orderbook."])
     await joined(publisher, listener)
     send(publisher, 2)
     await until(lambda: len(listener.messages) == 2, "two messages")
@@ -276,14 +315,14 @@ async def test_a_gap_and_a_lost_tail_are_found(ipc: Settings) -> None:
     publisher.close()
 
 
-async def test_a_restarted_publisher_begins_a_new_epoch(ipc: Settings) -> None:
-    first = Publisher(PROCESS, ipc.bus, next_epoch())
-    listener = Listener([first.endpoint], [b"orderbook."])
+async def test_a_restarted_publisher_begins_a_new_epoch(local: Settings) -> None:
+    first = Publisher(PROCESS, local.bus, next_epoch())
+    listener = listen(first, [b"orderbook."])
     await joined(first, listener)
     send(first, 5)
     await until(lambda: len(listener.messages) == 5, "five messages")
     first.close()
-    second = Publisher(PROCESS, ipc.bus, next_epoch())
+    second = Publisher(PROCESS, local.bus, next_epoch())
     # sent before the subscriber is back: lost, and the loss must be noticed
     send(second, 7)
 
@@ -305,11 +344,10 @@ async def test_a_restarted_publisher_begins_a_new_epoch(ipc: Settings) -> None:
     second.close()
 
 
-async def test_two_publishers_may_share_a_state_topic(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
+async def test_two_publishers_may_share_a_state_topic(settings: Settings) -> None:
     names = ("orderbook-collector-upbit", "ticker-collector-upbit")
     publishers = [Publisher(name, settings.bus, next_epoch()) for name in names]
-    listener = Listener([p.endpoint for p in publishers], [b"state."])
+    listener = Listener([p.endpoint for p in publishers], [b"state."], bus=settings.bus)
     await joined(publishers[0], listener)
     # and the second one's heartbeat
     received = listener.counters()["received"]
@@ -333,9 +371,9 @@ async def test_two_publishers_may_share_a_state_topic(tmp_path: Path) -> None:
         publisher.close()
 
 
-async def test_conflation_keeps_the_newest_book(ipc: Settings) -> None:
-    publisher = Publisher(PROCESS, ipc.bus, next_epoch())
-    listener = Listener([publisher.endpoint], [b"orderbook.", b"trade."], conflate=True)
+async def test_conflation_keeps_the_newest_book(local: Settings) -> None:
+    publisher = Publisher(PROCESS, local.bus, next_epoch())
+    listener = listen(publisher, [b"orderbook.", b"trade."], conflate=True)
     await joined(publisher, listener)
     other, trade = b"orderbook.upbit.ETH/KRW.", b"trade.upbit.BTC/KRW."
     sent = 0
@@ -364,12 +402,12 @@ async def test_conflation_keeps_the_newest_book(ipc: Settings) -> None:
 
 
 async def test_conflation_delivers_the_newest_aggregate_and_reports_the_end_of_a_drain(
-    ipc: Settings,
+    local: Settings,
 ) -> None:
-    publisher = Publisher(PROCESS, ipc.bus, next_epoch())
+    publisher = Publisher(PROCESS, local.bus, next_epoch())
     seen: list[int] = []
-    listener: Listener = Listener(
-        [publisher.endpoint],
+    listener: Listener = listen(
+        publisher,
         [b"aggregate."],
         conflate=True,
         on_drained=lambda: seen.append(len(listener.messages)),
@@ -399,13 +437,13 @@ async def test_conflation_delivers_the_newest_aggregate_and_reports_the_end_of_a
     publisher.close()
 
 
-async def test_a_failing_callback_at_the_end_of_a_drain_is_counted(ipc: Settings) -> None:
-    publisher = Publisher(PROCESS, ipc.bus, next_epoch())
+async def test_a_failing_callback_at_the_end_of_a_drain_is_counted(local: Settings) -> None:
+    publisher = Publisher(PROCESS, local.bus, next_epoch())
 
     def fail() -> None:
         raise ValueError("made to fail")
 
-    listener = Listener([publisher.endpoint], [b"orderbook."], on_drained=fail)
+    listener = listen(publisher, [b"orderbook."], on_drained=fail)
     await joined(publisher, listener)
     send(publisher, 3)
     await until(lambda: len(listener.messages) == 3, "three books")
@@ -441,10 +479,21 @@ def garbage() -> list[tuple[str, list[bytes]]]:
     ]
 
 
-@pytest.mark.parametrize("parts", [g[1] for g in garbage()], ids=[g[0] for g in garbage()])
-async def test_garbage_is_counted_and_skipped(ipc: Settings, parts: list[bytes]) -> None:
-    publisher = Publisher(PROCESS, ipc.bus, next_epoch())
-    listener = Listener([publisher.endpoint], [b"orderbook", b"candle"])
+def garbage_of_each_transport() -> list[Any]:
+    """Return (transport, parts); on NATS a few that reach the receiver as they are."""
+    found = [("ipc", name, parts) for name, parts in garbage()]
+    few = ("empty second part", "short header", "unknown word", "heartbeat without JSON")
+    found += [("nats", name, parts) for name, parts in garbage() if name in few]
+    return [pytest.param(kind, parts, id=f"{kind} {name}") for kind, name, parts in found]
+
+
+@pytest.mark.parametrize(("transport", "parts"), garbage_of_each_transport())
+async def test_garbage_is_counted_and_skipped(
+    transport: str, parts: list[bytes], request: pytest.FixtureRequest
+) -> None:
+    bus = request.getfixturevalue(transport).bus
+    publisher = Publisher(PROCESS, bus, next_epoch())
+    listener = listen(publisher, [b"orderbook", b"candle"])
     await joined(publisher, listener)
     publisher._socket.send_multipart(parts)
     send(publisher, 3)
@@ -456,10 +505,10 @@ async def test_garbage_is_counted_and_skipped(ipc: Settings, parts: list[bytes])
 
 
 async def test_garbage_is_logged_once_a_minute(
-    ipc: Settings, capsys: pytest.CaptureFixture[str]
+    local: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    publisher = Publisher(PROCESS, ipc.bus, next_epoch())
-    listener = Listener([publisher.endpoint], [b""])
+    publisher = Publisher(PROCESS, local.bus, next_epoch())
+    listener = listen(publisher, [b""])
     await joined(publisher, listener)
     for _ in range(50):
         publisher._socket.send_multipart([BOOK, b""])
@@ -472,8 +521,8 @@ async def test_garbage_is_logged_once_a_minute(
     publisher.close()
 
 
-async def test_a_failing_callback_does_not_stop_the_reader(ipc: Settings) -> None:
-    publisher = Publisher(PROCESS, ipc.bus, next_epoch())
+async def test_a_failing_callback_does_not_stop_the_reader(local: Settings) -> None:
+    publisher = Publisher(PROCESS, local.bus, next_epoch())
     seen: list[int] = []
 
     def on_message(message: Message) -> None:
@@ -481,7 +530,7 @@ async def test_a_failing_callback_does_not_stop_the_reader(ipc: Settings) -> Non
         if message.sequence == 2:
             raise RuntimeError("on purpose")
 
-    subscriber = Subscriber([publisher.endpoint], [b"orderbook."], on_message)
+    subscriber = Subscriber([publisher.endpoint], [b"orderbook."], on_message, bus=local.bus)
     await joined(publisher, subscriber)
     send(publisher, 4)
     await until(lambda: seen == [1, 2, 3, 4], "all four")
@@ -490,12 +539,12 @@ async def test_a_failing_callback_does_not_stop_the_reader(ipc: Settings) -> Non
     publisher.close()
 
 
-def test_a_second_publisher_of_a_process_is_refused(ipc: Settings) -> None:
-    publisher = Publisher(PROCESS, ipc.bus, next_epoch())
+def test_a_second_publisher_of_a_process_is_refused(local: Settings) -> None:
+    publisher = Publisher(PROCESS, local.bus, next_epoch())
     with pytest.raises(BusError, match="expected no other process, found process"):
-        Publisher(PROCESS, ipc.bus, next_epoch())
+        Publisher(PROCESS, local.bus, next_epoch())
     publisher.close()
-    Publisher(PROCESS, ipc.bus, next_epoch()).close()
+    Publisher(PROCESS, local.bus, next_epoch()).close()
     with pytest.raises(BusError, match="expected an open socket, was closed"):
         publisher.heartbeat()
 
@@ -516,9 +565,9 @@ def test_a_taken_port_and_a_wrong_endpoint_are_refused(tmp_path: Path) -> None:
     listener.close()
 
 
-async def test_heartbeats_come_by_themselves(ipc: Settings) -> None:
-    publisher = Publisher(PROCESS, ipc.bus, next_epoch())
-    listener = Listener([publisher.endpoint], [b"heartbeat."])
+async def test_heartbeats_come_by_themselves(local: Settings) -> None:
+    publisher = Publisher(PROCESS, local.bus, next_epoch())
+    listener = listen(publisher, [b"heartbeat."])
     listener.start()
     send(publisher, 4)
     publisher.start_heartbeats(asyncio.get_running_loop(), lambda: {"BTC/KRW": "synced"})

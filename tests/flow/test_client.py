@@ -59,6 +59,11 @@ CALLS: list[Callable[[Client], Any]] = [
     lambda client: client.indices(),
     lambda client: client.premium("BTC", size=1),
     lambda client: client.premiums(min=-1, sort="asset"),
+    lambda client: client.premiums("BTC", spark=True, basis="coin", search="b", limit=1),
+    lambda client: client.premium_stats("usdt"),
+    lambda client: client.premium_stats("BTC"),
+    lambda client: client.premium_values("BTC"),
+    lambda client: client.premium_ohlc("BTC", "1h", basis="fiat"),
     lambda client: client.assets(),
     lambda client: client.markets("upbit", quote="KRW"),
     lambda client: client.explain("BTC"),
@@ -401,6 +406,7 @@ SHOWN = {
     ("index", "ETH"): ["100004.45", "kr.value", "140006230", "premium.coin", "0.0000145"],
     ("premium", "ETH"): ["premium.coin", "0.0000145", "kr.value", "premium.executable"],
     ("premiums",): ["BTC", "0.0000145"],
+    ("premium-stats", "ETH"): ["coin.premium", "0.0000145", "coin.windows", "24h"],
     ("assets",): ["BTC", "ok"],
     ("markets", "--exchange", "upbit"): ["upbit:BTC/KRW", "synced"],
     ("orderbook", "BTC"): ["bid size", "100000", "ask size", "depth"],
@@ -485,6 +491,33 @@ def on_terminal(command: list[str], width: int, environment: dict[str, str]) -> 
         os.close(outer)
         process.wait(60)
     return b"".join(parts).decode().replace("\r\n", "\n")
+
+
+def test_premiums_on_a_terminal_and_through_a_pipe(tmp_path: Path) -> None:
+    with served(tmp_path) as url:
+        for width in (40, 80):
+            text = on_terminal(["premium", "--url", url], width, {"TERM": "dumb"})
+            lines = text.splitlines()
+            assert max(map(len, lines)) <= width
+            assert [line.split()[0] for line in lines] == ["asset", "BTC", "ETH", "XRP", "SOL"]
+            assert "\x1b" not in text
+        piped = CliRunner().invoke(coinspace, ["premium", "eth", "--url", url])
+        assert [line.split()[0] for line in piped.stdout.splitlines()] == ["asset", "ETH"]
+        refused = CliRunner().invoke(coinspace, ["premium", "NONE", "--url", url])
+        assert isinstance(refused.exception, ApiError)
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "coinspace", "premium", "--watch", "--url", url],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert watching.stdout is not None
+            seen = [watching.stdout.readline().split("\t") for _ in range(4)]
+        finally:
+            watching.terminate()
+            watching.communicate(timeout=60)
+        assert {line[1] for line in seen} == {"BTC", "ETH", "SOL", "XRP"}
+        assert {line[2] for line in seen} == {"+0.0014"}
 
 
 @pytest.mark.parametrize(

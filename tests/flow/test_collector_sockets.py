@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
 from coinspace._ext.message import REST, Message
 from coinspace.collector.commands import market_lines
@@ -19,6 +20,7 @@ from coinspace.exchanges.exchange import Stream
 from coinspace.market import Market
 from coinspace.recording.format import FeedReader
 from coinspace.simulator.server import ExchangeServer
+from coinspace.simulator.session import SIMULATED_KEY
 from coinspace.simulator.simulation import Simulation
 from tests.flow.certificates import make_certificates
 from tests.flow.collecting import collecting, rest_trades
@@ -294,12 +296,15 @@ async def test_probe_passes_on_the_simulated_exchanges() -> None:
     for facts in found:
         assert not [fact for fact in facts if fact.verdict == "fail"]
         assert len(facts) >= 18
+    assert "binary streams: updates of books come" in {fact.name for fact in found[2]}
 
 
 async def probed(server: ExchangeServer, name: str) -> list[Fact]:
     settings = load().exchanges[name]
     settings.websocket = server.urls[name]["websocket"]
     settings.rest = server.urls[name]["rest"]
+    if name == "binance":
+        settings.format, settings.api_key = "sbe", SecretStr(SIMULATED_KEY)
     return await run_probe(name, settings, 3.0)
 
 

@@ -332,7 +332,7 @@ async def test_an_exchange_that_opens_and_closes_is_dialled_at_growing_intervals
         assert wait > 0.79 * base
 
 
-@pytest.mark.parametrize("exchange", ["upbit", "bithumb", "binance"])
+@pytest.mark.parametrize("exchange", ["upbit", "bithumb", "binance", "coinone"])
 async def test_a_half_open_connection_is_lost_on_every_exchange(
     exchange: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,32 @@ async def test_executable_premium_at_a_size(site: Site) -> None:
         assert status == 400, bad
 
 
+async def test_what_a_trade_of_the_premium_leaves(site: Site) -> None:
+    _, body, _ = await get(site[2], "/v1/premium/BTC")
+    trades = body["trades"]
+    assert {one["venue"]: one["region"] for one in trades["venues"]} == {
+        "upbit:BTC/KRW": "KR", "bithumb:BTC/KRW": "KR", "binance:BTC/USDT": "GL",
+    }  # fmt: skip
+    assert [one["direction"] for one in trades["directions"]] == ["sell_kr", "buy_kr"]
+    for one in trades["directions"]:
+        sizes = [size["size_krw"] for size in one["sizes"]]
+        assert sizes == ["1000000", "10000000", "100000000", "1000000000"]
+        # the books are 0.01 % wide, the fees are more
+        assert one["none_left_krw"] == "0"
+        assert float(one["sizes"][0]["coin"]) < -0.001
+    assert body["trade"]["size_krw"] == "10000000"
+    status, body, _ = await get(site[2], "/v1/premium/BTC/stats")
+    assert status == 200
+    assert [one["window"] for one in body["coin"]["windows"]] == ["1h", "24h", "7d", "30d", "90d"]
+    assert body["coin"]["windows"][0]["samples"] >= 1
+    assert body["fiat"]["premium"] is None
+    status, body, _ = await get(site[2], "/v1/premium/USDT/stats")
+    assert (status, body["coin"], body["fiat"]["premium"]) == (200, None, None)
+    for path in ("/v1/premium/NONE/stats", "/v1/premium/NONE", "/v1/premium/USDT"):
+        status, body, _ = await get(site[2], path)
+        assert (status, body["type"]) == (404, "urn:coinspace:problem:unknown-asset")
+
+
 async def test_all_premiums_in_the_order_asked_for(site: Site) -> None:
     stage, endpoint, session = site
     for asset, coin in (("BTC", 0.01), ("ETH", -0.002), ("XRP", 0.03)):
@@ -112,7 +138,7 @@ async def test_all_premiums_in_the_order_asked_for(site: Site) -> None:
 
     async def arrived() -> bool:
         latest = endpoint.live.indices
-        return latest["SOL"].value.premium is None and latest["XRP"].coin_premium == 0.03
+        return latest["SOL"].value.premium is None and latest["XRP"].premium("coin") == 0.03
 
     await until(arrived)
 
@@ -130,12 +156,36 @@ async def test_all_premiums_in_the_order_asked_for(site: Site) -> None:
     assert await assets("sort=asset&order=desc&min=0") == ["XRP", "BTC"]
     assert await assets("max=0.01") == ["BTC", "ETH"]
     assert await assets("assets=xrp, sol,XRP") == ["XRP"]
+    assert await assets("search=b") == ["BTC"]
+    assert await assets("search=none") == []
+    assert await assets("basis=fiat&min=0") == []
+    assert await assets("sort=percentile&window=7d&limit=2") == ["BTC", "ETH"]
+    _, body, _ = await get(session, "/v1/premiums?spark=true&limit=1")
+    (one,) = body["premiums"]
+    assert (one["rank"], one["same_coin"], len(one["spark"])) == (1, "known", 48)
+    assert one["spark"][-1] == 0.03
+    assert one["stats"]["coin"]["percentile_90d"] == "1"
+    assert body["usdt"] is None
+    assert set(body["fees"]) == set(endpoint.settings.exchanges)
     # as after a long silence of the calculator
     for latest in endpoint.live.indices.values():
         latest.heard_ns = 0
     assert await assets("stale=false") == []
     assert len(await assets("stale=true&sort=age")) == 3
-    for bad in ("min=x", "min=nan", "sort=name", "order=up", "stale=maybe", "limit=1"):
+    for bad in (
+        "min=x",
+        "min=nan",
+        "sort=name",
+        "order=up",
+        "stale=maybe",
+        "limit=0",
+        "limit=1001",
+        "window=2h",
+        "basis=usd",
+        "spark=2",
+        f"search={'x' * 21}",
+        "sort=z",
+    ):
         status, body, _ = await get(session, f"/v1/premiums?{bad}")
         assert (status, body["parameter"]) == (400, bad.partition("=")[0]), bad
     status, body, _ = await get(session, "/v1/premiums?assets=BTC,NONE")

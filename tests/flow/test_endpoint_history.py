@@ -23,7 +23,7 @@ from coinspace.client import AsyncClient, ConnectionLost
 from coinspace.clock import MILLISECOND_NS
 from coinspace.config import Settings
 from coinspace.endpoint.history import bulk
-from coinspace.endpoint.live.premium_day import PremiumDays
+from coinspace.endpoint.live.premium_stats import PremiumStats
 from coinspace.endpoint.live.state import Live
 from coinspace.storage.questdb.address import address
 from tests.flow.database import applied
@@ -81,13 +81,79 @@ async def test_values_are_half_open_and_paged(site: Site) -> None:
     assert body["values"][9]["value"] == "1009"
 
 
-async def test_the_premiums_of_a_day_are_read_from_stored_candles(site: Site) -> None:
-    now_ms = START_MS + 300_000
-    days = PremiumDays(Live(lambda: now_ms * MILLISECOND_NS), [ASSET])
-    await days.load(site[0].database)
-    found = days.day(ASSET, now_ms, 0.0005)
-    assert found is not None
-    assert (found.low, found.high, found.percentile, found.minutes) == ("0.0005", "0.001", "0", 3)
+async def test_the_statistics_of_a_premium_begin_with_the_stored_rows(site: Site) -> None:
+    """The last tick is of second 129: two minutes and the running one, one hour."""
+    now_ms = START_MS + TICKS * 1000
+    stats = PremiumStats(Live(lambda: now_ms * MILLISECOND_NS), [ASSET])
+    await stats.load(site[0].database)
+    fiat = stats.of(ASSET)["fiat"]
+    day, week = fiat.statistics("24h"), fiat.statistics("7d")
+    assert (day.samples, day.high, day.low) == (3, 0.00329, 0.00259)
+    assert day.mean == pytest.approx((0.00259 + 0.00319 + 0.00329) / 3)
+    assert (week.samples, week.high) == (1, 0.00329)
+    # the changes of minutes have the premium of each 5 s
+    backs = (0, 1, 11, 12, 13, 14)
+    expected = [329_000, 324_000, 274_000, None, None, 259_000]
+    assert [fiat.seconds.at(back) for back in backs] == expected
+    coin = stats.of(ASSET)["coin"].statistics("1h")
+    assert (coin.samples, coin.high, coin.low, coin.deviation) == (3, 0.001, 0.001, 0)
+    assert stats.usdt.statistics("24h").high == 0.000999
+
+
+async def test_stored_premiums_on_every_basis(site: Site) -> None:
+    _, page, _ = await get(site[1], f"/v1/premium/{ASSET}/values?{window(11)}&limit=3")
+    assert page["values"][1] == {
+        "ts": START_MS + 1000, "status": "ok", "reason": None, "coin": "0.001", "fiat": "0.00201",
+        "usdt": "0.000999", "kr": "1400000", "gl": "1000", "fx": "1400", "fx_status": "ok",
+    }  # fmt: skip
+    _, page, _ = await get(site[1], page["next"])
+    assert [one["fiat"] for one in page["values"]] == ["0.00203", "0.00204", "0.00205"]
+    _, page, _ = await get(site[1], f"/v1/premium/usdt/values?{window(2)}")
+    (first, _) = page["values"]
+    assert (first["coin"], first["fiat"], first["kr"]) == (None, "0.000999", None)
+    async with site[1].get(
+        f"/v1/premium/{ASSET}/values?{window(11)}", headers={"Accept": "text/csv"}
+    ) as answer:
+        lines = (await answer.text()).splitlines()
+    assert len(lines) == 12
+    assert lines[2].split(",")[3:6] == ["0.001", "0.00201", "0.000999"]
+
+
+async def test_candles_of_a_premium(site: Site) -> None:
+    path = f"/v1/premium/{ASSET}/ohlc"
+    _, page, headers = await get(site[1], f"{path}?basis=fiat&{window(240)}")
+    first, *_, last = page["candles"]
+    assert len(page["candles"]) == 4
+    assert first == {
+        "ts": START_MS, "open": "0.002", "high": "0.00259", "low": "0.002", "close": "0.00259",
+        "kr": "1400000", "gl": "1000", "fx": "1400", "ticks": 60, "valid": 60, "closed": True,
+    }  # fmt: skip
+    assert (last["open"], last["ticks"], last["valid"]) == (None, 0, 0)
+    async with site[1].get(
+        f"{path}?basis=fiat&{window(240)}", headers={"If-None-Match": headers["etag"]}
+    ) as answer:
+        assert answer.status == 304
+    for interval in ("5m", "1h", "1d"):
+        _, page, _ = await get(site[1], f"{path}?interval={interval}&basis=fiat&{window(1)}")
+        (one,) = page["candles"]
+        assert (one["open"], one["high"], one["close"]) == ("0.002", "0.00329", "0.00329")
+        assert one["valid"] == TICKS - 10
+    _, page, _ = await get(site[1], f"/v1/premium/usdt/ohlc?interval=1h&{window(1)}")
+    assert (page["basis"], page["candles"][0]["close"]) == ("fiat", "0.000999")
+    # 90 days without a row
+    start = START_MS - 90 * 86_400_000
+    _, page, _ = await get(site[1], f"{path}?interval=1d&start={start}&end={START_MS}")
+    assert {one["close"] for one in page["candles"]} == {None}
+    assert len(page["candles"]) == 90
+    for bad in ("interval=1s", "basis=usdt", "limit=0", "start=5&end=4", "cursor=x", "size=1"):
+        status, body, _ = await get(site[1], f"{path}?{bad}")
+        assert (status, body["status"]) == (400, 400), bad
+    for bad in ("/v1/premium/usdt/ohlc?basis=coin", "/v1/premium/usdt/values?limit=nan"):
+        status, _, _ = await get(site[1], bad)
+        assert status == 400, bad
+    for rest in ("values", "ohlc", "stats"):
+        status, body, _ = await get(site[1], f"/v1/premium/NONE/{rest}")
+        assert (status, body["type"]) == (404, "urn:coinspace:problem:unknown-asset")
 
 
 async def test_times_are_epoch_ms_or_iso(site: Site) -> None:

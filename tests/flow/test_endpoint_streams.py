@@ -16,9 +16,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from coinspace.client.events import Event, EventParser
+from coinspace.client.events import Event, EventParser, merged_premiums
 from coinspace.endpoint.worker import Endpoint
-from coinspace.method.record import InputRecord
+from coinspace.method.record import InputRecord, PremiumRecord
 from tests.flow.endpoint_stage import Stage, running, settings
 from tests.waiting import until
 
@@ -107,7 +107,7 @@ async def test_events_are_those_of_the_document(site: Site) -> None:
 
     wanted = {name for name in messages if not name.startswith("command-")}
     names = ["index.BTC", "book.BTC", "ticker.upbit:BTC/KRW", "trade.upbit:BTC/KRW"]
-    tables = ["venues", "gaps", "pipeline"]
+    tables = ["premiums", "venues", "gaps", "pipeline"]
     orders: list[dict[str, Any]] = [
         {"op": "ping", "id": 1},
         {"op": "subscribe", "channels": [*names, *tables], "last_event_id": "other-7", "id": "a"},
@@ -129,7 +129,8 @@ async def test_events_are_those_of_the_document(site: Site) -> None:
             message = await socket.receive_json(timeout=SOON_S)
             take("websocket", message["event"], message)
 
-    query = "indices=BTC&books=BTC&tickers=*&trades=upbit:BTC/KRW&platform=venues,gaps,pipeline"
+    query = "indices=BTC&books=BTC&tickers=*&trades=upbit:BTC/KRW&premiums=true"
+    query += "&platform=venues,gaps,pipeline"
     async with (
         stream(session, query, "other-7") as reader,
         session.ws_connect("/v1/ws") as socket,
@@ -181,6 +182,45 @@ async def test_a_stream_resumes_after_the_last_event(site: Site) -> None:
         assert found == ["2.5", "3.5", "4.5"]
         stage.publish_index("BTC", 5.5)
         assert (await reader.next("index")).data["value"] == "5.5"
+
+
+async def test_premiums_are_all_of_them_and_then_what_changes(site: Site) -> None:
+    stage, endpoint, session = site
+
+    def publish(asset: str, coin: float) -> None:
+        parts = PremiumRecord(None, coin, None)
+        stage.publish_index(asset, premium=coin, premium_parts=parts)
+
+    async def read(reader: Reader, rows: dict[str, Any], asset: str, coin: str) -> Event:
+        """Take changes until an asset has a premium; return the event that has it."""
+        while True:
+            event = await reader.next("premiums")
+            assert not event.data["full"]
+            # what never changes is not sent again
+            assert not any("same_coin" in row for row in event.data["premiums"])
+            rows |= merged_premiums(rows, event.data)
+            if rows[asset]["coin"] == coin:
+                return event
+
+    async with stream(session, "premiums=true") as reader:
+        first = await reader.next("premiums")
+        assert first.data["full"]
+        rows = merged_premiums({}, first.data)
+        assert set(rows) == {"BTC", "ETH", "XRP", "SOL"}
+        publish("BTC", 0.02)
+        last = await read(reader, rows, "BTC", "0.02")
+    await until(lambda: not endpoint.hub.clients)
+    publish("ETH", 0.03)
+    # the channel is kept while the client may come back
+    await until(lambda: any(b'"0.03"' in event.data for event in endpoint.hub.ring))
+    async with stream(session, "premiums=true", last.id) as reader:
+        await read(reader, rows, "ETH", "0.03")
+    async with stream(session, "premiums=true", "other-7") as reader:
+        assert (await reader.next()).name == "gap"
+        event = await reader.next("premiums")
+        assert event.data["full"]
+        whole = merged_premiums({}, event.data)
+        assert (whole["BTC"]["coin"], whole["ETH"]["coin"]) == ("0.02", "0.03")
 
 
 @pytest.mark.parametrize("last", ["otherboot-7", "nonsense", "x" * 200, "-", "0-999999999999999"])

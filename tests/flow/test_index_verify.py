@@ -56,9 +56,15 @@ class Platform:
         return process
 
     def begin(self) -> None:
-        simulator = self.start("simulate", "--seed", "11", stdout=subprocess.PIPE)
+        # each fifth answer of a source jumps and is not confirmed
+        fault = ("--fault", "rate:dunamu:form=jump:every=5")
+        simulator = self.start("simulate", "--seed", "11", *fault, stdout=subprocess.PIPE)
         assert simulator.stdout is not None
-        urls = orjson.loads(simulator.stdout.readline())["exchanges"]
+        ready = orjson.loads(simulator.stdout.readline())
+        urls = ready["exchanges"]
+        self.environment["COINSPACE_RATES__SOURCES"] = "dunamu,naver"
+        self.environment["COINSPACE_RATES__URLS"] = orjson.dumps(ready["rates"]).decode()
+        self.environment["COINSPACE_RATES__POLL_S"] = "dunamu=1,naver=1"
         for name in EXCHANGES:
             prefix = f"COINSPACE_EXCHANGES__{name.upper()}__"
             self.environment[f"{prefix}WEBSOCKET"] = urls[name]["websocket"]
@@ -68,6 +74,7 @@ class Platform:
             self.started[command] = self.start(command)
         for name in EXCHANGES:
             self.start("orderbook-collector", name)
+        self.start("fx-collector")
 
     async def restart(self, command: str) -> None:
         process = self.started[command]
@@ -107,7 +114,7 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
     schema.create(address(settings), StorageSettings(ttl="off"))
     emptied(settings, "index_tick", "index_venue", "index_recalc")
     platform = Platform(settings)
-    good = "SELECT count() FROM index_tick WHERE asset = 'SOL' AND value != null"
+    good = "SELECT count() FROM index_tick WHERE asset = 'SOL' AND premium_a != null"
     try:
         platform.begin()
         # ticks and memory lost by a restart make no difference
@@ -122,9 +129,21 @@ async def test_every_stored_record_is_recomputed_exactly(settings: Settings) -> 
     # from the first tick with all processes up, to the last one before they stop
     first, last = query(
         settings,
-        "SELECT min(ts)::long, max(ts)::long FROM index_tick WHERE asset = 'SOL' AND value != null",
+        "SELECT min(ts)::long, max(ts)::long FROM index_tick"
+        " WHERE asset = 'SOL' AND premium_a != null",
     )[0]
     first, last = first + 2 * SECOND_NS, last - 2 * SECOND_NS
+    # both bases, with rates that change and rates that are held
+    found = query(
+        settings,
+        "SELECT DISTINCT usd_krw, usd_krw_status, premium_a IS NULL FROM index_tick"
+        f" WHERE value != null AND ts >= {first}::timestamp_ns AND ts < {last}::timestamp_ns",
+    )
+    assert len({rate for rate, _, _ in found}) >= 2
+    assert "held" in {status for _, status, _ in found} != {"held"}
+    assert not any(missing for _, _, missing in found)
+    # a recording names the sources that it was made with
+    del platform.environment["COINSPACE_RATES__SOURCES"]
     result = platform.run(
         "verify-index",
         *("--feeds", str(settings.data / "archive")),

@@ -6,11 +6,14 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from coinspace.config import Settings
+from coinspace.method.reference import USD_KRW as RATE_MARKET
+from coinspace.simulator.rates import SIMULATED_SOURCES, USD_KRW
 from coinspace.simulator.simulated_feed import write_feeds
 from tests.flow.database import applied
 from tests.flow.platform import Database, Platform, alive, environment, platform, query
@@ -36,14 +39,25 @@ def complete(data: Path, table: str) -> bool:
     return set(query(data, f"select distinct exchange, market from {table}")) == MARKETS
 
 
+@pytest.fixture(params=["zmq", pytest.param("nats", marks=pytest.mark.slow)])
+def transport(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment that selects a transport: nothing else differs for a user."""
+    if request.param == "zmq":
+        return {}
+    return {"COINSPACE_BUS__URL": request.getfixturevalue("nats_url")}
+
+
 @pytest.mark.timeout(600)
-def test_platform_runs_end_to_end_and_stops_cleanly(tmp_path: Path) -> None:
-    with platform(tmp_path) as running:
+def test_platform_runs_end_to_end_and_stops_cleanly(
+    tmp_path: Path, transport: dict[str, str]
+) -> None:
+    with platform(tmp_path, **transport) as running:
         wait_for(
             lambda: values(running).keys() == ASSETS, "an index value of every asset", limit_s=150
         )
         status = wait_for(lambda: healthy(running), "a healthy status", limit_s=120)
-        assert len(status["processes"]) == 11
+        assert len(status["processes"]) == 12
+        check_both_bases(running)
         first = values(running)
         wait_for(lambda: values(running) != first, "the index to move")
         for table in ("orderbook", "ticker", "trade"):
@@ -72,20 +86,45 @@ def test_platform_runs_end_to_end_and_stops_cleanly(tmp_path: Path) -> None:
         assert reconciled.returncode == 0, reconciled.stdout
 
 
-def test_platform_runs_on_recordings(tmp_path: Path) -> None:
-    """The exchanges, markets and assets are those that were recorded."""
+def test_platform_runs_on_recordings(tmp_path: Path, nats_url: str) -> None:
+    """The exchanges, markets and assets are those that were recorded; the bus is on NATS."""
     markets = {"upbit": ["BTC/KRW", "USDT/KRW"], "bithumb": ["BTC/KRW", "USDT/KRW"]}
     markets["binance"] = ["BTC/USDT"]
     list(write_feeds(tmp_path / "day.feed.zst", 3, markets, duration_s=60))
     feeds = sorted(map(str, tmp_path.glob("day-*")))
-    with platform(tmp_path, "--replay", *feeds) as running:
+    with platform(tmp_path, "--replay", *feeds, COINSPACE_BUS__URL=nats_url) as running:
         wait_for(lambda: values(running).keys() == {"BTC"}, "an index value", limit_s=150)
         venues = running.get("/v1/venues") or {}
         assert {(one["exchange"], one["market"]) for one in venues["venues"]} == {
             (exchange, market) for exchange, texts in markets.items() for market in texts
         }
+        # each publisher, and its journal, is on the server
+        assert not list((tmp_path / "run").glob("*.ipc"))
         assert running.stop() == 0
     assert "starting the exchanges of `coinspace replay`" in (tmp_path / "up.log").read_text()
+
+
+def check_both_bases(running: Platform) -> None:
+    """Check the premium against USDT and USD, and the rate of USD that it names."""
+    one = wait_for(partial(with_fiat, running), "a premium against USD")
+    coin, fiat, usdt = (float(one["premium"][name]) for name in ("coin", "fiat", "usdt"))
+    assert (1 + fiat) == pytest.approx((1 + coin) * (1 + usdt), abs=1e-6)
+    assert one["usd_krw_source"] in SIMULATED_SOURCES
+    rate = running.get("/v1/usd-krw")
+    assert float(rate["rate"]) == pytest.approx(USD_KRW, rel=0.002)
+    assert [quoted["source"] for quoted in rate["sources"]] == list(SIMULATED_SOURCES)
+    stored = f"select distinct exchange from rate where market = '{RATE_MARKET}'"
+    wait_for(
+        lambda: {name for (name,) in query(running.data, stored)} == set(SIMULATED_SOURCES),
+        "a stored rate of every source",
+    )
+    (listed,) = running.get("/v1/usd-krw/quotations?source=naver&limit=1")["quotations"]
+    assert (listed["source"], listed["daily"]) == ("naver", False)
+
+
+def with_fiat(running: Platform) -> Any:
+    found = running.get("/v1/premium/BTC")
+    return found if found and found["premium"] and found["premium"]["fiat"] else None
 
 
 def healthy(running: Platform) -> dict[str, list[object]] | None:

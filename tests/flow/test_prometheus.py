@@ -180,9 +180,11 @@ tests:
 def test_every_panel_and_alert_has_its_metrics(tmp_path: Path) -> None:
     folder = tmp_path / "prometheus"
     folder.mkdir()
+    # the alerter runs where there is a rule
+    (tmp_path / "coinspace.toml").write_text('[alerts.rules.platform]\nkind = "process"\n')
     with platform(tmp_path) as running, prometheus(folder, tmp_path) as server:
         wait_for(
-            lambda: len(server.query('coinspace_state{state="ready"} == 1')) == 12,
+            lambda: len(server.query('coinspace_state{state="ready"} == 1')) == 13,
             "all processes ready",
             limit_s=240,
         )

@@ -102,7 +102,7 @@ def test_dead_and_hung_processes_come_back_and_a_stop_ends_all(
     status = running.run("status")
     assert status.returncode == 2
     lines = status.stdout.splitlines()[:-1]
-    assert len(lines) == 11
+    assert len(lines) == 12
     assert all(" stopped at " in line for line in lines)
     doctor = running.run("doctor")
     assert "stopped at" not in doctor.stdout

@@ -22,15 +22,21 @@ COLLECTOR = "orderbook-collector upbit"
 # module -> (command, tasks that end the process, tasks that start again)
 TASKS: dict[str, tuple[str, list[str], list[str]]] = {
     "process.py": ("orderbook-aggregator", ["health"], []),
+    "alerts/worker.py": ("alerter", [], ["earlier premiums"]),
     "aggregator/worker.py": ("orderbook-aggregator", ["ticks"], []),
     "collector/collection.py": (COLLECTOR, ["timer", "connection 1"], []),
-    "endpoint/live/feeder.py": ("index-endpoint", [], ["tables and heartbeats"]),
-    "endpoint/worker.py": ("index-endpoint", [], ["premiums of the last day"]),
+    "endpoint/live/feeder.py": (
+        "index-endpoint",
+        [],
+        ["tables and heartbeats", "trades of premiums"],
+    ),
+    "endpoint/worker.py": ("index-endpoint", [], ["stored premiums"]),
     "index/worker.py": (
         "index-calculator",
         ["watch", "records of outages", "clock resets"],
         ["hash chain", "gaps", "memory", "missed ticks"],
     ),
+    "rates/worker.py": ("fx-collector", ["rates-watch"], []),
     "storage/worker.py": (
         "orderbook-storage-worker",
         ["loop lag", "catch-up", "judgement"],
@@ -44,6 +50,9 @@ READ_BY_OWNER = {
     "storage/watch.py",
     "supervisor.py",
     "tasks.py",
+    # the link restarts them on its own thread
+    "bus/nats/link.py",
+    "bus/nats/pumps.py",
 }
 # these run only after an outage, a damage or a failed start
 RARE = {"memory", "missed ticks", "storing again"}
@@ -88,6 +97,8 @@ def sabotaged(
         "COINSPACE_STORAGE__TTL": "off",
         "COINSPACE_EXCHANGES__UPBIT__WEBSOCKET": "ws://127.0.0.1:9/",
         "COINSPACE_EXCHANGES__UPBIT__REST": "http://127.0.0.1:9/",
+        "COINSPACE_RATES__SOURCES": "dunamu",
+        "COINSPACE_RATES__URLS": "dunamu=http://127.0.0.1:9",
     }
     with (data / "stderr").open("wb") as stderr:
         process = subprocess.Popen(

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import orjson
@@ -43,10 +44,10 @@ from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.values import decode_cursor, encode_cursor
 from coinspace.errors import CoinSpaceError
+from coinspace.exchanges import coinone, korean
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.binance import LocalBook, rest_trade, unwrapped
 from coinspace.exchanges.exchange import UNREADABLE, Request, shaped
-from coinspace.exchanges.korean import rest_row
 from coinspace.method import aggregate
 from coinspace.recording.format import FeedReader, decode_line
 from coinspace.recording.frames import label
@@ -61,7 +62,14 @@ FOLDER = tempfile.mkdtemp(
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 STALL_S = 0.1
 MEMORY = 256 << 20
-EXCHANGES = ("upbit", "bithumb", "binance")
+EXCHANGES = ("upbit", "bithumb", "binance", "coinone")
+# how each exchange's recorded frames become rows of REST
+ROWS = {
+    "upbit": korean.rest_row,
+    "bithumb": korean.rest_row,
+    "binance": rest_trade,
+    "coinone": coinone.rest_row,
+}
 NUMBERS = (
     b"0",
     b"-1",
@@ -182,7 +190,7 @@ def entries() -> list[Entry]:
 
 
 def _of(exchange: str) -> list[bytes]:
-    kinds = [kind for kind in generated.KINDS if kind.startswith(exchange)]
+    kinds = [*generated.kinds_of(exchange), *generated.kinds_of(f"{exchange}-sbe")]
     return [frame for kind in kinds for frame in generated.frames(kind, 2)]
 
 
@@ -194,7 +202,7 @@ def _frames() -> list[Entry]:
 
         def recorded(frame: bytes, name: str = name) -> None:
             label(name, frame)
-            shaped([unwrapped(frame)], rest_trade if name == "binance" else rest_row)
+            shaped([unwrapped(frame)], ROWS[name])
 
         found.append(Entry(f"recorded frames of {name}", _of(name), recorded, ()))
     return found
@@ -226,12 +234,45 @@ BINANCE = {
 }
 
 
+COINONE = {
+    "books": {
+        "result": "success",
+        "id": "1701071108673001",
+        "target_currency": "BTC",
+        "bids": [{"price": "1", "qty": "2"}] * 3,
+        "asks": [{"price": "2", "qty": "1"}] * 3,
+    },
+    "trades": {
+        "target_currency": "BTC",
+        "transactions": [
+            {"id": "1701075265708001", "price": "1", "qty": "2", "is_seller_maker": False}
+        ],
+    },
+    "markets": {
+        "markets": [
+            {
+                "quote_currency": "KRW",
+                "target_currency": "BTC",
+                "trade_status": 1,
+                "maintenance_status": 0,
+            }
+        ]
+    },
+}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "upbit": KOREAN,
+    "bithumb": KOREAN,
+    "binance": BINANCE,
+    "coinone": COINONE,
+}
+
+
 def _answers() -> list[Entry]:
     found = []
     request = Request("compare", "/x", "weight", 1, ("BTCUSDT",), 20)
     for name in EXCHANGES:
         exchange = exchange_named(name)
-        answers = BINANCE if name == "binance" else KOREAN
+        answers = ANSWERS[name]
         takes: dict[str, Callable[[bytes], object]] = {
             "books": partial(exchange.read_books, request),
             "trades": partial(exchange.read_trades, request),

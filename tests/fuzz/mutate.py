@@ -8,6 +8,7 @@ flips, deletes, inserts and repeats bytes.
 from __future__ import annotations
 
 import json
+import struct
 from random import Random
 from typing import Any
 
@@ -28,6 +29,16 @@ CONTROL = {
         b'{"status":"0000","resmsg":"Connected Successfully"}',
         b'{"type":"transaction","content":{"list":[{"contPrice":"3.9"}]}}',
     ],
+    "coinone": [
+        b'{"response_type":"CONNECTED","data":{"session_id":"6f3e1d0f"}}',
+        b'{"response_type":"SUBSCRIBED","channel":"ORDERBOOK","data":{"target_currency":"eth"}}',
+        b'{"response_type":"PONG"}',
+        b'{"r":"ERROR","error_code":160012,"message":"Invalid Topic"}',
+        b'{"r":"DATA","c":"CHART","d":{"qc":"KRW","tc":"BTC"}}',
+        b'{"r":"DATA","c":"TRADE","d":{"qc":"krw","tc":"xrp","i":"1693560563084003","p":"688.3",'
+        b'"q":"290.745","sm":false}}',
+        b'{"r":"NEWS","d":{}}',
+    ],
     "binance": [
         b'{"result":null,"id":1}',
         b'{"result":["btcusdt@trade"],"id":3}',
@@ -42,6 +53,11 @@ CONTROL = {
         b'{"e":"kline","E":1,"s":"BTCUSDT","k":{"t":1,"a":[[1,[2]]]}}',
     ],
 }
+BINARY = "binance-sbe"
+MANTISSAS = (
+    0, 1, -1, 10**15, 2**53 - 1, 2**53, 2**53 + 1, 2**63 - 1, -(2**63), -(2**53),
+    123456789012345678,
+)  # fmt: skip
 ODD_BYTES = (b'"', b"\\", b"{", b"]", b",", b"\xff", b"\xed\xa0\x80", b"\0", b"e", b"0")
 SPACES = ("", "", "", " ", "\n", "\t\r", "  ")
 ODD_VALUES: tuple[Any, ...] = (
@@ -55,10 +71,9 @@ ODD_VALUES: tuple[Any, ...] = (
 
 def base(exchange: str, rng: Random) -> bytes:
     """Return one valid frame of an exchange."""
-    kinds = [kind for kind in generated.KINDS if kind.startswith(exchange)]
-    if rng.random() < 0.25:
+    if exchange in CONTROL and rng.random() < 0.25:
         return rng.choice(CONTROL[exchange])
-    return generated.KINDS[rng.choice(kinds)](rng).encode()
+    return generated.made(rng.choice(generated.kinds_of(exchange)), rng)
 
 
 def shortened(rng: Random, value: Any) -> Any:
@@ -173,6 +188,38 @@ def vary(rng: Random, frame: bytes) -> bytes:
     return written(rng, value, plain=rng.random() < 0.5).encode()
 
 
+def vary_binary(rng: Random, frame: bytes) -> bytes:
+    """Change fields of an SBE frame: header, lengths, counts, exponents, mantissas."""
+    data = bytearray(frame)
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        way, at = rng.randrange(4), rng.randrange(len(data) - 8)
+        if way == 0:
+            # a field of the header, or the head of a group
+            place = rng.choice((0, 2, 4, 6, 34, 26))
+            value = rng.choice((0, 1, 16, 18, 25, 26, 50, 255, 10000, 10001, 10002, 10003, 65535))
+            struct.pack_into("<H", data, min(place, len(data) - 2), value)
+        elif way == 1:
+            struct.pack_into("<q", data, at, rng.choice(MANTISSAS))
+        elif way == 2:
+            data[rng.choice((24, 25, 32, 33))] = rng.choice((0, 22, 23, 127, 128, 234, 233, 255))
+        else:
+            data[-1 - rng.randrange(8)] = rng.choice((0, 255, 0xE5, 0x22))
+    if rng.random() < 0.2:
+        data += bytes(rng.randrange(256) for _ in range(rng.randrange(9)))
+    if rng.random() < 0.2:
+        data = longer(data, rng)
+    return bytes(data)
+
+
+def longer(data: bytearray, rng: Random) -> bytearray:
+    """Return a frame of a later schema, whose root block has more fields."""
+    block = int.from_bytes(data[:2], "little")
+    more = rng.randrange(1, 9)
+    data[8 + block : 8 + block] = rng.randbytes(more)
+    struct.pack_into("<H", data, 0, (block + more) % 65536)
+    return data
+
+
 def damage(rng: Random, frame: bytes) -> bytes:
     """Change bytes without regard to what they mean."""
     data = bytearray(frame)
@@ -201,7 +248,7 @@ def frame(exchange: str, rng: Random) -> bytes:
     made = base(exchange, rng)
     way = rng.random()
     if way < 0.6:
-        made = vary(rng, made)
+        made = vary_binary(rng, made) if exchange == BINARY else vary(rng, made)
     if way > 0.5:
         made = damage(rng, made)
     return made

@@ -19,7 +19,7 @@ PORTABLE = ROOT / "build" / "asan-portable"
 WHOLE = ROOT / "build" / "asan-all"
 EDGES = "edges.so"
 # only modules that the parsers need, so that the build takes seconds
-MODULES = ("number", "scan", "parser", "upbit", "bithumb", "binance")
+MODULES = ("number", "scan", "parser", "upbit", "bithumb", "binance", "binance_sbe", "coinone")
 BUILD_TIMEOUT_S = 300.0
 
 

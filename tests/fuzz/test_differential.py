@@ -6,22 +6,31 @@ from random import Random
 import pytest
 
 from coinspace._ext.binance import BinanceParser
+from coinspace._ext.binance_sbe import BinanceSbeParser
 from coinspace._ext.bithumb import BithumbParser
+from coinspace._ext.coinone import CoinoneParser
 from coinspace._ext.parser import Parser
 from coinspace._ext.upbit import UpbitParser
 from tests.fuzz import mutate, twin
 
 MARKETS = {"BTCUSDT": "BTC/USDT"}
-SECONDS = 4.0
+SECONDS = 3.0
 
 
 def parser(exchange: str, capacity: int = 5000) -> Parser:
     if exchange == "binance":
         return BinanceParser(capacity, markets=MARKETS)
-    return (UpbitParser if exchange == "upbit" else BithumbParser)(capacity)
+    if exchange == "binance-sbe":
+        return BinanceSbeParser(capacity, markets=MARKETS)
+    makers: dict[str, type[Parser]] = {
+        "upbit": UpbitParser,
+        "bithumb": BithumbParser,
+        "coinone": CoinoneParser,
+    }
+    return makers[exchange](capacity)
 
 
-@pytest.mark.parametrize("exchange", ["upbit", "bithumb", "binance"])
+@pytest.mark.parametrize("exchange", ["upbit", "bithumb", "binance", "binance-sbe", "coinone"])
 def test_every_outcome_equals_the_twin(exchange: str) -> None:
     rng = Random(f"{exchange} 20261122")
     capacity = 3
@@ -41,4 +50,5 @@ def test_every_outcome_equals_the_twin(exchange: str) -> None:
     # some frames must be accepted and some refused, or the test shows nothing
     assert frames > 500
     assert 0.1 < kinds / frames < 0.9
-    assert {"orderbook", "ticker", "trade", "control", "malformed"} <= seen
+    own = {"top", "ignored"} if exchange == "binance-sbe" else {"ticker", "control"}
+    assert {"orderbook", "trade", "malformed"} | own <= seen

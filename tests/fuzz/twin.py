@@ -14,6 +14,8 @@ from typing import Any
 
 import orjson
 
+from tests.fuzz import twin_sbe
+
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 SPELLINGS = {
     "type": "ty",
@@ -37,6 +39,37 @@ SPELLINGS = {
 }
 UNIT_SPELLINGS = {"ap": "ask_price", "bp": "bid_price", "as": "ask_size", "bs": "bid_size"}
 LONG = {short: long for long, short in SPELLINGS.items()}
+# Coinone's short keys -> long keys
+COINONE = {
+    "r": "response_type",
+    "c": "channel",
+    "d": "data",
+    "qc": "quote_currency",
+    "tc": "target_currency",
+    "i": "id",
+    "a": "asks",
+    "b": "bids",
+    "p": "price",
+    "q": "qty",
+    "sm": "is_seller_maker",
+    "la": "last",
+    "fi": "first",
+    "hi": "high",
+    "lo": "low",
+    "tv": "target_volume",
+    "qv": "quote_volume",
+    "bbp": "bid_best_price",
+    "bbq": "bid_best_qty",
+    "abp": "ask_best_price",
+    "abq": "ask_best_qty",
+}
+COINONE_CONTROLS = {
+    "CONNECTED": "status",
+    "PONG": "status",
+    "SUBSCRIBED": "ack",
+    "UNSUBSCRIBED": "ack",
+    "ERROR": "error",
+}
 
 
 class Malformed(Exception):
@@ -45,6 +78,15 @@ class Malformed(Exception):
 
 class Text(str):
     """A JSON number by its text."""
+
+
+def in_last_order(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object with its keys in the order of their last entries."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        found.pop(key, None)
+        found[key] = value
+    return found
 
 
 def number(value: object) -> float:
@@ -91,6 +133,10 @@ def text(value: object) -> str:
     raise Malformed("text")
 
 
+def capitals(name: str) -> str:
+    return "".join(chr(ord(c) - 32) if "a" <= c <= "z" else c for c in name)
+
+
 def optional(value: object) -> float | None:
     return None if value is None else number(value)
 
@@ -107,12 +153,18 @@ def decode(
     capacity: int = 5000,
 ) -> list[dict[str, Any]]:
     """Return the messages of a frame; malformed ones without reason and offset."""
+    if exchange == "binance-sbe":
+        exchange = "binance"
+        if any(byte < 32 and byte not in b"\t\n\r" for byte in frame[:8]):
+            return twin_sbe.decode(frame, markets or {}, capacity)
     malformed = [{"kind": "malformed", "exchange": exchange}]
     try:
         plain = orjson.loads(frame)
     except orjson.JSONDecodeError:
         return malformed
-    root = json.loads(frame.decode(), parse_int=Text, parse_float=Text)
+    root = json.loads(
+        frame.decode(), parse_int=Text, parse_float=Text, object_pairs_hook=in_last_order
+    )
     twin = Twin(exchange, markets or {}, capacity)
     pairs = list(zip(root, plain, strict=True)) if isinstance(root, list) else [(root, plain)]
     if not pairs:
@@ -148,14 +200,17 @@ class Twin:
                             out += self.messages(one, detail, True)
                         return out
                     stream, fields, plain = fields["stream"], data, plain["data"]
+            if self.exchange == "coinone":
+                fields = {COINONE.get(key, key): value for key, value in fields.items()}
             fields = {
                 key: value for key, value in fields.items() if value is not None or key == "result"
             }
-            message = (
-                self.binance(fields, plain, stream)
-                if self.exchange == "binance"
-                else self.korean(fields, plain)
-            )
+            if self.exchange == "binance":
+                message = self.binance(fields, plain, stream)
+            elif self.exchange == "coinone":
+                message = self.coinone(fields, plain)
+            else:
+                message = self.korean(fields, plain)
         except Malformed:
             message = {"kind": "malformed"}
         kind = message.pop("kind")
@@ -248,6 +303,85 @@ class Twin:
             "ask": None,
         }
 
+    # ---- Coinone ----
+
+    def coinone(self, fields: dict[str, Any], plain: Any) -> dict[str, Any]:
+        response = text(fields.get("response_type"))
+        if response != "DATA":
+            if response in COINONE_CONTROLS:
+                name = COINONE_CONTROLS[response]
+                detail = self.error(plain) if name == "error" else plain
+                return {"kind": "control", "name": name, "detail": detail}
+            return {"kind": "ignored", "type": response}
+        channel = text(fields.get("channel"))
+        if channel not in ("ORDERBOOK", "TICKER", "TRADE"):
+            return {"kind": "ignored", "type": channel}
+        if not isinstance(fields.get("data"), dict):
+            raise Malformed("data")
+        given = {COINONE.get(key, key): value for key, value in fields["data"].items()}
+        data = {key: value for key, value in given.items() if value is not None}
+        if capitals(text(data.get("quote_currency"))) != "KRW":
+            raise Malformed("quote")
+        symbol = capitals(text(data.get("target_currency")))
+        if not symbol:
+            raise Malformed("symbol")
+        id = integer(data.get("id"))
+        if not 0 < id <= 9_000_000_000_000_999:
+            raise Malformed("id")
+        head: dict[str, Any] = {"market": f"{symbol}/KRW", "symbol": symbol}
+        head["exchange_ns"] = id // 1000 * 10**6 or None
+        made: dict[str, Any] = getattr(self, f"coinone_{channel.lower()}")(data, id)
+        return {"kind": channel.lower(), **head, **made}
+
+    def coinone_orderbook(self, data: dict[str, Any], id: int) -> dict[str, Any]:
+        sides = []
+        for name in ("bids", "asks"):
+            levels = []
+            if not isinstance(data.get(name), list):
+                raise Malformed("side")
+            for unit in data[name]:
+                if not isinstance(unit, dict):
+                    raise Malformed("level")
+                one = {COINONE.get(key, key): value for key, value in unit.items()}
+                price, size = number(one.get("price")), number(one.get("qty"))
+                if price > 0 and size > 0:
+                    levels.append((price, size))
+            sides.append(side(levels, name == "bids", self.capacity))
+        return {
+            "snapshot": True,
+            "first_update_id": None,
+            "final_update_id": id,
+            "bids": sides[0],
+            "asks": sides[1],
+        }
+
+    def coinone_trade(self, data: dict[str, Any], id: int) -> dict[str, Any]:
+        if not isinstance(data.get("is_seller_maker"), bool):
+            raise Malformed("side")
+        return {
+            "price": number(data.get("price")),
+            "size": number(data.get("qty")),
+            "side": "buy" if data["is_seller_maker"] else "sell",
+            "trade_id": id,
+            "snapshot": False,
+        }
+
+    def coinone_ticker(self, data: dict[str, Any], id: int) -> dict[str, Any]:
+        return {
+            "last": number(data.get("last")),
+            "open": optional(data.get("first")),
+            "high": optional(data.get("high")),
+            "low": optional(data.get("low")),
+            "volume": optional(data.get("target_volume")),
+            "quote_volume": optional(data.get("quote_volume")),
+            "change": None,
+            "window": "utc_day" if any(name in data for name in ("first", "high", "low")) else None,
+            "bid": optional(data.get("bid_best_price")),
+            "ask": optional(data.get("ask_best_price")),
+            "bid_size": optional(data.get("bid_best_qty")),
+            "ask_size": optional(data.get("ask_best_qty")),
+        }
+
     # ---- Binance ----
 
     def binance(self, fields: dict[str, Any], plain: Any, stream: str | None) -> dict[str, Any]:
@@ -306,7 +440,7 @@ class Twin:
 
     def partial(self, fields: dict[str, Any], stream: str | None) -> dict[str, Any]:
         name, at, _ = (stream or "").partition("@")
-        symbol = "".join(chr(ord(c) - 32) if "a" <= c <= "z" else c for c in name)
+        symbol = capitals(name)
         names: dict[str, Any] = {"market": None, "symbol": None}
         if at and symbol and not symbol.startswith("!"):
             names = self.named(symbol)

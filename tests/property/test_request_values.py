@@ -20,7 +20,7 @@ from coinspace.endpoint.http.hosts import Hosts
 from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.channels import StreamQuery
-from coinspace.endpoint.routes import books, history, indices, market, platform
+from coinspace.endpoint.routes import books, history, market, platform, premium
 from coinspace.endpoint.values import (
     INT64_MAX,
     decode_cursor,
@@ -36,7 +36,9 @@ QUERIES: tuple[type[msgspec.Struct], ...] = (
     history.ValuesQuery,
     history.CandlesQuery,
     history.ExplainQuery,
-    indices.PremiumQuery,
+    premium.PremiumQuery,
+    premium.PremiumsQuery,
+    premium.PremiumCandlesQuery,
     market.TickersQuery,
     market.TradesQuery,
     platform.GapsQuery,
@@ -140,7 +142,7 @@ def test_any_text_is_no_key(text: str) -> None:
         (history.CandlesQuery, {"limit": "0"}, "limit: expected a whole number from 1, was '0'"),
         (history.CandlesQuery, {"limit": "x"}, "limit: expected a whole number, was 'x'"),
         (platform.GapsQuery, {"kind": "x"}, "kind: expected one of orderbook, ticker, trade,"),
-        (indices.PremiumQuery, {"size": "0"}, "size: expected a number above 0, was '0'"),
+        (premium.PremiumQuery, {"size": "0"}, "size: expected a number above 0, was '0'"),
         (books.ConsolidatedQuery, {"within": "60"}, "within: expected a number up to 50, was '60'"),
         (history.ValuesQuery, {"start": "1767225600"}, "mean milliseconds, 1767225600000?"),
     ],

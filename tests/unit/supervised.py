@@ -30,6 +30,11 @@ async def main(running: process.Process) -> None:
         os._exit(3)
     if MODE == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if MODE == "reload":
+        counts: dict[str, int | float] = {"reloads": 0}
+        running.counters = lambda: counts
+        add = asyncio.get_running_loop().add_signal_handler
+        add(signal.SIGHUP, lambda: counts.update(reloads=counts["reloads"] + 1))
     running.ready()
     print("hello", flush=True)
     if MODE == "hang":

@@ -20,8 +20,10 @@ DOCUMENTS = {"openapi": OPENAPI, "asyncapi": ASYNCAPI}
 # strings that are names, texts or opaque: every other string is a number or one of a few words
 FREE = {
     *("asset", "exchange", "market", "base", "quote", "venue", "publisher", "process"),
+    *("buy", "sell"),
     *("reason", "curve_reason", "cursor", "next", "title", "detail"),
     *("trade_id", "epoch", "sequence", "method_version", "parameter_hash"),
+    *("source", "usd_krw_source"),
     *("boot", "channel", "id", "last_event_id"),
 }
 # its types are listed; clients must accept later ones

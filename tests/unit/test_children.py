@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from coinspace import restart, supervisor
-from coinspace.config import Settings
+from coinspace.config import Settings, load
 from coinspace.errors import ConfigError
 from coinspace.observe.health import health_of
 from coinspace.supervisor import (
@@ -367,7 +367,9 @@ async def test_restart_reports_each_process_and_refuses_what_cannot_work(
         yield "index-endpoint"
 
     async def answers(*roles: str) -> list[dict[str, str]]:
-        return await asyncio.to_thread(lambda: list(restart._asked(settings, list(roles))))
+        return await asyncio.to_thread(
+            lambda: list(restart._asked(settings, {"restart": list(roles)}))
+        )
 
     serving = asyncio.ensure_future(restart.serve(settings, replaced, stopping))
     await until((tmp_path / "run" / "supervisor.sock").exists, "the socket")
@@ -380,6 +382,9 @@ async def test_restart_reports_each_process_and_refuses_what_cannot_work(
         newer.setattr(restart, "MESSAGES", restart.MESSAGES + 1)
         request = orjson.dumps({"restart": [], "messages": restart.MESSAGES})
     [refused] = [one async for one in restart._answers(request, replaced)]
+    for wrong in (b"[]", b"{", b"7", b'{"restart": 3}'):
+        [refused_too] = [one async for one in restart._answers(wrong, replaced)]
+        assert "error" in refused_too
     assert "expected messages of version 1" in refused["error"]
     assert "the installed release has 2: stop `up` and start it again" in refused["error"]
     assert len(asked) == 2
@@ -392,3 +397,68 @@ async def test_restart_reports_each_process_and_refuses_what_cannot_work(
     await serving
     with pytest.raises(ConfigError, match="expected a running `coinspace up`"):
         await answers()
+
+
+RULE = '[alerts.rules.high]\nkind = "premium"\nover = {level}\n'
+
+
+async def test_reload_applies_alerts_and_names_what_needs_a_restart(
+    watching: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "coinspace.toml"
+    monkeypatch.setenv("COINSPACE_CONFIG", str(path))
+    monkeypatch.setenv("COINSPACE_DATA", str(tmp_path))
+    path.write_text("")
+    watching.settings = load()
+    monkeypatch.setattr(watching, "_launch", lambda name: launch(watching, "reload", name))
+
+    async def reloaded() -> list[str]:
+        return [one async for one in watching.reloaded()]
+
+    assert await reloaded() == []
+    # the first rule starts the alerter
+    path.write_text(RULE.format(level=0.05))
+    assert await reloaded() == ["alerts.rules.high"]
+    assert watching.processes == {"alerter": ["alerter"]}
+    assert [child.name for child in watching.children] == ["alerter"]
+    path.write_text(RULE.format(level=0.06))
+    assert await reloaded() == ["alerts.rules.high.over"]
+    assert health_of(watching.settings, "alerter").counters["reloads"] == 1
+    # a wrong file changes nothing
+    path.write_text(RULE.format(level='"x"'))
+    with pytest.raises(ConfigError, match=r"alerts\.rules\.high\.over: .* valid number"):
+        await reloaded()
+    path.write_text(RULE.format(level=0.06) + 'assets = ["BTX"]\n')
+    with pytest.raises(ConfigError, match="there is no index of 'BTX'"):
+        await reloaded()
+    # the rest is named
+    path.write_text(
+        RULE.format(level=0.07) + "[endpoint]\nheartbeat_s = 7\n[supervisor]\nhang_s = 30\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        await reloaded()
+    assert str(caught.value) == (
+        "endpoint.heartbeat_s: `coinspace restart` applies this;"
+        " supervisor.hang_s: stop `coinspace up` and start it again to apply this"
+    )
+    assert watching.settings.alerts.rules["high"].over == 0.07
+    assert health_of(watching.settings, "alerter").counters["reloads"] == 2
+
+
+async def test_a_reload_is_asked_for_by_the_socket_of_restart(tmp_path: Path) -> None:
+    settings, stopping = Settings(data=tmp_path), asyncio.Event()
+    (tmp_path / "run").mkdir()
+
+    async def replaced(roles: list[str]) -> AsyncIterator[str]:
+        yield "nothing"
+
+    async def reloaded() -> AsyncIterator[str]:
+        yield "alerts.rules.high"
+        raise ConfigError("endpoint.port: restart")
+
+    serving = asyncio.ensure_future(restart.serve(settings, replaced, stopping, reloaded))
+    await until((tmp_path / "run" / "supervisor.sock").exists, "the socket")
+    found = await asyncio.to_thread(lambda: list(restart._asked(settings, {"reload": True})))
+    assert found == [{"applied": "alerts.rules.high"}, {"error": "endpoint.port: restart"}]
+    stopping.set()
+    await serving

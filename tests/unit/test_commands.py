@@ -27,6 +27,9 @@ from tests import documents
 # command line, exit code, part of the line; {0} is the folder with the files of `folder`
 NOTHING_TO_DO = [
     ("restart", "expected a running `coinspace up`"),
+    ("premium --watch --url http://127.0.0.1:9", "is an endpoint running there"),
+    ("reload", "expected a running `coinspace up`"),
+    ("alerts test", "alerts.targets: expected a target to send a test to, found none"),
     ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 20 --to 10", "expected from before to"),
     ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 3 --to 3", "expected from before to"),
     ("feed cut {0}/sim-upbit.feed.zst {0}/o.feed.zst --from 100", "found none"),
@@ -207,7 +210,7 @@ def test_every_command_is_tried() -> None:
     tried = {line.split()[0] for line, _ in NOTHING_TO_DO} | {names[0] for names, _, _ in NUMBERS}
     # processes, which run until stopped, and settings have tests of their own
     processes = {name for name in COMMANDS if name.endswith(("-worker", "-collector"))}
-    others = {"orderbook-aggregator", "index-calculator", "index-endpoint"}
+    others = {"orderbook-aggregator", "index-calculator", "index-endpoint", "alerter"}
     others |= {"assets", "config", "deploy", "questdb", "keys", "doctor", "markets"}
     assert set(COMMANDS) - tried == processes | others
 
@@ -333,11 +336,14 @@ def test_a_subcommand_that_is_not_there_is_corrected(
     assert near in err.partition("id you mean")[2]
 
 
+PREMIUM = ["premium-stats", "premium-values", "premium-ohlc"]
+
+
 @pytest.mark.parametrize(
     ("words", "begin", "found"),
     [
         (["questdb"], "st", ["start", "status", "stop"]),
-        (["query"], "pre", ["premium", "premiums"]),
+        (["query"], "premium", ["premium", "premiums", *PREMIUM]),
         (["query", "index", "BTC"], "--form", ["--format"]),
     ],
 )

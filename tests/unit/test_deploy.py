@@ -44,7 +44,13 @@ def directives(path: Path) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    result = run("--output", str(tmp_path / "units"), "--user", "root")
+    result = run(
+        "--output",
+        str(tmp_path / "units"),
+        "--user",
+        "root",
+        COINSPACE_RATES__SOURCES="frankfurter",
+    )
     assert result.exit_code == 0, result.output
     return tmp_path / "units"
 
@@ -64,6 +70,13 @@ def test_readers_start_before_writers(folder: Path) -> None:
     readers = {"orderbook-storage-worker", "index-calculator", "orderbook-aggregator"}
     assert {unit_name(name) for name in readers} <= after("orderbook-collector-upbit")
     assert unit_name("orderbook-collector-bithumb") not in after("orderbook-collector-upbit")
+
+
+def test_only_the_alerter_reads_its_configuration_again() -> None:
+    names = {name: [name] for name in ("alerter", "index-endpoint")}
+    found = units(names, user="root", data=Path("/srv/data"), config=None)
+    reload = "ExecReload=/bin/kill -HUP $MAINPID\n"
+    assert [name for name, text in found.items() if reload in text] == [unit_name("alerter")]
 
 
 def test_only_some_processes(tmp_path: Path) -> None:

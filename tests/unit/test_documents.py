@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from coinspace.client import Client
 from coinspace.config import Settings, load
+from coinspace.config_alerts import AlertRule, AlertTarget
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.preflight import check_start
 from tests import documents
@@ -96,6 +97,9 @@ def is_setting(names: list[str]) -> bool:
     """Return whether a dotted name is a key of coinspace.toml; NAME stands for an exchange."""
     if names[0] == "exchanges":
         return len(names) < 3 or names[2] in ExchangeSettings.model_fields
+    for table, section in (("rules", AlertRule), ("targets", AlertTarget)):
+        if names[:2] == ["alerts", table]:
+            return len(names) < 4 or names[3] in section.model_fields
     model: type[BaseModel] = Settings
     for name in names:
         if name not in model.model_fields:
@@ -158,7 +162,7 @@ def routes() -> list[list[str]]:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    return [text.split("/") for text in texts if re.fullmatch(r"/[\w/{}.]+", text)]
+    return [text.split("/") for text in texts if re.fullmatch(r"/[\w/{}.-]+", text)]
 
 
 @each_document
@@ -169,6 +173,7 @@ def test_configurations_are_valid(
         monkeypatch.delenv(name)
     # secrets of an example stand in the environment
     monkeypatch.setenv("COINSPACE_STORAGE__PASSWORD", "of-a-test-only-0")
+    monkeypatch.setenv("COINSPACE_ALERTS__TARGETS__OPS__URL", "https://hooks.example/of-a-test")
     # an example may pin processors that this machine does not have
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     for block in document.blocks:

@@ -14,7 +14,7 @@ from coinspace.endpoint.live.books import consolidated
 from coinspace.endpoint.live.channel_state import state
 from coinspace.endpoint.live.feeder import Feeder
 from coinspace.endpoint.live.hub import Channel
-from coinspace.endpoint.live.premium_day import PremiumDays
+from coinspace.endpoint.live.premium_stats import PremiumStats
 from coinspace.endpoint.live.venues import venues
 from coinspace.endpoint.routes.catalog import MarketsQuery, assets, markets
 from coinspace.text import LIMIT
@@ -99,14 +99,14 @@ def test_a_summed_book_that_cannot_be_read_is_counted_and_dropped(desk: Desk) ->
 
 
 def test_a_record_of_the_future_does_not_keep_a_minute_of_the_premium(desk: Desk) -> None:
-    days = PremiumDays(desk.live, ["BTC"])
+    stats = PremiumStats(desk.live, ["BTC"])
     now_ms = desk.wall_ns // MILLISECOND_NS
     # ten days later is the same place of the ring
     for ts_ms, premium in ((now_ms + 10 * 86_400_000, 0.5), (now_ms, 0.01)):
         parts = {"a": None, "b": premium, "c": None}
         record = {**RECORD, "ts_ms": ts_ms, "premium_parts": parts}
         desk.send("index.BTC.", INDEX, orjson.dumps(record))
-    found = days.day("BTC", now_ms, 0.01)
+    found = stats.of("BTC")["coin"].day()
     assert found is not None
     assert (found.minutes, found.high) == (1, "0.01")
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from coinspace.bus.beats import Beats, RemoteHealth
 from coinspace.bus.keys import public_key
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
-from coinspace.config import PROCESSES, HostSettings, Settings, load
+from coinspace.config import ALERTER, PROCESSES, HostSettings, Settings, load
 from coinspace.errors import BusError, ConfigError
 from coinspace.hosts import assigned, is_here
 from coinspace.observe import health as observed
@@ -24,6 +24,8 @@ from tests.waiting import free_port, until
 # an address of no machine: documentation only (RFC 5737)
 NOWHERE = "192.0.2.1"
 PASSWORD = "a-password-of-a-test"
+# without rules of alerts
+RUNNING = [name for name in PROCESSES if name != ALERTER]
 TWO = {
     "store": {"address": "127.0.0.1", "roles": ["storage", "index"]},
     "front": {"address": "127.0.0.1", "roles": ["collectors", "endpoint"]},
@@ -98,10 +100,10 @@ def test_each_process_has_its_own_ports(tmp_path: Path) -> None:
     bus = two(tmp_path, "front").bus
     found = [
         endpoint
-        for name in PROCESSES
+        for name in RUNNING
         for endpoint in (bus.endpoint(name), bus.replay_endpoint(name), bus.beat_endpoint(name))
     ]
-    assert len(set(found)) == 3 * len(PROCESSES)
+    assert len(set(found)) == 3 * len(RUNNING)
     assert all(one.startswith("tcp://127.0.0.1:94") for one in found)
     assert not Settings(data=tmp_path).bus.beat_endpoint("questdb")
 
@@ -110,7 +112,7 @@ def test_a_host_runs_its_roles_only(tmp_path: Path) -> None:
     front, store = two(tmp_path, "front"), two(tmp_path, "store")
     assert chosen(front, []).keys() & chosen(store, []).keys() == set()
     assert "questdb" in chosen(store, [])
-    assert chosen(front, []).keys() | chosen(store, []).keys() == set(PROCESSES)
+    assert chosen(front, []).keys() | chosen(store, []).keys() == set(RUNNING)
     assert set(chosen(store, ["index"])) == {"orderbook-aggregator", "index-calculator"}
     with pytest.raises(ConfigError, match="role 'endpoint': expected one of"):
         chosen(store, ["endpoint"])

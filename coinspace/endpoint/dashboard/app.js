@@ -1,6 +1,7 @@
 // The page: one state, one stream, and panels that show the state.
 
 import { Stream, get, onKeyNeeded, onServerTime, saveKey } from "./api.js";
+import { AlertPanel } from "./alert-panel.js";
 import { AssetList, sign } from "./assets.js";
 import { PriceChart } from "./charts.js";
 import { DepthChart, REACHES } from "./depth.js";
@@ -8,7 +9,11 @@ import { age, clock, columnSize, distance, percent, price, size } from "./format
 import { applyTexts, currentLanguage, reasonText, setLanguage, t } from "./i18n.js";
 import { Ladder, element, showLegend, write } from "./ladder.js";
 import { GapTable, PipelinePanel, VenueTable } from "./panels.js";
+import { BASES, OLD_MS, PremiumFeed, WINDOWS } from "./premium-feed.js";
+import { PremiumTable } from "./premium-table.js";
+import { PremiumTop, RANGES as PAST } from "./premium-top.js";
 import { browser } from "./storage.js";
+import { TradePanel } from "./trades.js";
 
 const MINUTE = 60_000;
 const INTERVALS = { "1s": 1000, "1m": MINUTE, "5m": 5 * MINUTE, "1h": 60 * MINUTE, "1d": 1440 * MINUTE };
@@ -28,7 +33,9 @@ const CLOCK_MS = 30_000;
 const TRADE_MS = 2000;
 // the money for which the premium is computed when both legs trade
 const TRADE_KRW = 10_000_000;
-const VIEWS = ["market", "operations"];
+const VIEWS = ["market", "premiums", "operations"];
+// the parts of the page's address that name a page; an asset is an address without a slash
+const PAGES = { "/premium": "premiums", "/operations": "operations" };
 const COLOURS = ["green", "red"];
 
 const byId = (id) => document.getElementById(id);
@@ -45,6 +52,7 @@ const state = {
   reach: stored("reach", REACHES, "0.5"),
   theme: stored("theme", ["dark", "light"], matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"),
   view: "market",
+  basis: stored("premiumBasis", BASES, "coin"), window: stored("premiumWindow", WINDOWS, "24h"), past: "1d", rows: new Map(),
   // colour of a rising price; null = as usual where the language is spoken
   colours: stored("colours", COLOURS, null),
   // the premium when both legs trade, its range of the day, the assets whose venues have fees
@@ -62,6 +70,11 @@ const venues = new VenueTable(byId("venues"));
 const gaps = new GapTable(byId("gaps"), byId("gaps-count"));
 const pipeline = new PipelinePanel(byId("pipeline"), byId("pipeline-total"));
 const list = new AssetList(byId("assets"), (asset) => { pick(false); choose(asset); });
+const feed = new PremiumFeed(onPremiums);
+const trades = new TradePanel(byId("trades"));
+const table = new PremiumTable(byId("premium-list"), { open: openAsset, sparks: (asset) => feed.sparks.get(asset) ?? null });
+const top = new PremiumTop(byId("premium-top"), () => now());
+const alerts = new AlertPanel(byId("alert-dialog"), byId("alert-message"), () => { texts(); connect(); });
 let stream = null;
 let loading = 0;
 
@@ -75,7 +88,8 @@ const old = (one) => Math.abs(now() - one.ts) > STALE_MS;
 function onEvent(name, data) {
   if (name === "index") onIndex(data);
   else if (name === "book" && data.asset === state.asset) { state.book = data; schedule("book"); }
-  else if (name === "venues") { state.venues = data; schedule("venues"); }
+  else if (name === "premiums") { setClock(data.ts); feed.take(data); }
+  else if (name === "venues") { state.venues = data; alerts.alerts.checkVenues(data.venues, data.ts); schedule("venues"); }
   else if (name === "pipeline") { state.pipeline = data; schedule("pipeline"); }
   else if (name === "gaps") gaps.add(data.gaps);
   else if (name === "gap") loadHistory();
@@ -95,6 +109,14 @@ function onIndex(one) {
   drawTitle();
 }
 
+// rules are checked when values arrive: a hidden page draws nothing
+function onPremiums() {
+  state.rows = feed.rows(state.basis, state.window, now());
+  alerts.alerts.checkPremiums(state.rows);
+  schedule("premiums");
+  drawTitle();
+}
+
 // drawn at most once per frame, however fast events arrive
 const due = new Set();
 function schedule(part) {
@@ -103,17 +125,26 @@ function schedule(part) {
 }
 
 const draw = {
-  hero: drawHero, assets: () => list.show(state.assets, state.values, state.asset, old),
-  book: () => { if (state.book) { ladder.show(state.book); depth.show(state.book.profile); drawDepthTable(); showLegend(byId("depth-legend"), state.book); } },
-  venues: () => state.venues && venues.show(state.venues.venues, state.asset, state.venues.ts),
+  hero: () => { if (state.view === "market") drawHero(); },
+  assets: () => { if (state.view === "market") list.show(state.assets, state.values, state.asset, old); },
+  book: () => { if (state.book && state.view === "market") { ladder.show(state.book); depth.show(state.book.profile); drawDepthTable(); showLegend(byId("depth-legend"), state.book); } },
+  venues: () => state.view === "market" && state.venues && venues.show(state.venues.venues, state.asset, state.venues.ts),
   pipeline: () => { if (!state.operator) pipeline.refuse(); else if (state.pipeline) pipeline.show(state.pipeline); },
+  premiums: drawPremiums,
   connection: drawConnection,
 };
 
+// what the view shows and what the alerts need; the table of premiums needs no books
+function channels() {
+  const { needsPremiums, needsVenues } = alerts.alerts;
+  if (state.view === "premiums") return { premiums: "true", ...(needsVenues ? { platform: "venues" } : {}) };
+  const platform = ["venues", "gaps", ...(state.operator ? ["pipeline"] : [])].join();
+  return { indices: "*", books: state.asset, platform, ...(needsPremiums ? { premiums: "true" } : {}) };
+}
+
 function connect() {
   stream?.stop();
-  const query = new URLSearchParams({ indices: "*", books: state.asset, platform: state.operator ? "venues,gaps,pipeline" : "venues,gaps" });
-  stream = new Stream(`/v1/stream?${query}`, onEvent, (value) => { if (value === "live" && state.connection === "cut") { loadHistory(); loadFees(); } setConnection(value); });
+  stream = new Stream(`/v1/stream?${new URLSearchParams(channels())}`, onEvent, (value) => { if (value === "live" && state.connection === "cut") { loadHistory(); loadFees(); } setConnection(value); });
   stream.start();
 }
 
@@ -122,6 +153,7 @@ function setConnection(value) { state.connection = value; schedule("connection")
 // what the page shows is as good as its data: an open connection alone is not "live"
 function shownState() {
   if (state.connection !== "live") return state.connection;
+  if (state.view === "premiums") return feed.newest === null ? "connecting" : Math.abs(now() - feed.newest) > OLD_MS ? "stale" : "live";
   const one = state.values.get(state.asset);
   if (!one) return "connecting";
   return old(one) ? "stale" : one.value === null ? "no_value" : "live";
@@ -132,14 +164,16 @@ const stateText = (shown) => t({ stale: "staleShort" }[shown] ?? shown);
 function noticeText(shown) {
   const one = state.values.get(state.asset);
   if (shown === "cut") return t("noticeCut");
+  if (state.view === "premiums") return shown === "stale" ? t("noticePremiums", { time: clock(feed.newest) }) : clockText();
   // a time, not an age: a text that changes all the time would be read aloud all the time
   if (shown === "stale") return t("noticeStale", { time: clock(one.ts) });
   if (shown === "no_value") return t("noticeNull", { reason: reasonText(one.reason) });
   if (state.unknown) return t("noticeUnknown", { asset: state.unknown, known: some(state.assets) });
   if (state.book && old(state.book)) return t("noticeBook", { time: clock(state.book.ts) });
-  if (Math.abs(state.offset ?? 0) > CLOCK_MS) return t(state.offset > 0 ? "noticeSlow" : "noticeFast");
-  return "";
+  return clockText();
 }
+
+const clockText = () => (Math.abs(state.offset ?? 0) > CLOCK_MS ? t(state.offset > 0 ? "noticeSlow" : "noticeFast") : "");
 
 const some = (names) => [...names.slice(0, 10), ...(names.length > 10 ? ["…"] : [])].join(", ");
 
@@ -154,6 +188,8 @@ function drawConnection() {
   write(byId("notice"), text);
   const parts = { ladder: state.book, depth: state.book, "depth-table": state.book, venues: state.venues, pipeline: state.pipeline };
   for (const [id, data] of Object.entries(parts)) byId(id).classList.toggle("old", Boolean(data) && old(data));
+  // asked for, not sent: without answers the panel becomes old
+  byId("trades").classList.toggle("old", now() - (state.tradesAt ?? 0) > STALE_MS + TRADE_MS);
   drawTitle();
 }
 
@@ -161,8 +197,63 @@ function drawConnection() {
 function drawTitle() {
   const one = state.values.get(state.asset);
   const shown = shownState();
-  const text = !one ? "CoinSpace" : shown === "live" ? `${price(one.value)} ${state.asset} · CoinSpace` : `${stateText(shown)} · ${state.asset} · CoinSpace`;
+  const text = state.view === "premiums" ? premiumTitle(shown) : !one ? "CoinSpace" : shown === "live" ? `${price(one.value)} ${state.asset} · CoinSpace` : `${stateText(shown)} · ${state.asset} · CoinSpace`;
   if (document.title !== text) document.title = text;
+}
+
+function premiumTitle(shown) {
+  const btc = state.rows.get("BTC");
+  const value = btc && !btc.old ? btc[state.basis] ?? btc.coin : null;
+  return `${shown !== "live" ? stateText(shown) : value === null ? t("premiums") : `BTC ${percent(value, 2, true)}`} · CoinSpace`;
+}
+
+// --- premiums -------------------------------------------------------------------------------
+
+function drawPremiums() {
+  if (state.view !== "premiums") return;
+  const stale = shownState() !== "live";
+  table.show(state.rows);
+  byId("premium-list").classList.toggle("old", stale && state.rows.size > 0);
+  byId("premium-list").classList.toggle("no-wallets", ![...state.rows.values()].some((one) => one.wallet));
+  top.show(feed.row("BTC", state.window, now()), feed.usdt, state.window, stale);
+  write(byId("premium-count"), t("premiumCount", { shown: table.order.length, all: state.rows.size }));
+  write(byId("premium-note"), state.rows.size ? feesText() : t("noPremiums"));
+}
+
+function feesText() {
+  const found = Object.entries(feed.fees ?? {});
+  return found.length ? t("feesNote", { fees: found.map(([exchange, fee]) => `${exchange} ${percent(fee, 3).replace(/0+%$/, "%")}`).join(", ") }) : "";
+}
+
+function openAsset(asset) {
+  if (!state.assets.includes(asset)) return;
+  // a different asset is a step of the history itself
+  chooseView("market", asset === state.asset);
+  choose(asset);
+  scrollTo(0, 0);
+}
+
+// the history and the small lines, when they are due; not before the server's time is known
+function loadPremiums() {
+  if (state.offset === null) return;
+  top.beat();
+  feed.loadSparks(state.basis);
+}
+
+async function openAlerts() {
+  alerts.open([...state.rows.keys()].sort());
+  if (!state.venues) try { state.venues = await get("/v1/venues"); } catch { /* no exchange can be chosen */ }
+  alerts.offer([...new Set((state.venues?.venues ?? []).map((one) => one.exchange))]);
+}
+
+function choosePremiums(change) {
+  Object.assign(state, change);
+  browser.set("premiumBasis", state.basis);
+  browser.set("premiumWindow", state.window);
+  buttons();
+  onPremiums();
+  table.arrange();
+  feed.loadSparks(state.basis);
 }
 
 // --- hero -----------------------------------------------------------------------------------
@@ -225,12 +316,14 @@ function trade(one) {
 
 async function loadTrade() {
   const one = state.values.get(state.asset);
-  if (document.hidden || !(+one?.kr?.value > 0)) return;
+  if (document.hidden || state.view !== "market" || !(+one?.kr?.value > 0)) return;
   try {
-    const { asset, ts, premium, day: range } = await get(`/v1/premium/${one.asset}`, { size: TRADE_KRW / +one.kr.value });
+    const { asset, ts, premium, day: range, trades: left } = await get(`/v1/premium/${one.asset}`, { size: TRADE_KRW / +one.kr.value });
     const [row] = premium?.executable ?? [];
+    state.tradesAt = left?.ts ?? ts;
     state.trade = row ? { asset, ts, row } : null;
     state.day = { asset, range };
+    if (asset === state.asset) trades.show(left);
   } catch { /* the field becomes empty when its value is old */ }
 }
 
@@ -303,6 +396,7 @@ async function loadGaps() {
 // the asset that the address names in upper or lower case, else the unknown name
 function addressed() {
   let name = location.hash.slice(1);
+  if (Object.hasOwn(PAGES, name)) return { view: PAGES[name], found: null, unknown: null };
   try { name = decodeURIComponent(name); } catch { /* not percent-encoded: used as it is */ }
   const wanted = name.toUpperCase();
   const found = state.assets.find((one) => one.toUpperCase() === wanted);
@@ -312,8 +406,10 @@ function addressed() {
 
 // choose the asset of the address, or report that it has no index
 function follow() {
-  const { found, unknown } = addressed();
-  if (!found && !unknown) return;
+  const { view = "market", found, unknown } = addressed();
+  if (view === "market" && !found && !unknown) return;
+  chooseView(view, false);
+  if (view !== "market") return;
   choose(found);
   state.unknown = unknown;
   history.replaceState(null, "", `#${state.asset}`);
@@ -323,11 +419,13 @@ function follow() {
 function choose(asset) {
   if (!asset || asset === state.asset) return;
   // a choice adds a step to the browser's history; an address is only corrected
-  const step = state.asset !== null && addressed().found !== asset;
-  history[step ? "pushState" : "replaceState"](null, "", `#${asset}`);
+  const here = addressed();
+  const step = state.asset !== null && here.found !== asset;
+  if (state.view === "market") history[step ? "pushState" : "replaceState"](null, "", `#${asset}`);
   state.asset = asset;
   state.unknown = null;
   state.book = state.trade = null;
+  trades.show(trades.trades === undefined ? undefined : null);
   browser.set("asset", asset);
   ["hero", "assets", "venues", "connection"].forEach(schedule);
   chart.clear();
@@ -374,10 +472,22 @@ function pick(open = !document.body.classList.contains("picking")) {
   if (open) list.search.focus();
 }
 
-function chooseView(view) {
+// Args: step: whether it becomes a step of the browser's history
+function chooseView(view, step = true) {
+  if (view === state.view) return;
+  const others = [view, state.view].includes("premiums");
   state.view = view;
   for (const one of VIEWS) byId(one).hidden = one !== view;
+  byId("pick").hidden = view !== "market";
+  if (step) history.pushState(null, "", `#${Object.keys(PAGES).find((one) => PAGES[one] === view) ?? state.asset}`);
   buttons();
+  if (view === "premiums") loadPremiums();
+  if (others && state.asset) {
+    connect();
+    // the values that came meanwhile
+    if (view !== "premiums") loadHistory();
+  }
+  Object.keys(draw).forEach(schedule);
 }
 
 const colours = () => state.colours ?? (currentLanguage() === "ko" ? "red" : "green");
@@ -405,6 +515,9 @@ function buttons() {
   group("views", VIEWS, state.view, chooseView, (name) => t(name));
   group("style", ["line", "candles"], state.style, chooseStyle, (name) => t(name));
   group("reaches", REACHES, state.reach, chooseReach, (name) => `±${name}%`);
+  group("premium-bases", BASES, state.basis, (basis) => choosePremiums({ basis }), (name) => t(`alert_${name}`));
+  group("premium-windows", WINDOWS, state.window, (window) => choosePremiums({ window }));
+  group("premium-ranges", Object.keys(PAST), state.past, (past) => { state.past = past; buttons(); top.load(past); });
   group("ranges", Object.keys(RANGES), state.range, chooseRange);
   group("intervals", Object.keys(INTERVALS), state.interval, chooseInterval, (name) => name,
     (name) => length / INTERVALS[name] > CANDLES_LIMIT || length / INTERVALS[name] < 2);
@@ -420,7 +533,7 @@ function buttons() {
   }));
 }
 
-const SHORTCUTS = [["1 – 9", "keyAssets"], ["C", "keyStyle"], ["[  ]", "keyRange"], ["/", "keySearch"], ["O", "keyView"], ["T", "keyTheme"], ["L", "keyLanguage"], ["?", "keyHelp"]];
+const SHORTCUTS = [["1 – 9", "keyAssets"], ["C", "keyStyle"], ["[  ]", "keyRange"], ["/", "keySearch"], ["P", "keyPremium"], ["O", "keyView"], ["T", "keyTheme"], ["L", "keyLanguage"], ["?", "keyHelp"]];
 
 function texts() {
   applyTexts();
@@ -439,6 +552,12 @@ function texts() {
   gaps.texts();
   ladder.texts();
   list.texts();
+  table.texts();
+  trades.texts();
+  top.texts();
+  alerts.texts();
+  const count = alerts.alerts.rules.length;
+  write(byId("alerts"), count ? t("alertsCount", { count }) : t("alerts"));
   chart.theme();
   depth.draw();
   buttons();
@@ -447,15 +566,16 @@ function texts() {
 
 function onKey(event) {
   const key = event.key.toLowerCase();
-  if (event.ctrlKey || event.metaKey || event.altKey || (event.target.tagName === "INPUT" && key !== "escape")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || (["INPUT", "SELECT"].includes(event.target.tagName) && key !== "escape")) return;
   const ranges = Object.keys(RANGES);
   const at = ranges.indexOf(state.range);
-  if (key >= "1" && key <= "9") choose(list.order[+key - 1]);
+  if (key >= "1" && key <= "9") { if (state.view === "market") choose(list.order[+key - 1]); }
   else if (key === "c") chooseStyle(state.style === "line" ? "candles" : "line");
   else if (key === "[" && at > 0) chooseRange(ranges[at - 1]);
   else if (key === "]" && at < ranges.length - 1) chooseRange(ranges[at + 1]);
-  else if (key === "/") pick(true);
-  else if (key === "o") chooseView(VIEWS.find((one) => one !== state.view));
+  else if (key === "/") { if (state.view === "premiums") table.search.focus(); else pick(true); }
+  else if (key === "o") chooseView(state.view === "operations" ? "market" : "operations");
+  else if (key === "p") chooseView(state.view === "premiums" ? "market" : "premiums");
   else if (key === "escape") pick(false);
   else if (key === "t") chooseTheme(state.theme === "dark" ? "light" : "dark");
   else if (key === "l") toggleLanguage();
@@ -475,6 +595,7 @@ async function loadIndices() {
 }
 
 async function begin() {
+  chooseView(addressed().view ?? "market", false);
   texts();
   drawConnection();
   for (;;) {
@@ -502,6 +623,7 @@ async function wake() {
   stream?.stop();
   state.offset = null;
   // not before the server's time is known again
+  top.due = 0;
   loadHistory.busy = true;
   try { await loadIndices(); } catch { /* the stream reports that the server does not answer */ }
   connect();
@@ -518,15 +640,32 @@ function beat() {
   } else if (performance.now() > (loadHistory.due ?? Infinity) && !loadHistory.busy && !document.hidden) loadHistory();
   if (performance.now() > (loadTrade.due ?? 0)) { loadTrade.due = performance.now() + TRADE_MS; loadTrade(); }
   drawTitle();
-  ["connection", "hero", "assets"].forEach(schedule);
+  if (state.view === "premiums" && !document.hidden) loadPremiums();
+  if (performance.now() > (beat.ages ?? 0)) { beat.ages = performance.now() + 2 * BEAT_MS; ageRows(); }
+  // nothing is drawn where nothing has changed
+  if (state.view === "premiums") drawConnection(); else ["connection", "hero", "assets"].forEach(schedule);
+}
+
+// without events the rows become old
+function ageRows() {
+  if (feed.ts !== null && now() - feed.ts > OLD_MS) onPremiums();
 }
 
 onServerTime((time) => { if (state.offset === null) setClock(time); });
+// the headings of a long table stay below the bar, whose height depends on the width
+new ResizeObserver(([{ target }]) => document.documentElement.style.setProperty("--bar", `${target.offsetHeight}px`)).observe(document.querySelector(".bar"));
 onKeyNeeded(() => { if (!byId("key-dialog").open) byId("key-dialog").showModal(); });
 byId("key-form").addEventListener("submit", () => { saveKey(byId("key").value.trim()); location.reload(); });
 byId("language").addEventListener("click", toggleLanguage);
 byId("theme").addEventListener("click", () => chooseTheme(state.theme === "dark" ? "light" : "dark"));
 byId("colours").addEventListener("click", () => chooseColours(COLOURS.find((one) => one !== colours())));
+byId("premium-only").addEventListener("click", () => {
+  const only = byId("premium-only").getAttribute("aria-pressed") !== "true";
+  byId("premium-only").setAttribute("aria-pressed", String(only));
+  table.favouritesOnly(only);
+  schedule("premiums");
+});
+byId("alerts").addEventListener("click", openAlerts);
 byId("pick").addEventListener("click", () => pick());
 byId("help").addEventListener("click", () => byId("help-dialog").showModal());
 document.addEventListener("keydown", onKey);

@@ -1,11 +1,10 @@
 // The list of assets: search, order and favourites. A row is a place: assets change places, rows do not move.
 
+import { isFavourite, toggleFavourite } from "./favourites.js";
 import { percent, price } from "./format.js";
 import { t } from "./i18n.js";
 import { element, write } from "./ladder.js";
-import { browser } from "./storage.js";
 
-const FAVOURITES_LIMIT = 100;
 const COLUMNS = ["asset", "value", "premium"];
 
 /** The list; `choose` is called with the asset that was chosen. */
@@ -16,7 +15,6 @@ export class AssetList {
     this.table = node.querySelector("table");
     this.none = node.querySelector(".empty");
     this.choose = choose;
-    this.favourites = favourites();
     // no column: the order of the configuration
     this.by = { column: null, up: true };
     this.order = [];
@@ -62,7 +60,7 @@ export class AssetList {
       const [x, y] = [number(a), number(b)];
       return x === y ? 0 : x - y;
     };
-    const first = (asset) => (this.favourites.has(asset) ? 0 : 1);
+    const first = (asset) => (isFavourite(asset) ? 0 : 1);
     // assets without a number stand last in both directions
     const missing = (asset) => Number(["value", "premium"].includes(column) && Number.isNaN(number(asset)));
     this.order = this.assets.filter((asset) => asset.toUpperCase().includes(wanted)).sort((a, b) =>
@@ -83,7 +81,7 @@ export class AssetList {
       tr.classList.toggle("old", Boolean(one) && this.old(one));
       write(name.firstElementChild, asset);
       name.firstElementChild.setAttribute("aria-current", String(asset === this.chosen));
-      star.firstElementChild.setAttribute("aria-pressed", String(this.favourites.has(asset)));
+      star.firstElementChild.setAttribute("aria-pressed", String(isFavourite(asset)));
       star.firstElementChild.setAttribute("aria-label", t("favourite", { asset }));
       write(value, price(one?.value));
       write(premium, percent(one?.premium?.coin, 2, true));
@@ -106,8 +104,7 @@ export class AssetList {
   }
 
   #star(asset) {
-    if (!this.favourites.delete(asset) && this.favourites.size < FAVOURITES_LIMIT) this.favourites.add(asset);
-    browser.set("favourites", JSON.stringify([...this.favourites]));
+    toggleFavourite(asset);
     this.#arrange();
   }
 
@@ -121,14 +118,6 @@ export class AssetList {
 
 /** The CSS class of a number's sign. */
 export const sign = (text) => (text === null || text === undefined ? "" : +text > 0 ? "pos" : +text < 0 ? "neg" : "");
-
-// what the browser kept may be anything
-function favourites() {
-  try {
-    const kept = JSON.parse(browser.get("favourites") ?? "[]");
-    return new Set(kept.filter((one) => typeof one === "string").slice(0, FAVOURITES_LIMIT));
-  } catch { return new Set(); }
-}
 
 function row() {
   const tr = document.createElement("tr");

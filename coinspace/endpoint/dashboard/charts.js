@@ -12,7 +12,7 @@ const RECENT = 1500;
 const HOLE_LIMIT = 300;
 
 /** A line with holes: only points of neighbouring times are joined. */
-class HoledLine {
+export class HoledLine {
   renderer() { return this; }
   update(data, options) { this.data = data; this.options = options; }
   priceValueBuilder(point) { return [point.value]; }
@@ -188,8 +188,10 @@ export class PriceChart {
 }
 
 const point = (time, value) => (value === null ? { time } : { time, value });
-const share = (value) => `${value.toFixed(3)}%`;
-const moment = (time) => new Date(time * 1000).toLocaleString("sv-SE");
+/** A premium in percent. */
+export const share = (value) => `${value.toFixed(3)}%`;
+/** A time of the axis in words. */
+export const moment = (time) => new Date(time * 1000).toLocaleString("sv-SE");
 
 // what the lines show: Korea in the index's currency, the premium in percent; null = a hole
 function values(index, kr, gl, premium, fx) {
@@ -197,8 +199,8 @@ function values(index, kr, gl, premium, fx) {
   return { index: number(index), kr: number(kr) !== null && +fx > 0 ? +kr / +fx : null, gl: number(gl), premium: number(premium) === null ? null : +premium * 100 };
 }
 
-// kinds: 0 year, 1 month, 2 day, 3 time, 4 time with seconds
-function mark(time, kind, fine) {
+/** A label of the time axis. Kinds: 0 year, 1 month, 2 day, 3 time, 4 time with seconds. */
+export function mark(time, kind, fine) {
   const date = new Date(time * 1000);
   if (kind === 0) return String(date.getFullYear());
   if (kind === 1 || kind === 2) return date.toLocaleDateString("sv-SE").slice(5);

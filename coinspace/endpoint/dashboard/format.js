@@ -32,6 +32,14 @@ export function size(text) {
   return value.toLocaleString("en-US", { maximumFractionDigits: value >= 100 ? 1 : value >= 1 ? 3 : 5 });
 }
 
+/** An amount in KRW in the units that a Korean screen uses, or in millions; null is a dash. */
+export function money(value, korean = false) {
+  if (value === null || value === undefined) return "–";
+  const units = korean ? [[1e8, "억"], [1e4, "만"]] : [[1e9, "B"], [1e6, "M"], [1e3, "k"]];
+  const [unit, name] = units.find(([one]) => value >= one) ?? [1, ""];
+  return `${korean ? "" : "₩"}${(value / unit).toLocaleString("en-US", { maximumSignificantDigits: 3 })}${name}${korean ? "원" : ""}`;
+}
+
 /** Decimals for a column of prices: those of the first one, more when neighbours would look equal. */
 export function columnDecimals(prices) {
   let digits = prices.length ? decimals(Number(prices[0])) : 2;

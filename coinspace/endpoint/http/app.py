@@ -27,6 +27,8 @@ from coinspace.endpoint.routes import (
     market,
     page,
     platform,
+    premium,
+    rates,
     streams,
 )
 from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout
@@ -37,7 +39,7 @@ GZIP_LEVEL = 4
 GZIP_TYPES = (b"json", b"text/", b"javascript", b"svg")
 OPERATIONS = [
     operation
-    for module in (indices, history, books, market, catalog, platform, streams)
+    for module in (indices, rates, history, premium, books, market, catalog, platform, streams)
     for operation in module.routes
 ]
 # what a client can wait for; any other error of the database is internal

@@ -159,7 +159,7 @@ def _command(op: str, summary: str) -> dict[str, Any]:
             "items": {"type": "string"},
             "minItems": 1,
             "description": "index.ASSET, book.ASSET, ticker.EXCHANGE:BASE/QUOTE,"
-            " trade.EXCHANGE:BASE/QUOTE, venues, gaps or pipeline",
+            " trade.EXCHANGE:BASE/QUOTE, premiums, venues, gaps or pipeline",
         }
     if op == "subscribe":
         properties["last_event_id"] = {

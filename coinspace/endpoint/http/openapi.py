@@ -35,6 +35,7 @@ PROTECTED = ("key-required", "key-refused", "role-required")
 
 TAGS = {
     "indices": "The index: latest value, history, candles, explanation",
+    "premium": "The kimchi premium: now, how unusual it is, what trades leave of it, history",
     "books": "Order books: summed over exchanges, or one exchange's",
     "market": "Tickers and trades as collected",
     "platform": "Venues, gaps, methodology, health",

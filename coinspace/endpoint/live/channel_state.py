@@ -28,6 +28,8 @@ def state(context: Context, channel: str) -> bytes | None:
             exchange, _, market = name.partition(":")
             message = live.tickers.get((exchange, market))
             return None if message is None else encode(ticker(context, message))
+        case "premiums":
+            return context.premiums.snapshot()
         case "venues":
             return encode(venues(context))
         case "gaps":

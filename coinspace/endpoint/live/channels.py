@@ -11,7 +11,7 @@ from coinspace.endpoint.http.problem import Problem, invalid
 
 # a stream of everything of the default configuration has under 60
 CHANNELS_LIMIT = 500
-FLAGS = ("venues", "gaps", "pipeline")
+FLAGS = ("premiums", "venues", "gaps", "pipeline")
 
 
 EventId = Annotated[str, Meta(max_length=64)]
@@ -26,6 +26,7 @@ class StreamQuery(Struct, forbid_unknown_fields=True):
     books: Words | None = None
     tickers: Words | None = None
     trades: Words | None = None
+    premiums: bool = False
     platform: Words | None = None
     last_event_id: EventId | None = None
 
@@ -52,8 +53,8 @@ def channel(context: Context, name: str) -> str:
         return f"{kind}.{exchange}:{market}"
     raise invalid(
         "channel",
-        "expected index.ASSET, book.ASSET, ticker.EXCHANGE:MARKET, trade.EXCHANGE:MARKET, venues,"
-        f" gaps or pipeline, was {name[:60]!r}",
+        "expected index.ASSET, book.ASSET, ticker.EXCHANGE:MARKET, trade.EXCHANGE:MARKET,"
+        f" premiums, venues, gaps or pipeline, was {name[:60]!r}",
     )
 
 
@@ -78,10 +79,12 @@ def channels(context: Context, query: StreamQuery) -> set[str]:
             found.update(channel(context, f"{kind}.{one}") for one in chosen)
     for word in words(query.platform):
         found.add(channel(context, word))
+    if query.premiums:
+        found.add("premiums")
     if not found:
         raise Problem(
             "invalid-parameter",
-            "stream: expected at least one of indices, books, tickers, trades, platform",
+            "stream: expected at least one of indices, books, tickers, trades, premiums, platform",
             parameter="indices",
         )
     return found

@@ -22,6 +22,8 @@ from coinspace.tasks import Tasks
 # venues is as expensive: a lost connection changes the states of hundreds of markets at once.
 INTERVAL_NS = 200 * MILLISECOND_NS
 TABLES_INTERVAL_S = 1.0
+# trades of premiums are made in small parts, so that no event waits long for them
+TRADES_INTERVAL_S, TRADES_AT_ONCE = 0.1, 10
 # kind of message -> name of its event
 NAMES = {INDEX: "index", AGGREGATE: "book", TICKER: "ticker", TRADE: "trade"}
 
@@ -34,6 +36,7 @@ class Feeder:
         self._made_ns: dict[str, int] = {}
         self._gaps_sent = 0
         context.live.listeners.append(self.on_message)
+        context.hub.whole = lambda channel: state(context, channel)
 
     def on_message(self, message: Message) -> None:
         """Publish the event of a message, which `Live` has applied."""
@@ -69,6 +72,12 @@ class Feeder:
         """Send tables and heartbeats and sweep the hub, until the tasks are cancelled."""
         # restarted after a failure: the other events do not depend on it
         tasks.keep("tables and heartbeats", self._tick)
+        tasks.keep("trades of premiums", self._trades)
+
+    async def _trades(self) -> None:
+        while True:
+            await asyncio.sleep(TRADES_INTERVAL_S)
+            self.context.premiums.make_trades(TRADES_AT_ONCE)
 
     async def _tick(self) -> None:
         hub, elapsed = self.context.hub, 0.0
@@ -78,10 +87,18 @@ class Feeder:
             self._publish("venues", "venues")
             self._gaps()
             self._publish("pipeline", "pipeline")
+            self._premiums()
             elapsed += TABLES_INTERVAL_S
             if elapsed >= self.context.settings.endpoint.heartbeat_s:
                 elapsed = 0.0
                 hub.broadcast("heartbeat", encode(Heartbeat(self.context.now_ms())))
+
+    def _premiums(self) -> None:
+        premiums = self.context.premiums
+        if not self.context.hub.wants("premiums"):
+            premiums.forget()
+        elif (data := premiums.delta()) is not None:
+            self.context.hub.publish("premiums", "premiums", data)
 
     def _gaps(self) -> None:
         live = self.context.live

@@ -1,9 +1,10 @@
 """Fan-out: an event is framed once, and its bytes are written to every client of its channel.
 
 While a client's socket is full, only the newest event per channel is kept for it, and it is dropped
-after the stall time. Trades and gaps are not states: those that are not kept are counted, and a
-`gap` event reports their number. So memory per client is bounded by the socket's high-water mark
-plus one event and one count per channel.
+after the stall time. In place of an event that carries changes, it then gets the whole state.
+Trades and gaps are not states: those that are not kept are counted, and a `gap` event reports their
+number. So memory per client is bounded by the socket's high-water mark plus one event and one count
+per channel.
 
 Event ids are `BOOT-N`: N counts all events of this process. A client resumes from a ring of the
 last seconds, or gets a `gap` event where the ring no longer has the missed events.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,6 +29,8 @@ RING_BYTES = 64 << 20
 RING_EVENTS = 50_000
 # events that the next one of their channel does not replace
 COUNTED = ("trade", "gaps")
+# events that carry changes only: a client that missed one gets the whole state of its channel
+CHANGES = ("premiums",)
 
 # text: server-sent events to a client of HTTP/1.0, which has no chunks
 Kind = Literal["sse", "text", "websocket"]
@@ -135,7 +139,14 @@ class Client:
         for key in sorted(self.pending, key=lambda one: self.pending[one].number):
             if self._full:
                 return
-            self.send(self.pending.pop(key))
+            self.send(self._whole(self.pending.pop(key)))
+
+    def _whole(self, event: StreamEvent) -> StreamEvent:
+        # earlier changes may have been replaced by this event
+        whole = self.hub.whole(event.channel) if event.name in CHANGES else None
+        if whole is None:
+            return event
+        return StreamEvent(self.hub.number, event.channel, event.name, whole, self.hub.boot)
 
     @property
     def _full(self) -> bool:
@@ -172,6 +183,8 @@ class Hub:
         # the first number from which the ring is complete
         self.ring_from = 2
         self.closing = False
+        # returns the whole state of a channel of changes
+        self.whole: Callable[[str], bytes | None] = lambda channel: None
         self.opened = self.left = self.dropped = self.refused = 0
         self.events = self.deliveries = self.conflated = self.resumed = self.gaps = 0
 

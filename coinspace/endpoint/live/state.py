@@ -19,6 +19,7 @@ from coinspace._ext.message import (
     HEARTBEAT,
     INDEX,
     ORDERBOOK,
+    RATE,
     STATE,
     TICKER,
     TRADE,
@@ -27,7 +28,7 @@ from coinspace._ext.message import (
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, Clock, monotonic_ns, now_ns
 from coinspace.config import Settings
 from coinspace.endpoint.live.age import StaleReason, stale_reason
-from coinspace.endpoint.models import IndexValue
+from coinspace.endpoint.models import Basis, IndexValue
 from coinspace.endpoint.records import index_value
 from coinspace.errors import MarketError, MessageError
 from coinspace.instant import LATEST_MS
@@ -35,6 +36,7 @@ from coinspace.market import Market
 from coinspace.method.aggregate import Aggregate
 from coinspace.method.aggregate import decode as decode_aggregate
 from coinspace.method.record import IndexRecord, decode
+from coinspace.method.reference import Quotation, decode_quotation
 from coinspace.text import LIMIT
 
 TRADES_KEPT = 1000
@@ -75,11 +77,12 @@ class Latest:
         # each answer appends its age
         self.head = msgspec.json.encode(self.value)[:-1]
 
-    @property
-    def coin_premium(self) -> float | None:
-        """The premium against USDT, None without one."""
+    def premium(self, basis: Basis) -> float | None:
+        """Return the premium on a basis, None without one."""
         parts = self.record.premium_parts
-        return None if parts is None or self.value.premium is None else parts.b
+        if parts is None or self.value.premium is None:
+            return None
+        return parts.b if basis == "coin" else parts.a
 
     def age_ms(self, now_ms: int) -> int:
         """Return the age of the value; below 0 when its time is in the future."""
@@ -131,6 +134,7 @@ class Live:
         books: (exchange, market) -> newest book message; `alive_ns` is its last sign of life.
         tickers: (exchange, market) -> message. trades: (exchange, market) -> newest trades.
         states: (exchange, market) -> state message's JSON.
+        quotations: source -> its last quotation of USD/KRW.
         heartbeats: process -> when the newest one arrived, by the monotonic clock.
         heard: topic -> when the newest message arrived, by the monotonic clock.
         refused: ignored messages of markets and indices that are not configured.
@@ -151,6 +155,7 @@ class Live:
         self.trades: dict[tuple[str, str], deque[Message]] = {}
         self.states: dict[tuple[str, str], dict[str, Any]] = {}
         self.heartbeats: dict[str, int] = {}
+        self.quotations: dict[str, Quotation] = {}
         self.gaps: deque[dict[str, Any]] = deque(maxlen=GAPS_KEPT)
         self.gaps_total = 0
         self.latencies: dict[str, deque[int]] = {}
@@ -169,6 +174,7 @@ class Live:
             AGGREGATE: self._aggregate,
             INDEX: self._index,
             HEARTBEAT: self._heartbeat,
+            RATE: self._quotation,
         }
 
     def on_message(self, message: Message) -> None:
@@ -204,6 +210,8 @@ class Live:
             return True
         if message.kind in (AGGREGATE, INDEX):
             return _asset(message) in settings.index.assets
+        if message.kind == RATE:
+            return message.exchange in settings.rates.sources
         return self._collected(message.exchange, message.market)
 
     def _collected(self, exchange: str, market: str) -> bool:
@@ -301,6 +309,10 @@ class Live:
             self.malformed += 1
             del self.aggregates[asset]
             return None
+
+    def _quotation(self, message: Message) -> None:
+        found = decode_quotation(message)
+        self.quotations[found.source] = found
 
     def _index(self, message: Message) -> None:
         record = decode(message.payload)

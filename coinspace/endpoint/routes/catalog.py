@@ -97,5 +97,5 @@ def _market(context: Context, exchange: str, pair: Pair) -> Market:
         book_ts=milliseconds(book),
         ticker_ts=milliseconds(ticker.received_ns) if ticker is not None else None,
         trade_ts=milliseconds(trades[-1].exchange_ns or trades[-1].received_ns) if trades else None,
-        depth=context.depths[exchange],
+        depth=context.settings.exchanges[exchange].depth,
     )

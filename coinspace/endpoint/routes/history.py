@@ -161,7 +161,7 @@ async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Respo
         # the newest candle is not complete; it replaces the oldest one
         start = max(start, end - limit * length)
     media = bulk.accepted(request)
-    first = start if query.cursor is None else _position(query.cursor, start, end, length)
+    first = start if query.cursor is None else position(query.cursor, start, end, length)
     if media != bulk.JSON:
         pages = bulk.paged(
             lambda first, count: _candle_rows(context, asset, query.interval, first, end, count),
@@ -203,7 +203,8 @@ async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Respo
     return answer
 
 
-def _position(cursor: str, start: int, end: int, length: int) -> int:
+def position(cursor: str, start: int, end: int, length: int) -> int:
+    """Return the begin of a page of candles. Raises: Problem 400 for one of another range."""
     (position,) = decode_cursor(cursor, 1)
     if position % length or not start <= position < end:
         raise Problem(
@@ -284,17 +285,18 @@ def whole(
         *(column(rows, name, decimals_shown) for name in (*PRICES, "premium", "fx")),
         [row["ticks"] or 0 for row in rows],
         [row["valid"] or 0 for row in rows],
-        [_closed(ts + length, now_ms) for ts in times],
+        [closed(ts + length, now_ms) for ts in times],
     )
     found = dict(zip(times, made, strict=True))
     nothing: dict[str, Any] = dict.fromkeys((*PRICES, "premium", "fx")) | {"ticks": 0, "valid": 0}
     return [
-        found.get(ts) or Candle(ts, closed=_closed(ts + length, now_ms), **nothing)
+        found.get(ts) or Candle(ts, closed=closed(ts + length, now_ms), **nothing)
         for ts in range(first, last, length)
     ]
 
 
-def _closed(end_ms: int, now_ms: int) -> bool:
+def closed(end_ms: int, now_ms: int) -> bool:
+    """Return whether all rows of an interval are stored."""
     return end_ms + SETTLE_MS <= now_ms
 
 

@@ -31,6 +31,7 @@ from coinspace.endpoint.models import (
     LatestIndexValue,
     Pipeline,
     Pong,
+    PremiumsEvent,
     Shutdown,
     StreamGap,
     Ticker,
@@ -70,6 +71,10 @@ EVENTS: dict[str, tuple[type[Struct], str]] = {
     "book": (ConsolidatedBook, "A new summed book, at most five a second"),
     "ticker": (Ticker, "A new ticker of a market"),
     "trade": (Trade, "A trade"),
+    "premiums": (
+        PremiumsEvent,
+        "The premiums of all assets, then what changed, at most once a second",
+    ),
     "venues": (Venues, "All venues, each second and with each change, as `/v1/venues` has them"),
     "gaps": (GapsEvent, "Losses on the bus that the endpoint has noticed"),
     "pipeline": (Pipeline, "All processes, each second, as `/v1/pipeline` has them"),
@@ -157,7 +162,8 @@ async def stream(context: Context, request: Request, parameters: StreamQuery) ->
     """Live events as server-sent events.
 
     Events: `index`, `book`, `ticker`, `trade`, `venues`, `gaps`, `pipeline` carry the JSON
-    of the route of that name. `heartbeat` is a sign of life. `gap` reports lost events (resume
+    of the route of that name. `premiums` first carries all premiums, then what changed.
+    `heartbeat` is a sign of life. `gap` reports lost events (resume
     impossible, or a slow client's trades), `shutdown` reports that the server stops. A stream
     begins with the newest state of each channel. A client that reads slowly gets only the
     newest states.
@@ -194,7 +200,8 @@ async def websocket_route(context: Context, request: Request, _: None) -> Respon
     Client messages are JSON: `{"op":"subscribe","channels":["index.BTC"]}` (with
     `last_event_id` to resume), `{"op":"unsubscribe","channels":[…]}`, `{"op":"ping"}`; an `id`
     comes back with the answer. Channels: `index.ASSET`, `book.ASSET`,
-    `ticker.EXCHANGE:BASE/QUOTE`, `trade.EXCHANGE:BASE/QUOTE`, `venues`, `gaps`, `pipeline`.
+    `ticker.EXCHANGE:BASE/QUOTE`, `trade.EXCHANGE:BASE/QUOTE`, `premiums`, `venues`, `gaps`,
+    `pipeline`.
     Server messages are `{"event":…,"id":…,"channel":…,"data":…}` with the events of
     `/v1/stream`, and `hello`, `subscribed`, `unsubscribed`, `pong`, `error` (a problem).
     """

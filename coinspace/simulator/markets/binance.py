@@ -9,22 +9,30 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from coinspace.exchanges import binance_sbe
 from coinspace.market import Market
 from coinspace.simulator.markets.book import Side
 from coinspace.simulator.markets.market import MILLISECOND_NS, Event, SimulatedMarket, Trade, World
 from coinspace.simulator.markets.spelling import eight, fixed, spelling
 
+# updates of the binary streams
+FAST_DEPTH = "depth@20ms"
+FAST_NS = 20 * MILLISECOND_NS
 SILENT_ID = 0.03
 DAY_MS = 86_400_000
 SECOND_WINDOWS = 10
 
 
 class Variant(NamedTuple):
-    """stream: the full stream name, combined: in a wrapper, micro: times in µs."""
+    """stream: the full stream name, combined: in a wrapper, micro: times in µs, sbe: binary."""
 
     stream: str
     combined: bool = True
     micro: bool = False
+    sbe: bool = False
+
+
+MICRO = Variant("", combined=False, micro=True)
 
 
 class Diff(NamedTuple):
@@ -59,6 +67,10 @@ class BinanceMarket(SimulatedMarket):
         self.update_id = 0
         self.bids_changed: dict[int, int] = {}
         self.asks_changed: dict[int, int] = {}
+        # changes since the last fast update; made only for clients of the binary streams
+        self.is_fast = False
+        self.fast_changed: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        self.fast_id = 0
         super().__init__(engine, exchange, market, symbol)
         self.update_id = 50_000_000_000 + int(self.draw() * 1e10)
         self.window_id = self.update_id + 1
@@ -104,6 +116,8 @@ class BinanceMarket(SimulatedMarket):
         self.update_id += 1
         changed = self.bids_changed if side.is_bid else self.asks_changed
         changed[tick] = side.sizes.get(tick, 0)
+        if self.is_fast:
+            self.fast_changed[not side.is_bid][tick] = changed[tick]
         if side.ticks:
             best = side.best()
             top = (best, side.sizes[best])
@@ -136,9 +150,27 @@ class BinanceMarket(SimulatedMarket):
         if self._windows % SECOND_WINDOWS == 0:
             self.emit("ticker", None)
 
+    def make_fast(self) -> None:
+        """Emit updates every 20 ms from now on, besides those of every 100 ms."""
+        if not self.is_fast:
+            self.is_fast = True
+            self.fast_id = self.update_id + 1
+            self.engine.at(self.engine.now_ns + FAST_NS, self._fast_window)
+
+    def _fast_window(self, now_ns: int) -> None:
+        self.now_ns = now_ns
+        if self.status == "active" and self.update_id >= self.fast_id:
+            bids, asks = self.fast_changed
+            self.fast_changed = ({}, {})
+            self.emit(FAST_DEPTH, Diff(self.fast_id, self.update_id, bids, asks))
+            self.fast_id = self.update_id + 1
+        self.engine.at(now_ns + FAST_NS, self._fast_window)
+
     # frames
 
     def encode(self, event: Event, variant: Any) -> bytes:
+        if variant.sbe:
+            return self._binary(event)
         encoders = {
             "depth@100ms": self._diff,
             "bookTicker": self._book_ticker,
@@ -149,6 +181,25 @@ class BinanceMarket(SimulatedMarket):
         if variant.combined:
             text = f'{{"stream":"{variant.stream}","data":{text}}}'
         return text.encode()
+
+    def _binary(self, event: Event) -> bytes:
+        time_us = self._time(event.time_ns, MICRO)
+        powers = -self.price_decimals, -self.size_decimals
+        facts: Any = event.facts
+        if event.kind == "trade":
+            traded_us = self._time(facts.time_ns, MICRO)
+            row = (facts.id, self.price_units(facts.tick), facts.size, facts.taker_sold)
+            return binance_sbe.encode_trades(time_us, traded_us, powers, [row], self.symbol)
+        if event.kind == "bookTicker":
+            (bid, bid_size), (ask, ask_size) = facts.bid, facts.ask
+            best = self.price_units(bid), bid_size, self.price_units(ask), ask_size
+            return binance_sbe.encode_best(time_us, facts.id, powers, best, self.symbol)
+        sides = (
+            [(self.price_units(tick), size) for tick, size in facts.bids.items()],
+            [(self.price_units(tick), size) for tick, size in facts.asks.items()],
+        )
+        ids = facts.first_id, facts.final_id
+        return binance_sbe.encode_diff(time_us, ids, powers, sides, self.symbol)
 
     def _time(self, time_ns: int, variant: Variant) -> int:
         shifted = time_ns + self.clock_ms * MILLISECOND_NS

@@ -9,6 +9,7 @@ from coinspace.exchanges import every
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.market import Market
 from coinspace.simulator.markets.binance import BinanceMarket
+from coinspace.simulator.markets.coinone import CoinoneMarket
 from coinspace.simulator.markets.korean import BithumbMarket, UpbitMarket
 from coinspace.simulator.markets.looped import LOOPED
 from coinspace.simulator.markets.market import WINDOW_NS, Event, Pace, SimulatedMarket
@@ -18,12 +19,15 @@ from coinspace.simulator.markets.whole import Whole
 
 # 2026-11-02 00:00 UTC: the default start of simulated feeds, fixed so that their bytes are too
 START_NS = 1_793_577_600_000_000_000
-DEFAULT_MARKETS = {one.NAME: list(one.SETTINGS.markets) for one in every()}
+# exchange -> the markets of its default section, whether or not it is collected by default
+USUAL_MARKETS = {one.NAME: list(one.SETTINGS.markets) for one in every()}
+DEFAULT_MARKETS = {one.NAME: USUAL_MARKETS[one.NAME] for one in every() if one.BY_DEFAULT}
 # PROTOCOL of an exchange's module -> its markets
 MARKETS: dict[str, type[SimulatedMarket]] = {
     "upbit": UpbitMarket,
     "bithumb": BithumbMarket,
     "binance": BinanceMarket,
+    "coinone": CoinoneMarket,
 }
 
 

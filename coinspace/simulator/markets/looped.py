@@ -13,8 +13,9 @@ from array import array
 from typing import Any, NamedTuple
 
 from coinspace.market import Market
-from coinspace.simulator.markets.binance import BinanceMarket, Diff, Top, Variant
+from coinspace.simulator.markets.binance import FAST_DEPTH, BinanceMarket, Diff, Top, Variant
 from coinspace.simulator.markets.book import Side
+from coinspace.simulator.markets.coinone import CoinoneMarket
 from coinspace.simulator.markets.korean import REPEATS, BithumbMarket, KoreanMarket, UpbitMarket
 from coinspace.simulator.markets.market import (
     WINDOW_NS,
@@ -168,6 +169,13 @@ class LoopedBithumb(_LoopedKorean, BithumbMarket):
             super().step()
 
 
+class LoopedCoinone(_LoopedKorean, CoinoneMarket):
+    """A market of Coinone; its few frames are rendered one by one."""
+
+    levels = 25
+    encode = CoinoneMarket.encode
+
+
 class _Book(NamedTuple):
     # a book of Binance: its best levels, and what the way to it changed, four numbers per level:
     # 1 for a bid, tick, old size, new size (0 = no level)
@@ -243,6 +251,9 @@ class LoopedBinance(LoopedMarket, BinanceMarket):
         if self.update_id < first_id:
             return
         self.emit("depth@100ms", (before, first_id, self.update_id))
+        if self.is_fast:
+            # its books follow its pace, for clients of the binary streams, too
+            self.emit(FAST_DEPTH, self._diff_of(before, first_id))
         top = self._top()
         if top[1:] != self.top[1:]:
             self.top = top
@@ -265,14 +276,20 @@ class LoopedBinance(LoopedMarket, BinanceMarket):
             frame = self._frames[key] = self._rendered(before, variant)
         return frame % (self._time(event.time_ns, variant), first_id, final_id)
 
-    def _rendered(self, before: int, variant: Variant) -> bytes:
+    def make_fast(self) -> None:
+        self.is_fast = True
+
+    def _diff_of(self, before: int, first_id: int) -> Diff:
         forth = self.place > before
         bids: dict[int, int] = {}
         asks: dict[int, int] = {}
         numbers = self._changes(before).changes
         for is_bid, tick, old, new in zip(*(numbers[at::4] for at in range(4)), strict=True):
             (bids if is_bid else asks)[tick] = new if forth else old
-        diff = Diff(MARK + 1, MARK + 2, bids, asks)
+        return Diff(first_id, self.update_id, bids, asks)
+
+    def _rendered(self, before: int, variant: Variant) -> bytes:
+        diff = self._diff_of(before, 0)._replace(first_id=MARK + 1, final_id=MARK + 2)
         at_ns = MARK * 1000
         text = super()._diff(Event(self, "depth@100ms", at_ns, diff), variant)
         if variant.combined:
@@ -304,4 +321,5 @@ LOOPED: dict[str, type[LoopedMarket]] = {
     "upbit": LoopedUpbit,
     "bithumb": LoopedBithumb,
     "binance": LoopedBinance,
+    "coinone": LoopedCoinone,
 }

@@ -69,6 +69,7 @@ class World(Protocol):
     seed: int
     rate: float
     start_ns: int
+    now_ns: int
     prices: Prices
     # (exchange, market) -> how often it sends
     paces: Mapping[tuple[str, str], Pace]

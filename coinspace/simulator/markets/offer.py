@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import orjson
@@ -10,7 +11,7 @@ from coinspace.config import Settings
 from coinspace.constituents import collected
 from coinspace.errors import ConfigError
 from coinspace.market import Market
-from coinspace.simulator.markets.engine import DEFAULT_MARKETS
+from coinspace.simulator.markets.engine import USUAL_MARKETS
 from coinspace.simulator.markets.whole import QUOTES
 
 # the unit of all other prices, without a price of its own
@@ -29,7 +30,7 @@ def offer(settings: Settings) -> dict[str, list[str]]:
         patterns = [one for one in section.markets if "*" in one]
         usual = [
             text
-            for text in DEFAULT_MARKETS[exchange]
+            for text in USUAL_MARKETS[exchange]
             if any(fnmatchcase(text, pattern) for pattern in patterns)
         ]
         markets = list(dict.fromkeys([*collected(settings, exchange), *usual]))
@@ -56,6 +57,18 @@ def whole_markets(settings: Settings) -> dict[str, str]:
             f"COINSPACE_EXCHANGES__{name.upper()}__MARKETS": _json([pattern])
             for name, pattern in patterns.items()
         },
+    }
+
+
+def usual_markets(settings: Settings, exchanges: Iterable[str]) -> dict[str, str]:
+    """Return the settings that collect the usual markets of exchanges, as environment variables.
+
+    An exchange whose markets the settings name keeps them.
+    """
+    return {
+        f"COINSPACE_EXCHANGES__{name.upper()}__MARKETS": _json(USUAL_MARKETS[name])
+        for name in exchanges
+        if not settings.exchanges[name].markets
     }
 
 

@@ -63,6 +63,98 @@ async def candles(
     return await database.rows(f"SELECT {columns} {rows} ORDER BY ts", (asset, start_ns, end_ns))
 
 
+PREMIUM_INTERVALS: dict[str, tuple[int, str, str | None]] = {
+    "1m": (MINUTE_NS, "premium_1m", None),
+    "5m": (5 * MINUTE_NS, "premium_1m", "5m"),
+    "1h": (HOUR_NS, "premium_1h", None),
+    "1d": (DAY_NS, "premium_1h", "1d"),
+}
+
+
+async def premium_values(
+    database: Database, asset: str, start_ns: int, end_ns: int, limit: int
+) -> list[Row]:
+    """Return the premiums of [start, end) on every basis, oldest first."""
+    return await database.rows(
+        "SELECT ts::long ns, status, reason, premium coin, premium_a fiat, premium_c usdt, kr, gl,"
+        " fx, fx_status FROM index_tick"
+        " WHERE asset = %s AND ts >= %s AND ts < %s ORDER BY ts LIMIT %s",
+        (asset, start_ns, end_ns, limit),
+    )
+
+
+async def premium_candles(
+    database: Database, asset: str, basis: str, interval: str, start_ns: int, end_ns: int
+) -> list[Row]:
+    """Return the candles of a premium that have ticks; bounds are multiples of the interval.
+
+    Args: basis: coin, fiat or usdt.
+    """
+    _, view, unit = PREMIUM_INTERVALS[interval]
+    parts = ("open", "high", "low", "close")
+    columns = ", ".join(f"{basis}_{part} {part}" for part in parts)
+    rows = (
+        f"FROM (SELECT ts, {columns}, kr, gl, fx, ticks, {basis}_valid valid FROM {view}"
+        " WHERE asset = %s AND ts >= %s AND ts < %s)"
+    )
+    if unit is not None:
+        rows = (
+            "FROM (SELECT ts, first_not_null(open) open, max(high) high, min(low) low,"
+            " last_not_null(close) close, last_not_null(kr) kr, last_not_null(gl) gl,"
+            " last_not_null(fx) fx, sum(ticks) ticks, sum(valid) valid"
+            f" {rows} SAMPLE BY {unit} ALIGN TO CALENDAR)"
+        )
+    found = await database.rows(
+        f"SELECT ts::long ns, open, high, low, close, kr, gl, fx, ticks, valid {rows} ORDER BY ts",
+        (asset, start_ns, end_ns),
+    )
+    if basis != "coin":
+        return found
+    older = await _older(database, asset, interval, found, start_ns, end_ns)
+    unknown = dict.fromkeys(("open", "high", "low"))
+    return [{**row, **unknown, "close": row["premium"]} for row in older] + found
+
+
+async def _older(
+    database: Database, asset: str, interval: str, found: list[Row], start_ns: int, end_ns: int
+) -> list[Row]:
+    """Return candles of the index before the first one of its premium.
+
+    The premium's views begin with the version that made them. Those of the index are older, and
+    have the last premium against USDT.
+    """
+    first_ns = found[0]["ns"] if found else end_ns
+    if first_ns <= start_ns:
+        return []
+    return await candles(database, asset, interval, start_ns, first_ns)
+
+
+async def premium_samples(
+    database: Database, asset: str, step_ms: int, start_ms: int, end_ms: int
+) -> list[Row]:
+    """Return the last premium of each step on every basis; steps without a tick have no row.
+
+    Args: step_ms: 5 s, a minute or an hour.
+    """
+    bound = (asset, ns(start_ms), ns(end_ms))
+    where = "WHERE asset = %s AND ts >= %s AND ts < %s"
+    interval = {MINUTE_NS: "1m", HOUR_NS: "1h"}.get(ns(step_ms))
+    if interval is None:
+        return await database.rows(
+            "SELECT ts::long ns, last_not_null(premium) coin, last_not_null(premium_a) fiat,"
+            f" last_not_null(premium_c) usdt FROM index_tick {where}"
+            f" SAMPLE BY {step_ms // 1000}s ALIGN TO CALENDAR",
+            bound,
+        )
+    found = await database.rows(
+        "SELECT ts::long ns, coin_close coin, fiat_close fiat, usdt_close usdt"
+        f" FROM premium_{interval} {where} ORDER BY ts",
+        bound,
+    )
+    older = await _older(database, asset, interval, found, *bound[1:])
+    return [{**row, "coin": row["premium"], "fiat": None, "usdt": None} for row in older] + found
+
+
 async def stored_until(database: Database, asset: str, interval: str) -> int:
     """Return the time of the newest candle in an interval's view, 0 = none."""
     view = INTERVALS[interval][1]
@@ -182,6 +274,18 @@ async def gaps(
         " count, closed_ts::long closed FROM gap"
         f" WHERE ts >= %s AND ts < %s{conditions} ORDER BY ts DESC LIMIT %s",
         (start_ns, end_ns, *(where[name] for name in names), limit),
+    )
+
+
+async def quotations(
+    database: Database, source: str | None, start_ns: int, end_ns: int, limit: int
+) -> list[Row]:
+    """Return the stored quotations of USD/KRW of [start, end), newest first."""
+    one = "" if source is None else " AND exchange = %s"
+    return await database.rows(
+        "SELECT ts::long ns, exchange, rate, daily, exchange_ts::long observed_ns FROM rate"
+        f" WHERE ts >= %s AND ts < %s{one} ORDER BY ts DESC LIMIT %s",
+        (start_ns, end_ns, *([] if source is None else [source]), limit),
     )
 
 

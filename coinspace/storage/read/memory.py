@@ -214,6 +214,48 @@ def rates(
     return [(ts_ns, fx, status, flagged) for ts_ns, fx, status, flagged in found]
 
 
+class LastReference(NamedTuple):
+    """The last accepted USD/KRW of a range: its tick, rate, source and that source's time."""
+
+    ts_ns: int
+    rate: float
+    status: str
+    source: str
+    observed_ns: int
+
+
+def last_reference(
+    connection: Connection, asset: str, first_ns: int, end_ns: int, statuses: Sequence[str]
+) -> LastReference | None:
+    """Return the last USD/KRW of [first, end) with one of some statuses, None without one."""
+    found = rows(
+        connection,
+        "SELECT ts::long, usd_krw, usd_krw_status, usd_krw_source, usd_krw_observed_ns"
+        " FROM index_tick WHERE asset = %s AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns"
+        f" AND usd_krw_status IN ({', '.join(['%s'] * len(statuses))}) ORDER BY ts DESC LIMIT 1",
+        (asset, first_ns, end_ns, *statuses),
+    )
+    return LastReference(*found[0]) if found else None
+
+
+def quotations(
+    connection: Connection, first_ns: int, end_ns: int
+) -> list[tuple[str, float, int, int, bool, int]]:
+    """Return the last stored quotation of each source received in [first, end).
+
+    Returns: source, rate, the source's time and the receipt in ns, whether it is a daily one, its
+        round.
+    """
+    found = rows(
+        connection,
+        "SELECT exchange, rate, exchange_ts::long, ts::long, daily, round FROM rate"
+        " WHERE ts >= %s::timestamp_ns AND ts < %s::timestamp_ns"
+        " LATEST ON ts PARTITION BY exchange",
+        (first_ns, end_ns),
+    )
+    return [tuple(one) for one in found]
+
+
 def open_outages(connection: Connection, kind: str, publisher: str) -> list[OpenOutage]:
     """Return the open rows of `gap` of a kind and publisher, earliest outage first."""
     found = rows(

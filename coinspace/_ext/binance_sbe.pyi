@@ -1,0 +1,7 @@
+from typing import Final
+
+from coinspace._ext.binance import BinanceParser
+
+REFUSALS: Final[tuple[str, ...]]
+
+class BinanceSbeParser(BinanceParser): ...

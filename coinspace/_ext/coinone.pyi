@@ -1,0 +1,3 @@
+from coinspace._ext.parser import Parser
+
+class CoinoneParser(Parser): ...
