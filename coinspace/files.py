@@ -48,16 +48,17 @@ def replace_file(
     """
     # no other file of the folder has this name, whatever its ending
     part = path.with_name(f".{path.name}.part")
-    flags, mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666
     if private:
         # never the permissions of a file that was left there
         part.unlink(missing_ok=True)
-        flags, mode = flags | os.O_EXCL, 0o600
-    with os.fdopen(os.open(part, flags, mode), "wb") as file:
-        file.write(content)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+        flags, mode = os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+        with os.fdopen(os.open(part, flags, mode), "wb") as file:
+            file.write(content)
+    else:
+        part.write_bytes(content)
+    if durable:
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
     part.replace(path)
     if durable:
         sync_folder(path.parent)

@@ -22,6 +22,8 @@ ROWS = 50_000
 METADATA = b"coinspace-feed"
 # columns that make a record; the others are for readers of the table
 COLUMNS = ("received_ns", "direction", "path", "payload")
+# of a record's line beside path and payload: rows of nothing count, too
+LINE_BYTES = 23
 # bytes of rows in memory: a file may have one large text and a million rows that repeat it
 PART_BYTES = 64 << 20
 
@@ -96,7 +98,7 @@ def from_parquet(source: Path, target: Path) -> int:
             for batch in file.iter_batches(ROWS, columns=list(COLUMNS)):
                 for row in _rows(arrow, batch):
                     record = _record(row)
-                    room -= len(record.path) + len(record.payload)
+                    room -= LINE_BYTES + len(record.path) + len(record.payload)
                     if room < 0:
                         raise _inflates(source)
                     writer.write(*record)

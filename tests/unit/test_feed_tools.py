@@ -176,6 +176,24 @@ def test_a_parquet_file_that_repeats_a_large_text_is_refused(tmp_path: Path, col
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
 
 
+def test_a_parquet_file_of_many_rows_of_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A megabyte can have billions of them, which would be written for days."""
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    n = 20_000
+    columns = {"received_ns": [1] * n, "direction": ["<"] * n, "path": [""] * n}
+    table = pa.table(columns | {"payload": [b""] * n})
+    table = table.replace_schema_metadata({"coinspace-feed": b'{"exchange":"upbit"}'})
+    parquet.write_table(table, tmp_path / "x.parquet", compression="zstd")
+    # as large a file, but for fewer rows
+    monkeypatch.setattr("coinspace.recording.parquet.FREE_BYTES", 1 << 10)
+    monkeypatch.setattr("coinspace.recording.parquet.MOST_INFLATION", 10)
+    done = run("convert", tmp_path / "x.parquet", tmp_path / "x.feed.zst")
+    assert "decompresses to more than" in str(done.exception)
+    assert not (tmp_path / "x.feed.zst").exists()
+
+
 @pytest.mark.parametrize(
     ("command", "shown"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -26,18 +27,23 @@ async def described(context: Context) -> Methodology:
         announced = [_announced(row) for row in rows]
     except StorageError:
         announced = None
+    # a pattern counts only for markets that the exchanges really offer
+    offered = {f"{exchange}:{market}" for exchange, market in context.all_markets()}
+    definitions = []
+    for asset in index.assets:
+        definitions.append(_in_force(context, asset, offered))
+        # there may be hundreds
+        await asyncio.sleep(0)
     return Methodology(
         interval_ms=index.interval_ms,
         grace_ms=index.grace_ms,
-        definitions=[_in_force(context, asset) for asset in index.assets],
+        definitions=definitions,
         announced=announced,
     )
 
 
-def _in_force(context: Context, asset: str) -> Definition:
+def _in_force(context: Context, asset: str, offered: set[str]) -> Definition:
     parameters = context.settings.index.parameters_of(asset)
-    # a pattern counts only for markets that the exchanges really offer
-    offered = {f"{exchange}:{market}" for exchange, market in context.all_markets()}
     return Definition(
         asset=asset,
         role="live",

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
+from heapq import merge
+from itertools import islice
+from operator import attrgetter
 from typing import Annotated, Any
 
 from blacksheep.messages import Request, Response
 from msgspec import Meta, Struct, to_builtins
 
+from coinspace._ext.message import Message
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.history import bulk
@@ -25,6 +31,8 @@ ExchangeName = Annotated[str, Meta(max_length=40, examples=["upbit"])]
 MarketName = Annotated[str, Meta(max_length=41, description="BASE/QUOTE", examples=["BTC/KRW"])]
 
 PAGE_TRADES = 100
+# trades looked at for each one shown: those that REST filled in late are older than they arrive
+LATE = 4
 TRADE_COLUMNS: bulk.Columns = {
     "ts": "time",
     "exchange": "text",
@@ -99,9 +107,9 @@ async def trades(context: Context, request: Request, query: TradesQuery) -> Resp
     limit = query.limit or PAGE_TRADES
     stored = query.start is not None or query.end is not None or query.cursor is not None
     if not stored:
-        newest = [one for key in keys for one in context.live.trades.get(key, ())]
-        newest.sort(key=lambda one: (one.exchange_ns or one.received_ns, one.id))
-        shown = [market.trade(context, one) for one in newest[-limit:]]
+        kept = (context.live.trades[key] for key in keys if key in context.live.trades)
+        newest = newest_trades(kept, limit)
+        shown = [market.trade(context, one) for one in newest]
         if media == bulk.JSON:
             return json_answer(encode(TradePage(shown, None, None)), (b"vary", b"Accept"))
         return await bulk.answer(
@@ -141,6 +149,18 @@ async def trades(context: Context, request: Request, query: TradesQuery) -> Resp
     link = next_link("/v1/trades", cursor, **where, start=start, end=end, limit=limit)
     page = TradePage([_trade(row) for row in rows], cursor, link)
     return json_answer(encode(page), (b"vary", b"Accept"))
+
+
+def newest_trades(kept: Iterable[deque[Message]], limit: int) -> list[Message]:
+    """Return the newest trades of some markets, oldest first.
+
+    Whole exchanges have a million kept trades: only those that arrived last are looked at.
+    """
+    arrived = merge(*map(reversed, kept), key=attrgetter("received_ns"), reverse=True)
+    found = sorted(
+        islice(arrived, LATE * limit), key=lambda one: (one.exchange_ns or one.received_ns, one.id)
+    )
+    return found[-limit:]
 
 
 async def _as_columns(trades: list[Trade]) -> bulk.Pages:

@@ -1,8 +1,9 @@
-"""The channels of a stream: one request costs no more than the channels that it may have."""
+"""Requests for many markets of whole exchanges: they cost no more than what they may have."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,13 @@ import pytest
 from coinspace.clock import now_ns
 from coinspace.config import Settings
 from coinspace.endpoint.context import Context
+from coinspace.endpoint.history.methodology import described
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.live.channels import CHANNELS_LIMIT, StreamQuery, channels
 from coinspace.endpoint.live.hub import Hub
 from coinspace.endpoint.live.state import Live
 from coinspace.endpoint.routes import streams
+from coinspace.endpoint.routes.market import newest_trades
 from coinspace.storage.read.pool import Database
 
 MARKETS = 1500
@@ -72,7 +75,8 @@ def test_many_named_markets_are_found_without_listing_all(tmp_path: Path) -> Non
 def test_all_markets_of_a_few_are_channels(tmp_path: Path) -> None:
     context = whole(tmp_path, 200)
     found = channels(context, StreamQuery(tickers="*,*, *", trades="*"))
-    assert len(found) == 2 * (200 + 2)
+    # the other exchanges have one market each
+    assert len(found) == 2 * (200 + len(context.settings.exchanges) - 1)
 
 
 async def test_a_message_that_names_too_many_channels_is_refused_at_once(tmp_path: Path) -> None:
@@ -111,3 +115,46 @@ async def test_the_first_states_of_many_channels_let_others_run(
     await asyncio.gather(other(), streams.begin(context, client, names, None))
     assert sent == sorted(names)
     assert max(after - before for before, after in pairwise([*others, 250])) * 0.002 < 0.05
+
+
+def test_the_newest_trades_of_all_markets_cost_what_is_shown() -> None:
+    looked = 0
+
+    class Trade(SimpleNamespace):
+        @property
+        def received_ns(self) -> int:
+            nonlocal looked
+            looked += 1
+            return int(self.arrived)
+
+    markets = [
+        deque(Trade(arrived=10 * n + m, exchange_ns=10 * n, id=m) for n in range(1000))
+        for m in range(10)
+    ]
+    # one without the exchange's time, and one that REST filled in late
+    markets[3][-1].exchange_ns = 0
+    markets[4][-1].exchange_ns = 17
+    found = newest_trades(markets, 8)  # type: ignore[arg-type]
+    assert [one.id for one in found] == [1, 2, 5, 6, 7, 8, 9, 3]
+    assert looked < 200
+    assert newest_trades([], 5) == []
+
+
+async def test_the_methodology_of_many_assets_lists_the_markets_once(tmp_path: Path) -> None:
+    context = whole(tmp_path, 300)
+    context.settings.index.assets = [f"A{n}" for n in range(250)]
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(other())
+    found = await described(context)
+    beside.cancel()
+    assert len(found.definitions) == 250
+    assert context.listed == len(context.settings.exchanges)
+    # the other task ran between two assets
+    assert turns >= 250
