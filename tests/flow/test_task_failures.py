@@ -47,6 +47,7 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
 READ_BY_OWNER = {
     "endpoint/http/connection.py",
     "endpoint/http/websocket.py",
+    "child.py",
     "storage/watch.py",
     "supervisor.py",
     "tasks.py",

@@ -15,14 +15,14 @@ from urllib.parse import urlsplit
 import orjson
 import pytest
 
-from coinspace import restart, supervisor
+from coinspace import child as children
+from coinspace import restart
+from coinspace.child import Child, LogFile
 from coinspace.config import Settings, load
 from coinspace.errors import ConfigError
 from coinspace.observe.health import health_of
 from coinspace.supervisor import (
     STANDBY_SUFFIX,
-    Child,
-    LogFile,
     Supervisor,
     last_reason,
     start_exchanges,
@@ -118,7 +118,7 @@ async def test_a_failed_start_does_not_show_the_reason_of_an_earlier_run(
 async def test_a_child_that_hangs_is_ended_and_restarted(
     watching: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "WATCH_INTERVAL_S", 0.1)
+    monkeypatch.setattr(children, "WATCH_INTERVAL_S", 0.1)
     watching.settings.supervisor.hang_s = 5.0
     child = launch(watching, "hang")
     first = await until(lambda: child.ready and child.pid, "readiness")
@@ -129,7 +129,7 @@ async def test_a_child_that_hangs_is_ended_and_restarted(
 async def test_a_stopped_child_is_restarted_only_after_the_limit(
     watching: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "HANG_TERM_S", 0.2)
+    monkeypatch.setattr(children, "HANG_TERM_S", 0.2)
     watching.settings.supervisor.hang_s = 8.0
     child = launch(watching, "good")
     pid = await until(lambda: child.ready and child.pid, "readiness")

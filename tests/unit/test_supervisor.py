@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from coinspace.child import LOG_BYTES, LogFile
 from coinspace.config import EndpointSettings, Settings, load
 from coinspace.errors import ConfigError
-from coinspace.supervisor import LOG_BYTES, LogFile, check_port, claim, start_groups, stop_groups
+from coinspace.supervisor import check_port, claim, start_groups, stop_groups
 
 
 @pytest.fixture
