@@ -91,6 +91,8 @@ class Client:
     assets = _waiting(AsyncClient.assets)
     markets = _waiting(AsyncClient.markets)
     explain = _waiting(AsyncClient.explain)
+    usd_krw = _waiting(AsyncClient.usd_krw)
+    quotations = _waiting(AsyncClient.quotations)
     tickers = _waiting(AsyncClient.tickers)
     venues = _waiting(AsyncClient.venues)
     gaps = _waiting(AsyncClient.gaps)

@@ -255,7 +255,8 @@ def record(
 
     configure_logging()
     settings = load(config_path)
-    chosen = {name: settings.exchanges[name] for name in exchanges or settings.exchanges}
+    collected = [name for name, section in settings.exchanges.items() if section.markets]
+    chosen = {name: settings.exchanges[name] for name in exchanges or collected}
     if markets:
         by_exchange = markets_by_exchange(tuple(chosen), markets)
         chosen = {

@@ -76,6 +76,8 @@ CALLS: list[Callable[[Client], Any]] = [
     lambda client: client.tickers("upbit", "BTC/KRW"),
     lambda client: client.venues(),
     lambda client: client.gaps("upbit"),
+    lambda client: client.usd_krw(),
+    lambda client: client.quotations("dunamu"),
     lambda client: client.methodology(),
     lambda client: client.pipeline(),
     lambda client: client.ready(),

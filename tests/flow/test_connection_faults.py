@@ -128,8 +128,8 @@ async def test_books_come_back_from_a_broken_handshake_of_tls(tmp_path: Path) ->
 def test_every_fault_of_a_connection_is_tried() -> None:
     tried = {kind.partition(":")[0] for kind in (*DIALS, *ENDS)} | {"tls-close", "tls-hang"}
     known = faults.NAMELESS_KINDS | faults.ANSWER_KINDS.keys() | faults.CONNECTION_KINDS
-    # error and shutdown are messages of the exchange, with their own tests
-    assert known - tried == {"error", "shutdown"}
+    # error and shutdown are messages of the exchange, revoke is about its keys: with own tests
+    assert known - tried == {"error", "shutdown", "revoke"}
     for kind in known:
         assert kind in str(faults.__doc__)
 

@@ -66,8 +66,7 @@ def sides(exchange: str, rate: float, levels: int) -> list[np.ndarray[Any, Any]]
 def store_tick(chosen: Settings, number: int, levels: int = STORED_LEVELS) -> Any:
     """Compute a tick over books of so many levels and store what the platform stores of it."""
     ts_ns = (START_MS + number * 1000) * 1_000_000
-    depths = {name: one.depth for name, one in chosen.exchanges.items()}
-    index = Index(ASSET, chosen.index.parameters_of(ASSET), depths)
+    index = Index(ASSET, chosen.index.parameters_of(ASSET), chosen.depths)
     venues = []
     with schema.connect(address(chosen)) as connection:
         for exchange, market, rate in VENUES:

@@ -36,7 +36,7 @@ def settings_of(server: ExchangeServer) -> dict[str, ExchangeSettings]:
     settings = load().exchanges
     for name, urls in server.urls.items():
         settings[name].websocket, settings[name].rest = urls["websocket"], urls["rest"]
-    return settings
+    return {name: section for name, section in settings.items() if section.markets}
 
 
 def recorded(folder: Path, name: str) -> tuple[Path, list[Record]]:

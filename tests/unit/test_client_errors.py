@@ -93,6 +93,11 @@ async def test_streams_work_inside_a_running_loop() -> None:
         assert found == [0, 1, 2]
 
 
+def test_both_clients_have_the_same_methods() -> None:
+    public = [{name for name in dir(kind) if name[0] != "_"} for kind in (AsyncClient, Client)]
+    assert public[0] ^ public[1] <= {"aclose", "close", "pages", "chunks"}
+
+
 def test_a_client_that_is_not_closed_leaves_nothing_open() -> None:
     with serving() as server:
         before = set(threading.enumerate())
