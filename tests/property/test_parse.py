@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from benchmarks import frames as generated
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.bithumb import BithumbParser
+from coinspace._ext.coinbase import CoinbaseParser
+from coinspace._ext.coinone import CoinoneParser
 from coinspace._ext.upbit import UpbitParser
 from tests.fuzz import mutate, twin
 
@@ -17,6 +19,8 @@ PARSERS = {
     "upbit": UpbitParser(8),
     "bithumb": BithumbParser(8),
     "binance": BinanceParser(8, markets=MARKETS),
+    "coinone": CoinoneParser(8),
+    "coinbase": CoinbaseParser(8),
 }
 EXCHANGES = st.sampled_from(list(PARSERS))
 RANDOM = st.randoms(use_true_random=False)
