@@ -89,8 +89,13 @@ def test_dead_and_hung_processes_come_back_and_a_stop_ends_all(
             before_restart = running.pids()
             done = running.run("restart", *REPLACED, timeout_s=250)
             assert (done.returncode, done.stdout.split()) == (0, REPLACED), done.stderr
+
+            def replaced() -> set[str]:
+                return {one for one, pid in running.pids().items() if pid != before_restart[one]}
+
+            # a process writes its health each second
+            wait_for(lambda: replaced() == {*REPLACED}, "new processes", shown=replaced)
             children = running.pids()
-            assert {one for one in children if children[one] != before_restart[one]} == {*REPLACED}
             assert running.run("restart", "nobody").stderr.startswith("coinspace: role 'nobody'")
             wait_for(lambda: not open_outages(running), "closed outages", limit_s=90)
             wait_for(lambda: running.run("status").returncode == 0, "a healthy status", limit_s=90)
