@@ -11,7 +11,7 @@ NEWEST=$PWD/build/newest
 SOURCE=$NEWEST/coinspace
 FEEDS=${COINSPACE_FEEDS:-$PWD/../shared/feeds}
 # for each step
-LIMIT_S=900
+LIMIT_S=1800
 
 skip() {
     echo "test-newest: nothing tested: $1"
