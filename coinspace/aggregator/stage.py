@@ -251,7 +251,10 @@ class OrderbookAggregator:
             self._absent = {one for one in self._patterned if one.name not in inputs}
 
     def lacks(self, inputs: Mapping[str, Input]) -> bool:
-        """Return whether a stored record lacks a book that has arrived here."""
+        """Return whether a stored record lacks a book or a quotation that has arrived here."""
+        rate = inputs.get(USD_KRW)
+        if rate is not None and rate.received_ns < self.reference.heard_ns:
+            return True
         return any(
             not given.received_ns and name in self._named and self._named[name].received_ns
             for name, given in inputs.items()

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from coinspace._ext.message import RATE, REPEAT, Message
 from coinspace._ext.sink import ListSink
 from coinspace.aggregator.stage import OrderbookAggregator
+from coinspace.aggregator.venue import Input
 from coinspace.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
 from coinspace.config import HostSettings, RatesSettings, Settings, load
 from coinspace.errors import ConfigError, MessageError
@@ -22,6 +23,7 @@ from coinspace.method.aggregate import Aggregate, decode, encode
 from coinspace.method.record import IndexRecord
 from coinspace.method.reference import (
     HOLD_NS,
+    USD_KRW,
     Quotation,
     Reference,
     ReferenceFacts,
@@ -516,6 +518,11 @@ def test_a_tick_has_the_rate_that_was_received_before_it() -> None:
     ]
     assert [one and one.heard_ns for one in found] == [NOON, NOON, NOON + 300_000_000]
     assert decode(encode(made[-1])[0]).reference == made[-1].reference
+    # a record of an aggregator that had started anew may lack a quotation
+    heard = NOON + 300_000_000
+    lacking = [aggregator.lacks({USD_KRW: Input(ns, None)}) for ns in (0, NOON, heard, heard + 1)]
+    assert lacking == [True, True, False, False]
+    assert not aggregator.lacks({})
     # the memory goes on in the next process
     again = OrderbookAggregator(settings, on_aggregate=made.append, heartbeats=False)
     again.restore(orjson.loads(orjson.dumps(aggregator.state())))
