@@ -650,5 +650,7 @@ def shown(messages: list[dict[str, Any]]) -> list[str]:
 
 
 def _sorted(value: Any) -> Any:
-    # a control frame's detail is its own object, with keys in received order
-    return sorted(value.items()) if isinstance(value, dict) else value
+    # a control frame's detail has objects with keys in received order
+    if isinstance(value, dict):
+        return sorted((key, _sorted(one)) for key, one in value.items())
+    return [_sorted(one) for one in value] if isinstance(value, list) else value
