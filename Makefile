@@ -97,7 +97,7 @@ annotate: $(INSTALLED)  ## show which Cython lines call Python: build/cython/ext
 	@export COINSPACE_ANNOTATE=1; $(BUILD_EXT)
 
 run: install  ## run the whole platform on simulated exchanges
-	@echo "starting the platform on simulated exchanges (half a minute; Ctrl-C stops it) …"
+	@echo "starting the platform on simulated exchanges (ten seconds; Ctrl-C stops it) …"
 	@exec $(BIN)/python -m coinspace up $(UP)
 
 test: install $(TOOLS)  ## run every test
