@@ -333,7 +333,7 @@ def _name(pid: int) -> str:
             command, *rest = words[words.index("coinspace") + 1 :]
             if command == "questdb":
                 return "questdb keeper"
-            exchange = rest[0] if command.endswith("-collector") else ""
+            exchange = rest[0] if rest and command.endswith("-collector") else ""
             return f"{command}-{exchange}" if exchange else command
         if "java" in words[0]:
             return "questdb"
