@@ -22,7 +22,7 @@ from coinspace._ext.parser cimport (
     ABSENT, ACK, ARRAY, ASK, ASK_SIZE, BID, BID_SIZE, DAY_24H, ERROR, FALSE, IGNORED, LAST, LEVELS, LEVEL_PAD,
     LONG_NUMBER, MALFORMED, NO_TYPE, NUMBER, OBJECT, ORDERBOOK, Parser, SHUTDOWN, Side, STRING, TICKER, TICKER_SIZE,
     TINY, TOP, TRADE, TRUE, BAD_LEVEL, WRONG, add_level, is_text, level_number, level_quoted, padded, pairs_falling,
-    pairs_rising,
+    pairs_rising, open_side,
 )
 from coinspace._ext.scan cimport skip_space, skip_value, string_close
 
@@ -297,13 +297,10 @@ cdef class BinanceParser(Parser):
         cdef double price = 0
         cdef double size = 0
         self.bad_sides &= ~(BAD_BIDS if falling else BAD_ASKS)
-        self.unsorted &= ~(1 << falling)
-        self.cut &= ~(1 << falling)
+        open_side(self, falling)
         if falling:
-            self.n_bids = 0
             self.bid_slot = slot
         else:
-            self.n_asks = 0
             self.ask_slot = slot
         p = skip_space(p + 1, end)
         if p < end and p[0] == c']':

@@ -19,8 +19,8 @@ from libc.string cimport memcmp
 
 from coinspace._ext.parser cimport (
     ABSENT, ACK, ASK, ASK_SIZE, BID, BID_SIZE, DAY_24H, ERROR, HEARTBEAT, HIGH, LAST, LEVELS, LOW, MALFORMED, NO_TYPE,
-    OPEN, ORDERBOOK, Parser, Side, STRING, TICKER, TICKER_SIZE, TINY, TRADE, VOLUME, WRONG, add_level, is_text,
-    level_number, pairs_falling, pairs_rising,
+    OPEN, ORDERBOOK, Parser, Side, STRING, TICKER, TINY, TRADE, VOLUME, WRONG, add_level, is_text, level_number,
+    pairs_falling, pairs_rising, open_side,
 )
 from coinspace._ext.scan cimport skip_space, skip_value, string_close, unescape
 
@@ -158,16 +158,8 @@ cdef class CoinbaseParser(Parser):
         return TRADE
 
     cdef int _ticker(self) noexcept:
-        cdef int i
-        if self._head():
+        if self._head() or self.ticker_numbers(TICKER_SLOTS, TICKER_FIELDS, 9, PRICE):
             return MALFORMED
-        for i in range(TICKER_SIZE):
-            self.ticker[i] = NAN
-        for i in range(9):
-            if self.as_number(TICKER_SLOTS[i], &self.ticker[TICKER_FIELDS[i]]) < 0:
-                return self.fail(WRONG, TICKER_SLOTS[i], self.slots.at[TICKER_SLOTS[i]])
-        if self.slots.type[PRICE] == ABSENT:
-            return self.needs(0, PRICE)
         self._instant(TIME, False)
         self.day_volume = NAN
         self.suspended = False
@@ -184,16 +176,10 @@ cdef class CoinbaseParser(Parser):
     cdef const char *levels(self, int slot, const char *p) noexcept:
         cdef const char *end = self.end
         cdef bint falling = slot == BIDS
-        cdef int side = 1 << falling
         if slot == CHANGES:
             return self._changes(p)
-        self.unsorted &= ~side
-        self.cut &= ~side
-        self.flawed &= ~side
-        if falling:
-            self.n_bids = 0
-        else:
-            self.n_asks = 0
+        open_side(self, falling)
+        self.flawed &= ~(1 << falling)
         p = skip_space(p + 1, end)
         if p < end and p[0] == c']':
             return p + 1

@@ -20,10 +20,10 @@ from libc.string cimport memcmp
 
 from coinspace._ext.parser cimport (
     ABSENT, ACK, ASK, ASK_SIZE, BID, BID_SIZE, ERROR, FALSE, HIGH, LAST, LEVELS, LOW, MALFORMED, NO_TYPE, NO_WINDOW,
-    OBJECT, OPEN, ORDERBOOK, Parser, PONG, QUOTE_VOLUME, STATUS, STRING, TICKER, TICKER_SIZE, TRADE, TRUE, UTC_DAY,
-    VOLUME, WRONG, add_level, is_text, level_number,
+    OBJECT, OPEN, ORDERBOOK, Parser, PONG, QUOTE_VOLUME, STATUS, STRING, TICKER, TRADE, TRUE, UTC_DAY, VOLUME, WRONG,
+    add_level, is_text, open_side,
 )
-from coinspace._ext.scan cimport skip_space, skip_value
+from coinspace._ext.scan cimport skip_space
 
 cdef enum:
     RESPONSE = 0
@@ -91,6 +91,13 @@ TICKER_SLOTS[:] = [
     LAST_PRICE, FIRST_PRICE, HIGH_PRICE, LOW_PRICE, BASE_VOLUME, WORTH, BEST_BID, BEST_BID_SIZE, BEST_ASK,
     BEST_ASK_SIZE,
 ]
+
+
+cdef int _level_field(const char *key, Py_ssize_t size) noexcept:
+    """Return 0 for the price, 1 for the size, -1 for another key."""
+    if (size == 1 and key[0] == c'p') or (size == 5 and memcmp(key, b"price", 5) == 0):
+        return 0
+    return 1 if (size == 1 and key[0] == c'q') or (size == 3 and memcmp(key, b"qty", 3) == 0) else -1
 
 
 cdef inline bint _equal(const char *p, Py_ssize_t size, const char *capitals, Py_ssize_t n) noexcept:
@@ -229,16 +236,8 @@ cdef class CoinoneParser(Parser):
         return TRADE
 
     cdef int _ticker(self) noexcept:
-        cdef int i
-        if self._place():
+        if self._place() or self.ticker_numbers(TICKER_SLOTS, TICKER_FIELDS, 10, LAST_PRICE):
             return MALFORMED
-        for i in range(TICKER_SIZE):
-            self.ticker[i] = NAN
-        for i in range(10):
-            if self.as_number(TICKER_SLOTS[i], &self.ticker[TICKER_FIELDS[i]]) < 0:
-                return self.fail(WRONG, TICKER_SLOTS[i], self.slots.at[TICKER_SLOTS[i]])
-        if self.slots.type[LAST_PRICE] == ABSENT:
-            return self.needs(0, LAST_PRICE)
         self.day_volume = NAN
         self.suspended = False
         # as at Upbit, the volumes cover 24 hours
@@ -250,12 +249,7 @@ cdef class CoinoneParser(Parser):
     cdef const char *levels(self, int slot, const char *p) noexcept:
         cdef const char *end = self.end
         cdef bint falling = slot == BIDS
-        if falling:
-            self.n_bids = 0
-        else:
-            self.n_asks = 0
-        self.unsorted &= ~(1 << falling)
-        self.cut &= ~(1 << falling)
+        open_side(self, falling)
         p = skip_space(p + 1, end)
         if p < end and p[0] == c']':
             return p + 1
@@ -276,43 +270,8 @@ cdef class CoinoneParser(Parser):
 
     cdef const char *_level(self, const char *p, bint falling) noexcept:
         # one level in any order of keys. p: behind its brace
-        cdef const char *end = self.end
-        cdef const char *key
-        cdef const char *at
-        cdef const char *value
-        cdef Py_ssize_t size
         cdef double numbers[2]
-        cdef int seen = 0
-        cdef int field
-        cdef bint escaped
-        while True:
-            p = self.key_at(p, &key, &size, &escaped)
-            if p is NULL:
-                return NULL
-            field = -1
-            if (size == 1 and key[0] == c'p') or (size == 5 and memcmp(key, b"price", 5) == 0):
-                field = 0
-            elif (size == 1 and key[0] == c'q') or (size == 3 and memcmp(key, b"qty", 3) == 0):
-                field = 1
-            value = p = skip_space(p, end)
-            if field >= 0:
-                p = level_number(self, p, &numbers[field])
-                # the last of two entries for one key counts, as in any JSON library
-                seen = seen | 1 << field if p is not NULL else seen & ~(1 << field)
-            if field < 0 or p is NULL:
-                p = skip_value(value, end, self.depth + 2, &at)
-                if p is NULL:
-                    return NULL
-            p = skip_space(p, end)
-            if p >= end:
-                return NULL
-            if p[0] == c'}':
-                break
-            if p[0] != c',':
-                return NULL
-            p += 1
-        if seen != 3:
-            return NULL
-        if numbers[0] > 0 and numbers[1] > 0:
+        p = self.level_object(p, _level_field, numbers, 3)
+        if p is not NULL and numbers[0] > 0 and numbers[1] > 0:
             add_level(self, falling, numbers[0], numbers[1])
-        return p + 1
+        return p

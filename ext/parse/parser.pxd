@@ -30,7 +30,7 @@ cdef enum:
     PONG = 5         # an answer to a text that keeps the connection alive
     HEARTBEAT = 6    # symbol, trade_id: the market's newest trade
 
-# opcode of a frame, which tells an exchange's binary format from its JSON
+# opcode of a frame, which separates an exchange's binary format from its JSON
 cdef enum:
     UNKNOWN_FRAME = 0    # a recorded or a kept frame
     TEXT_FRAME = 1
@@ -135,6 +135,10 @@ cdef extern from "levels.h" nogil:
     const char *units_default(const char *p, const char *end, Side *asks, Side *bids) noexcept
     const char *units_simple(const char *p, const char *end, Side *asks, Side *bids) noexcept
 
+# the place of a level's key among its numbers, -1 for another key
+ctypedef int (*LevelField)(const char *key, Py_ssize_t size) noexcept
+
+
 cdef class Parser:
     cdef:
         readonly Py_ssize_t capacity       # levels per side
@@ -214,10 +218,12 @@ cdef class Parser:
     cdef const char *key_at(self, const char *p, const char **key, Py_ssize_t *size, bint *escaped) noexcept
     cdef int open_list(self, const char *p, const char *end) noexcept
     cdef int open_sides(self) noexcept
+    cdef const char *level_object(self, const char *p, LevelField field_of, double *values, int all) noexcept
     cdef Py_ssize_t settle(self, bint falling) noexcept
     cdef const char *escaped_number(self, const char *p, double *out) noexcept
     cdef int fail(self, int fault, int slot, const char *at) noexcept
     cdef int as_number(self, int slot, double *out) noexcept
+    cdef int ticker_numbers(self, const int *slots, const int *fields, int n, int needed) noexcept
     cdef int as_integer(self, int slot, int64_t *out) noexcept
     cdef int as_time(self, int slot, int64_t *out) noexcept
     cdef int as_instant(self, int slot, int64_t *out) noexcept
@@ -267,6 +273,17 @@ cdef inline const char *padded(const char *p, const char *end, char *copy) noexc
     memset(copy, 0, 2 * LEVEL_PAD)
     memcpy(copy, p, <size_t>(end - p))
     return copy
+
+
+cdef inline int open_side(Parser parser, bint falling) noexcept:
+    """Empty one side before its levels are read."""
+    if falling:
+        parser.n_bids = 0
+    else:
+        parser.n_asks = 0
+    parser.unsorted &= ~(1 << falling)
+    parser.cut &= ~(1 << falling)
+    return 0
 
 
 cdef inline int add_level(Parser parser, bint falling, double price, double size) noexcept:

@@ -440,6 +440,45 @@ cdef class Parser:
         self.cut = 0
         return 0
 
+    cdef const char *level_object(
+        self, const char *p, LevelField field_of, double *values, int all,
+    ) noexcept:
+        """Read a level that is an object, in any order of keys.
+
+        Args: p: behind its brace. values: get the numbers, by `field_of`. all: a bit for each of them.
+        Returns: the place behind the object, NULL when it is no JSON or lacks a number.
+        """
+        cdef const char *end = self.end
+        cdef const char *key
+        cdef Py_ssize_t size
+        cdef const char *at
+        cdef const char *value
+        cdef int seen = 0
+        cdef int field
+        cdef bint escaped
+        while True:
+            p = self.key_at(p, &key, &size, &escaped)
+            if p is NULL:
+                return NULL
+            field = field_of(key, size)
+            value = p = skip_space(p, end)
+            if field >= 0:
+                p = level_number(self, p, &values[field])
+                # the last of two entries for one key counts, as in any JSON library
+                seen = seen | 1 << field if p is not NULL else seen & ~(1 << field)
+            if field < 0 or p is NULL:
+                p = skip_value(value, end, self.depth + 2, &at)
+                if p is NULL:
+                    return NULL
+            p = skip_space(p, end)
+            if p >= end:
+                return NULL
+            if p[0] == c'}':
+                return p + 1 if seen == all else NULL
+            if p[0] != c',':
+                return NULL
+            p += 1
+
     cdef Py_ssize_t settle(self, bint falling) noexcept:
         """Sort a side if it came out of order. Returns: the number of its levels."""
         cdef Py_ssize_t n = self.n_bids if falling else self.n_asks
@@ -506,6 +545,19 @@ cdef class Parser:
                 return 1
             return 1 if number_read(at, self.slots.to[slot], out) == self.slots.to[slot] else -1
         return 0 if type == ABSENT else -1
+
+    cdef int ticker_numbers(self, const int *slots, const int *fields, int n, int needed) noexcept:
+        """Read numbers of a ticker; absent ones are NAN. Returns: 0, or MALFORMED.
+
+        Args: slots, fields: n pairs of a field of the frame and one of `ticker`. needed: a slot.
+        """
+        cdef int i
+        for i in range(TICKER_SIZE):
+            self.ticker[i] = NAN
+        for i in range(n):
+            if self.as_number(slots[i], &self.ticker[fields[i]]) < 0:
+                return self.fail(WRONG, slots[i], self.slots.at[slots[i]])
+        return self.needs(0, needed) if self.slots.type[needed] == ABSENT else 0
 
     cdef int as_integer(self, int slot, int64_t *out) noexcept:
         cdef int type = self.slots.type[slot]

@@ -19,10 +19,10 @@ from libc.string cimport memcmp
 
 from coinspace._ext.parser cimport (
     ABSENT, CHANGE, ERROR, HIGH, LEVEL_PAD, LAST, LEVELS, LOW, MALFORMED, NO_TYPE, NO_WINDOW, OBJECT, OPEN, ORDERBOOK,
-    STATUS, Side, STRING, TICKER, TICKER_SIZE, TINY, TRADE, TRUE, UTC_DAY, WRONG, add_level,
-    is_text, level_number, padded, unit_default, unit_simple, units_default, units_simple,
+    STATUS, Side, STRING, TICKER, TICKER_SIZE, TINY, TRADE, TRUE, UTC_DAY, WRONG, add_level, is_text, padded,
+    unit_default, unit_simple, units_default, units_simple,
 )
-from coinspace._ext.scan cimport skip_space, skip_value
+from coinspace._ext.scan cimport skip_space
 
 # slot -> name in DEFAULT, name in SIMPLE
 FIELDS = {
@@ -57,7 +57,7 @@ cdef int TICKER_SLOTS[7]
 TICKER_SLOTS[:] = [TRADE_PRICE, OPENING_PRICE, HIGH_PRICE, LOW_PRICE, VOLUME_24H, PRICE_24H, CHANGE_PRICE]
 
 
-cdef inline int _unit_field(const char *key, Py_ssize_t size) noexcept:
+cdef int _unit_field(const char *key, Py_ssize_t size) noexcept:
     """Return 0 for the ask price, 1 bid price, 2 ask size, 3 bid size, -1 for another key."""
     if size == 2:
         if key[1] == c'p':
@@ -242,39 +242,8 @@ cdef class UpbitParser(Parser):
 
     cdef const char *_unit(self, const char *p) noexcept:
         # one unit in any order of keys. p: behind its brace
-        cdef const char *end = self.end
-        cdef const char *key
-        cdef Py_ssize_t size
-        cdef const char *at
         cdef double values[4]
-        cdef int seen = 0
-        cdef int field
-        cdef const char *value
-        cdef bint escaped
-        while True:
-            p = self.key_at(p, &key, &size, &escaped)
-            if p is NULL:
-                return NULL
-            field = _unit_field(key, size)
-            p = skip_space(p, end)
-            value = p
-            if field >= 0:
-                p = level_number(self, p, &values[field])
-                # the last of two entries for one key counts, as in any JSON library
-                seen = seen | 1 << field if p is not NULL else seen & ~(1 << field)
-            if field < 0 or p is NULL:
-                p = skip_value(value, end, self.depth + 2, &at)
-                if p is NULL:
-                    return NULL
-            p = skip_space(p, end)
-            if p >= end:
-                return NULL
-            if p[0] == c'}':
-                break
-            if p[0] != c',':
-                return NULL
-            p += 1
-        if seen != 15:
-            return NULL
-        self._add_unit(values)
-        return p + 1
+        p = self.level_object(p, _unit_field, values, 15)
+        if p is not NULL:
+            self._add_unit(values)
+        return p
