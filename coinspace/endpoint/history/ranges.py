@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlencode
 
-from coinspace.endpoint.http.problem import invalid
-from coinspace.endpoint.values import Instant
+from coinspace.clock import MILLISECOND_NS
+from coinspace.endpoint.http.problem import Problem, invalid
+from coinspace.endpoint.values import Instant, decode_cursor
 
 # a longer scan is too expensive for one request; clients ask year by year
 WIDEST_MS = 366 * 24 * 3600 * 1000
@@ -28,6 +29,39 @@ def span(
             "end", f"expected at most {WIDEST_MS} ms (366 days) after start, was {last - first}"
         )
     return first, last
+
+
+def candles_span(
+    start: Instant | None, end: Instant | None, now_ms: int, length: int, limit: int
+) -> tuple[int, int]:
+    """Return [start, end) widened to whole candles of `length` ms; by default the newest `limit`.
+
+    Raises: Problem 400, as `span`.
+    """
+    first, last = span(start, end, now_ms, limit * length)
+    first, last = first // length * length, -(-last // length) * length
+    if start is None:
+        # the newest candle is not complete; it replaces the oldest one
+        first = max(first, last - limit * length)
+    return first, last
+
+
+def candles_begin(cursor: str | None, start: int, end: int, length: int) -> int:
+    """Return the begin of a page of candles. Raises: Problem 400 for one of another range."""
+    if cursor is None:
+        return start
+    (position,) = decode_cursor(cursor, 1)
+    if position % length or not start <= position < end:
+        raise Problem(
+            "invalid-cursor", "cursor: expected one of the same range", parameter="cursor"
+        )
+    return position
+
+
+def values_begin_ns(cursor: str | None, start: int) -> int:
+    """Return the first ns of a page of values: after the last one shown. Raises: Problem 400."""
+    begin_ns = start * MILLISECOND_NS
+    return begin_ns if cursor is None else max(begin_ns, decode_cursor(cursor, 1)[0] + 1)
 
 
 def next_link(path: str, cursor: str | None, **parameters: Any) -> str | None:

@@ -13,7 +13,13 @@ from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.history import bulk
 from coinspace.endpoint.history.explain import live_explanation, stored_explanation
-from coinspace.endpoint.history.ranges import next_link, span
+from coinspace.endpoint.history.ranges import (
+    candles_begin,
+    candles_span,
+    next_link,
+    span,
+    values_begin_ns,
+)
 from coinspace.endpoint.http.api import Routes, encode, json_answer, with_etag
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.models import (
@@ -26,7 +32,7 @@ from coinspace.endpoint.models import (
 )
 from coinspace.endpoint.records import CURRENCY, column, served, status
 from coinspace.endpoint.routes.indices import Asset
-from coinspace.endpoint.values import Instant, decode_cursor, encode_cursor
+from coinspace.endpoint.values import Instant, encode_cursor
 from coinspace.storage.read import history
 
 routes = Routes()
@@ -107,10 +113,7 @@ async def values(context: Context, request: Request, query: ValuesQuery) -> Resp
     asset = context.check_asset(query.asset)
     start, end = span(query.start, query.end, context.now_ms(), MINUTE_MS)
     media = bulk.accepted(request)
-    first_ns, last_ns = history.ns(start), history.ns(end)
-    if query.cursor is not None:
-        (shown_ns,) = decode_cursor(query.cursor, 1)
-        first_ns = max(first_ns, shown_ns + 1)
+    first_ns, last_ns = values_begin_ns(query.cursor, start), history.ns(end)
     if media != bulk.JSON:
         pages = bulk.paged(
             lambda first_ns, count: _value_rows(context, asset, first_ns, last_ns, count),
@@ -155,13 +158,9 @@ async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Respo
     asset = context.check_asset(query.asset)
     length = history.INTERVALS[query.interval][0] // MILLISECOND_NS
     limit = query.limit or PAGE_CANDLES
-    start, end = span(query.start, query.end, context.now_ms(), limit * length)
-    start, end = start // length * length, -(-end // length) * length
-    if query.start is None:
-        # the newest candle is not complete; it replaces the oldest one
-        start = max(start, end - limit * length)
+    start, end = candles_span(query.start, query.end, context.now_ms(), length, limit)
     media = bulk.accepted(request)
-    first = start if query.cursor is None else position(query.cursor, start, end, length)
+    first = candles_begin(query.cursor, start, end, length)
     if media != bulk.JSON:
         pages = bulk.paged(
             lambda first, count: _candle_rows(context, asset, query.interval, first, end, count),
@@ -201,16 +200,6 @@ async def ohlc(context: Context, request: Request, query: CandlesQuery) -> Respo
     answer = with_etag(request, Content(b"application/json", encode(page)), control)
     answer.add_header(b"vary", b"Accept")
     return answer
-
-
-def position(cursor: str, start: int, end: int, length: int) -> int:
-    """Return the begin of a page of candles. Raises: Problem 400 for one of another range."""
-    (position,) = decode_cursor(cursor, 1)
-    if position % length or not start <= position < end:
-        raise Problem(
-            "invalid-cursor", "cursor: expected one of the same range", parameter="cursor"
-        )
-    return position
 
 
 async def _is_settled(context: Context, asset: str, interval: str, last: int) -> bool:

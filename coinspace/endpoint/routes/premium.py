@@ -13,7 +13,13 @@ from msgspec.structs import replace
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.history import bulk
-from coinspace.endpoint.history.ranges import next_link, span
+from coinspace.endpoint.history.ranges import (
+    candles_begin,
+    candles_span,
+    next_link,
+    span,
+    values_begin_ns,
+)
 from coinspace.endpoint.http.api import Routes, encode, json_answer, with_etag
 from coinspace.endpoint.http.problem import Problem, retry_later
 from coinspace.endpoint.live.channels import Words, words
@@ -41,10 +47,9 @@ from coinspace.endpoint.routes.history import (
     RANGE,
     ValuesQuery,
     closed,
-    position,
 )
 from coinspace.endpoint.routes.indices import Asset
-from coinspace.endpoint.values import decimal, decode_cursor, encode_cursor
+from coinspace.endpoint.values import decimal, encode_cursor
 from coinspace.market import as_named
 from coinspace.storage.read import history
 
@@ -260,10 +265,7 @@ async def values(context: Context, request: Request, query: ValuesQuery) -> Resp
     asset = _checked(context, query.asset)
     start, end = span(query.start, query.end, context.now_ms(), MINUTE_MS)
     media = bulk.accepted(request)
-    first_ns, last_ns = history.ns(start), history.ns(end)
-    if query.cursor is not None:
-        (shown_ns,) = decode_cursor(query.cursor, 1)
-        first_ns = max(first_ns, shown_ns + 1)
+    first_ns, last_ns = values_begin_ns(query.cursor, start), history.ns(end)
 
     async def read(first_ns: int, count: int) -> list[dict[str, Any]]:
         rows = await history.premium_values(
@@ -314,13 +316,9 @@ async def ohlc(context: Context, request: Request, query: PremiumCandlesQuery) -
         )
     length = history.PREMIUM_INTERVALS[query.interval][0] // MILLISECOND_NS
     limit = query.limit or PAGE_CANDLES
-    start, end = span(query.start, query.end, context.now_ms(), limit * length)
-    start, end = start // length * length, -(-end // length) * length
-    if query.start is None:
-        # the newest candle is not complete; it replaces the oldest one
-        start = max(start, end - limit * length)
+    start, end = candles_span(query.start, query.end, context.now_ms(), length, limit)
     media = bulk.accepted(request)
-    first = start if query.cursor is None else position(query.cursor, start, end, length)
+    first = candles_begin(query.cursor, start, end, length)
     column = "usdt" if asset == USDT else basis
 
     async def read(first: int, count: int) -> list[dict[str, Any]]:
