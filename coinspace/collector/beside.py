@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from coinspace._ext.collector_ticker import TickerCollector, TickerMarket
+from coinspace._ext.collector_ticker import TickerCollector
 from coinspace.clock import SECOND_NS
 from coinspace.collector.stage import Stage, State, Status
-from coinspace.collector.ticker import TickerStage
+from coinspace.collector.ticker import TickerStage, ticker_markets
 
 # a connection without a ticker for this long is replaced
 SILENT_NS = 20 * SECOND_NS
@@ -25,16 +25,7 @@ class BesideTickers(Stage, TickerCollector):
     def __init__(self, stage: TickerStage, symbols: tuple[str, ...]) -> None:
         exchange, sink = stage.exchange, stage.sink
         entries = [(status.symbol, status.market) for status in stage.of(symbols)]
-        markets = [
-            TickerMarket(
-                index,
-                symbol,
-                market,
-                self.topic(sink, exchange, market),
-                self.topic(sink, exchange, market, "trade"),
-            )
-            for index, (symbol, market) in enumerate(entries)
-        ]
+        markets = ticker_markets(sink, exchange, entries)
         parser = exchange.parser(exchange.STREAM_DEPTH)
         TickerCollector.__init__(self, parser, sink, markets, contiguous=False)
         Stage.__init__(self, exchange, entries, sink)

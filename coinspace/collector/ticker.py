@@ -19,7 +19,7 @@ A new process continues where the journal of the process before ends, as after a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from coinspace._ext.collector import PAST_NS
@@ -51,6 +51,22 @@ FAR_IDS = 100_000
 QUIET_NS = 100 * MILLISECOND_NS
 
 
+def ticker_markets(
+    sink: Sink, exchange: Exchange, entries: Iterable[tuple[str, str]]
+) -> list[TickerMarket]:
+    """Return the markets of (symbol, market) pairs, with their topics of tickers and trades."""
+    return [
+        TickerMarket(
+            index,
+            symbol,
+            market,
+            TickerStage.topic(sink, exchange, market),
+            TickerStage.topic(sink, exchange, market, "trade"),
+        )
+        for index, (symbol, market) in enumerate(entries)
+    ]
+
+
 class TickerStage(Stage, TickerCollector):
     """Takes tickers and trades of one exchange from frames and REST answers."""
 
@@ -75,16 +91,7 @@ class TickerStage(Stage, TickerCollector):
         *,
         needed: Collection[str] = (),
     ) -> None:
-        markets = [
-            TickerMarket(
-                index,
-                symbol,
-                market,
-                self.topic(sink, exchange, market),
-                self.topic(sink, exchange, market, "trade"),
-            )
-            for index, (symbol, market) in enumerate(entries)
-        ]
+        markets = ticker_markets(sink, exchange, entries)
         parser = exchange.parser(exchange.STREAM_DEPTH)
         TickerCollector.__init__(self, parser, sink, markets, contiguous=exchange.CONTIGUOUS_TRADES)
         Stage.__init__(self, exchange, entries, sink, needed)
