@@ -896,6 +896,11 @@ class Settings(Section):
         self.bus._runs = {name: self.hosts[host] for name, host in self._host_of.items()}
 
     @property
+    def collected(self) -> list[str]:
+        """The exchanges of which markets are collected."""
+        return [name for name, section in self.exchanges.items() if section.markets]
+
+    @property
     def depths(self) -> dict[str, int]:
         """Published levels per side of each exchange that is collected, or would be by default."""
         return {
@@ -909,9 +914,8 @@ class Settings(Section):
 
         With several hosts, processes that no host runs are left out.
         """
-        collected = [name for name, exchange in self.exchanges.items() if exchange.markets]
         found = [
-            *((f"{kind}-{name}", [kind, name]) for kind in COLLECTORS for name in collected),
+            *((f"{kind}-{name}", [kind, name]) for kind in COLLECTORS for name in self.collected),
             *((name, [name]) for name in (RATE_COLLECTOR,) if self.rates.sources),
             *((name, [name]) for name in WORKERS),
             *((name, [name]) for name in (ALERTER,) if self.alerts.rules),

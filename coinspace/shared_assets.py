@@ -29,7 +29,7 @@ async def find_venues(settings: Settings) -> dict[str, int]:
 
     Raises: ConnectError naming an exchange that does not answer.
     """
-    names = [name for name, section in settings.exchanges.items() if section.markets]
+    names = settings.collected
     lists = await asyncio.gather(*(listed(name, settings.exchanges[name]) for name in names))
     return venues_of(settings, dict(zip(names, lists, strict=True)), now_ns())
 

@@ -21,7 +21,7 @@ class Venues:
     """The states of all collected markets. Times are ns of the monotonic clock."""
 
     def __init__(self, settings: Settings, now: int) -> None:
-        exchanges = [name for name, one in settings.exchanges.items() if one.markets]
+        exchanges = settings.collected
         self._heard = dict.fromkeys(exchanges, now)
         self._states: dict[str, dict[str, str]] = {
             exchange: dict.fromkeys(named(settings, exchange), "not known yet")

@@ -255,8 +255,7 @@ def record(
 
     configure_logging()
     settings = load(config_path)
-    collected = [name for name, section in settings.exchanges.items() if section.markets]
-    chosen = {name: settings.exchanges[name] for name in exchanges or collected}
+    chosen = {name: settings.exchanges[name] for name in exchanges or settings.collected}
     if markets:
         by_exchange = markets_by_exchange(tuple(chosen), markets)
         chosen = {

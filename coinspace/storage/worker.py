@@ -60,7 +60,7 @@ class Worker:
         rates = settings.has_rates or journal_folder(settings, RATE_COLLECTOR).is_dir()
         self.publishers = list(collectors_of(name, settings.exchanges, rates=rates))
         # exchanges without markets have no collector
-        collected = [one for one, section in settings.exchanges.items() if section.markets]
+        collected = settings.collected
         self._expected = list(collectors_of(name, collected, rates=settings.has_rates))
         topics = tuple(f"{kind}.".encode() for kind in self.kinds)
         self.sender = Sender(
