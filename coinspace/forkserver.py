@@ -204,14 +204,10 @@ class ForkServer:
                 ours.pop_all()
             return made
 
-    async def renew(self) -> None:
-        """Let the next process have the code that is installed then."""
+    async def end(self) -> None:
+        """End the fork server; its forks go on, and a next one has the code installed then."""
         async with self._one:
             await self._end()
-
-    async def close(self) -> None:
-        """End the fork server; its forks go on."""
-        await self.renew()
 
     async def reap_orphans(self) -> None:
         """Reap descendants of processes that ended before them, until cancelled."""

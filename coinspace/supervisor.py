@@ -191,7 +191,7 @@ class Supervisor:
         Raises: ConfigError for a role without a process, or when a process cannot be replaced.
         """
         if self.forks is not None:
-            await self.forks.renew()
+            await self.forks.end()
         names = [name for name in self.processes if name != "questdb"]
         if roles:
             names = within_roles(roles, self.processes)
@@ -318,7 +318,7 @@ class Supervisor:
         finally:
             await asyncio.gather(*(child.kill() for child in self.children), return_exceptions=True)
             if self.forks is not None:
-                await self.forks.close()
+                await self.forks.end()
             await self.tasks.cancel()
 
     async def beat(self, notifier: Notifier) -> None:

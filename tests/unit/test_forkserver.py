@@ -57,7 +57,7 @@ async def forks() -> AsyncIterator[ForkServer]:
     server = Recorded([sys.executable, "-P", "-c", PROGRAM])
     server.made = []
     yield server
-    await server.close()
+    await server.end()
     for process in server.made:
         process.close()
         await process.wait()
@@ -114,7 +114,7 @@ async def test_processes_outlive_the_fork_server_and_the_next_one_gets_a_new_one
 async def test_a_renewed_fork_server_is_another_process(forks: ForkServer) -> None:
     processes = [await forks.fork(["one"], ENVIRONMENT)]
     before = server_pid(forks)
-    await forks.renew()
+    await forks.end()
     processes.append(await forks.fork(["two"], ENVIRONMENT))
     assert server_pid(forks) != before
     assert [await end(process) for process in processes] == [-signal.SIGKILL] * 2
@@ -150,7 +150,7 @@ async def test_a_fork_server_that_cannot_start_says_why() -> None:
     forks = ForkServer([sys.executable, "-c", "raise SystemExit('no room')"])
     with pytest.raises(OSError, match="it ended: no room"):
         await forks.fork(["one"], ENVIRONMENT)
-    await forks.close()
+    await forks.end()
 
 
 async def test_a_refused_fork_is_an_error_and_the_next_one_succeeds(forks: ForkServer) -> None:
@@ -185,5 +185,5 @@ async def test_the_fork_server_of_the_product_has_one_thread_and_all_modules() -
     process.close()
     assert len(os.listdir(f"/proc/{server_pid(forks)}/task")) == 1
     assert title(server_pid(forks)) == "coinspace fork server"
-    await forks.close()
+    await forks.end()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
