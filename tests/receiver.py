@@ -1,4 +1,4 @@
-"""A local receiver of alerts that answers as a test tells it to."""
+"""A local receiver of alerts whose answers a test sets."""
 
 from __future__ import annotations
 

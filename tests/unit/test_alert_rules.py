@@ -38,7 +38,7 @@ WALL_MS = 1_800_000_000_000
 
 
 class Stage:
-    """Rules, and a clock that moves only when it is told to."""
+    """Rules, and a clock that only the test moves."""
 
     def __init__(self, data: Path, assets: tuple[str, ...] = ("BTC",), **rules: dict[str, Any]):
         self.settings = Settings(data=data)

@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class Pump(Protocol):
-    """What a link serves: told of each new client, before messages flow."""
+    """What a link serves: called with each new client, before messages flow."""
 
     async def join(self, client: Client) -> None: ...
 

@@ -28,7 +28,7 @@ export class Alerts {
     this.sound = kept.sound;
     this.notify = kept.notify;
     this.log = [];
-    // rule -> {on: what it holds for, waiting: what it has not told yet, at: when it fired}
+    // rule -> {on: what stands, waiting: what is not shown yet, at: when it fired}
     this.states = new Map();
     this.since = new Map();
   }
