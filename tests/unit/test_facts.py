@@ -505,7 +505,7 @@ def test_states_of_a_wallet_and_of_a_transfer() -> None:
     ]
     open_, closed, unknown = (
         Facts(deposit=one, withdraw=one) for one in ("open", "closed", "unknown")
-    )  # type: ignore[arg-type]
+    )
     partial = Facts(deposit="partial", withdraw="open")
     assert transfer(open_, open_) == "open"
     assert transfer(unknown, closed) == transfer(closed, open_) == "closed"
