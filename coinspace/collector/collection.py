@@ -302,7 +302,7 @@ class Collection:
         if self.facts is not None:
             for request in self.facts.take_requests(now):
                 self.fetcher.submit(request)
-            self.facts.on_timer(now, self.stage.suspended_symbols)
+            self.facts.on_timer(now, self.stage.suspended_symbols, self.stage.delistings)
         self._fetch()
         for number, frames in self.stage.take_frames().items():
             for connection in self.connections:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,7 @@ class _Market:
     facts: Facts | None = None
 
 
+NO_DAYS: Mapping[str, int] = {}
 # part -> what its sources say, None = unknown
 Parts = Mapping[Part, Sequence[Said | None]]
 
@@ -107,6 +108,7 @@ class FactStage:
             for symbol, market in entries
         ]
         self._suspended: frozenset[str] = frozenset()
+        self._delistings: Mapping[str, int] = {}
         self._changed = False
         self._begun_ns = 0
         self._repeat_ns = self._next = 0
@@ -178,10 +180,16 @@ class FactStage:
 
     # time
 
-    def on_timer(self, now_ns: int, suspended: Collection[str] = ()) -> None:
+    def on_timer(
+        self,
+        now_ns: int,
+        suspended: frozenset[str] = frozenset(),
+        delistings: Mapping[str, int] = NO_DAYS,
+    ) -> None:
         """Publish what has changed, and what is due again.
 
-        Args: suspended: symbols that the stream calls suspended.
+        Args: suspended: symbols that the stream calls suspended. delistings: symbol -> day on which
+            trading ends according to the stream, such as 20261224.
         """
         if not self._begun_ns:
             self._begin(now_ns)
@@ -189,8 +197,8 @@ class FactStage:
             if one.said and now_ns - one.said_ns > SILENT_INTERVALS * one.interval_ns:
                 one.said, self._changed = None, True
                 self._fail(one, "silent", "no answer for long", now_ns)
-        if suspended != self._suspended:
-            self._suspended, self._changed = frozenset(suspended), True
+        if suspended != self._suspended or delistings != self._delistings:
+            self._suspended, self._delistings, self._changed = suspended, delistings, True
         tried = all(one.tried for one in self._sources.values())
         if not tried and now_ns - self._begun_ns < WAIT_NS:
             return
@@ -205,7 +213,14 @@ class FactStage:
             for part in one.source.parts:
                 parts.setdefault(part, []).append(one.said)
         for market in self._markets:
-            found = facts_of(market.symbol, market.base, parts, market.symbol in self._suspended)
+            symbol = market.symbol
+            found = facts_of(
+                symbol,
+                market.base,
+                parts,
+                suspended=symbol in self._suspended,
+                delisting=self._delistings.get(symbol, 0),
+            )
             if found != market.facts:
                 market.facts = found
                 self._publish(market, flags=0)
@@ -246,10 +261,12 @@ class FactStage:
         return found
 
 
-def facts_of(symbol: str, coin: str, parts: Parts, suspended: bool = False) -> Facts:
+def facts_of(
+    symbol: str, coin: str, parts: Parts, *, suspended: bool = False, delisting: int = 0
+) -> Facts:
     """Return the facts of one market.
 
-    Args: parts: what the sources say. suspended: whether the stream says that trading is suspended.
+    Args: parts: what the sources say. suspended, delisting: what the stream says.
     """
     flags = _flags(symbol, parts.get("flags", ()))
     trading, detail = _trading(symbol, parts)
@@ -262,6 +279,9 @@ def facts_of(symbol: str, coin: str, parts: Parts, suspended: bool = False) -> F
         trading=trading,
         warning="unknown" if flags is None else highest(flags),
         detail=detail,
+        delisting=f"{delisting // 10_000}-{delisting // 100 % 100:02}-{delisting % 100:02}"
+        if delisting
+        else "",
         flags=tuple(dict.fromkeys(one.name for one in flags or ()))[:MOST_FLAGS],
         networks=tuple(networks)[:MOST_NETWORKS],
         notices=_notices(coin, parts.get("notices", ())),

@@ -362,6 +362,26 @@ def test_a_market_that_the_stream_calls_suspended_is_suspended() -> None:
     last = [one for one in found.sink.messages if one.topic == topic][-1]
     assert decode_facts(last.payload).detail == "suspended in the stream"
     assert found.facts().trading == "open"
+    found.stage.on_timer(found.now_ns, frozenset(), {"KRW-BTC": 20270105})
+    last = [one for one in found.sink.messages if one.topic == topic][-1]
+    assert decode_facts(last.payload).delisting == "2027-01-05"
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        (b'"2026-12-24"', 20261224),
+        (b'"2026-12-24T15:00:00"', 20261224),
+        *((text, 0) for text in (b"null", b'""', b'"soon"', b'"2026/12/24"', b'"2026-1-24"', b"7")),
+    ],
+)
+def test_a_ticker_has_the_day_on_which_trading_ends(text: bytes, day: int) -> None:
+    for name in ("upbit", "bithumb"):
+        parser = exchange(name).parser(30)
+        for value, expected in ((text, day), (b"null", 0)):
+            frame = b'{"type":"ticker","code":"KRW-BTC","trade_price":1.0,"delisting_date":%b}'
+            assert parser.parse(frame % value)
+            assert parser.delisting == expected
 
 
 def test_requests_are_spread_and_a_refusal_for_good_is_asked_less_often() -> None:
