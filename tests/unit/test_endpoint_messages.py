@@ -7,7 +7,7 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from coinspace._ext.message import AGGREGATE, HEARTBEAT, INDEX, STATE
+from coinspace._ext.message import AGGREGATE, FACT, HEARTBEAT, INDEX, STATE
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.http.api import encode
 from coinspace.endpoint.live.books import consolidated
@@ -17,6 +17,7 @@ from coinspace.endpoint.live.hub import Channel
 from coinspace.endpoint.live.premium_stats import PremiumStats
 from coinspace.endpoint.live.venues import venues
 from coinspace.endpoint.routes.catalog import MarketsQuery, assets, markets
+from coinspace.exchanges.facts import Facts, Notice, encode_facts
 from coinspace.text import LIMIT
 from tests.unit.test_endpoint_age import RECORD, Desk
 
@@ -54,6 +55,25 @@ def test_a_heartbeat_with_states_of_another_type_is_counted(desk: Desk) -> None:
     desk.send(f"heartbeat.{name}.", HEARTBEAT, orjson.dumps(beat))
     assert desk.live.refused == 1
     assert desk.live.states["upbit", "ETH/KRW"]["state"] == "synced"
+
+
+@pytest.mark.parametrize("payload", [b"[]", b'{"deposit":"ajar"}', b'{"flags":[1]}', b"x" * 70_000])
+async def test_facts_of_another_form_are_counted_and_the_last_ones_stay(
+    desk: Desk, payload: bytes
+) -> None:
+    topic = "fact.upbit.BTC/KRW."
+    facts = Facts(deposit="open", notices=(Notice(1, "a", "b", "c"),), delisting="2027-01-05")
+    desk.send(topic, FACT, encode_facts(facts), received_ns=desk.wall_ns)
+    desk.send(topic, FACT, payload)
+    assert desk.live.malformed == 1
+    answer = await markets(desk.context, cast(Any, None), MarketsQuery(exchange="upbit"))
+    listed = orjson.loads(answer.content.body)["markets"]
+    found = {one["market"]: one["facts"] for one in listed}
+    shown = found["BTC/KRW"]
+    assert (shown["deposit"], shown["withdraw"]) == ("open", "unknown")
+    assert (shown["ts"], shown["delisting"]) == (desk.wall_ns // MILLISECOND_NS, "2027-01-05")
+    assert shown["notices"] == [{"ts": 1, "category": "a", "title": "b", "url": "c"}]
+    assert (found["ETH/KRW"]["ts"], found["ETH/KRW"]["notices"]) == (None, None)
 
 
 @pytest.mark.parametrize("market", ["a/b/KRW", "btc/KRW", "/KRW", "\x1b/KRW", "A" * 1000 + "/KRW"])

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from coinspace.errors import FeedError
+from coinspace.exchanges import bithumb
 from coinspace.exchanges.exchange import Label
 from coinspace.recording.format import FeedReader, FeedWriter, Record
 from coinspace.simulator import playback
@@ -197,6 +198,27 @@ def test_frames_of_ever_new_symbols_have_a_bound(monkeypatch: pytest.MonkeyPatch
     # a symbol that is known is kept up to date
     newest.keep(Label(("depth",), "S0", False), b"y" * 1000)
     assert newest.last["depth", "S0"] == b"y" * 1000
+
+
+async def test_recorded_facts_are_answered_at_their_place(tmp_path: Path) -> None:
+    wallets = bithumb.FACTS[1].request.path
+    feed = tmp_path / "bithumb.feed.zst"
+    with FeedWriter(feed, {"exchange": "bithumb"}) as writer:
+        for n, states in ((1, b"[1]"), (2, b"[2]")):
+            writer.write(n * SECOND, "<", "", BOOK % n)
+            writer.write(n * SECOND, "GET", wallets, states)
+    source = Playback([feed])
+    # nothing is known before, and a recording without these answers says nothing
+    assert (await source.rest("bithumb", wallets, {})).status == 404
+    playing = source._playing[None] = Playing(source, ("bithumb",))
+    found = []
+    for reader in source.readers(("bithumb",)):
+        for record in reader:
+            await playing._play("bithumb", record)
+            found.append((await source.rest("bithumb", wallets, {})).body)
+        reader.close()
+    assert found == [b"{}", b"[1]", b"[1]", b"[2]"]
+    assert (await source.rest("bithumb", "/v1/notices", {"count": "20"})).status == 404
 
 
 def test_the_newest_trades_of_a_symbol_take_the_place_of_older_ones() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coinspace._ext.message import AGGREGATE, INDEX
+from coinspace._ext.message import AGGREGATE, FACT, INDEX
 from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import Venue
 from coinspace.client import merged_premiums
@@ -25,9 +25,10 @@ from coinspace.endpoint.live.hub import Channel, Client
 from coinspace.endpoint.live.premium import TRADE_NS
 from coinspace.endpoint.live.premium_stats import Series
 from coinspace.endpoint.live.premium_trades import BookSide, left, nothing_left
-from coinspace.endpoint.models import RankedPremium
+from coinspace.endpoint.models import PremiumTrade, PremiumVenue, RankedPremium
 from coinspace.endpoint.routes.premium import PremiumsQuery, ranked
 from coinspace.errors import ConfigError, DatabaseUnavailable
+from coinspace.exchanges.facts import Facts, encode_facts
 from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts
 from coinspace.method.aggregate import encode as encode_aggregate
@@ -314,6 +315,61 @@ def test_trades_take_the_best_pair_after_fees(desk: Desk) -> None:
     assert by_name["upbit:ABC/KRW"].age_ms == 30
     assert by_name["upbit:ABC/KRW"].wallet == by_name["upbit:ABC/KRW"].caution == "unknown"
     assert found.fees["binance"] == "0.001"
+
+
+def test_wallets_and_warnings_beside_what_is_left_until_they_are_old(desk: Desk) -> None:
+    for name, market in (("upbit", "*/KRW"), ("bithumb", "*/KRW"), ("binance", "*/USDT")):
+        desk.settings.exchanges[name].markets.append(market)
+    said = {
+        "upbit:ABC/KRW": Facts(warning="caution", flags=("GLOBAL_PRICE_DIFFERENCES",)),
+        "bithumb:ABC/KRW": Facts(deposit="open", withdraw="closed", warning="none"),
+        "binance:ABC/USDT": Facts(trading="open"),
+    }
+    prices = {"upbit:ABC/KRW": 102.0, "bithumb:ABC/KRW": 101.0, "binance:ABC/USDT": 100.0}
+    latest = {}
+
+    def say(**changed: Facts) -> None:
+        for venue, facts in {**said, **changed}.items():
+            exchange, _, market = venue.partition(":")
+            payload = encode_facts(facts)
+            desk.send(f"fact.{exchange}.{market}.", FACT, payload, received_ns=desk.wall_ns)
+
+    def shown() -> tuple[PremiumTrade, dict[str, PremiumVenue]]:
+        send(desk, "ABC", 0.01)
+        send_books(desk, "ABC", prices, 1000.0)
+        latest["ABC"] = desk.live.indices["ABC"]
+        found = desk.context.premiums.value(latest["ABC"])
+        assert found.trade is not None
+        assert found.trades is not None
+        return found.trade, {one.venue: one for one in found.trades.venues}
+
+    say()
+    trade, venues = shown()
+    # the exchange that is bought from says nothing of its wallets
+    assert (trade.buy, trade.sell, trade.transfer) == (
+        *("binance:ABC/USDT", "upbit:ABC/KRW"),
+        "unknown",
+    )
+    assert trade.cautions == ["upbit:ABC/KRW GLOBAL_PRICE_DIFFERENCES"]
+    upbit, bithumb, binance = (venues[name] for name in prices)
+    assert (upbit.wallet, upbit.caution, upbit.trading) == ("unknown", "caution", "unknown")
+    assert (bithumb.wallet, bithumb.deposit, bithumb.withdraw) == ("closed", "open", "closed")
+    assert (bithumb.caution, binance.caution, binance.trading) == ("none", "unknown", "open")
+    # one closed side is enough
+    say(**{"upbit:ABC/KRW": Facts(deposit="closed")})
+    trade, _ = shown()
+    assert (trade.transfer, trade.cautions) == ("closed", [])
+    say(**{"upbit:ABC/KRW": Facts(deposit="open"), "binance:ABC/USDT": Facts(withdraw="open")})
+    assert shown()[0].transfer == "open"
+    premium = desk.context.premiums.summary(latest["ABC"]).premium
+    # none of it changes a price; without messages for five minutes nothing is known
+    desk.pass_time(299)
+    assert shown()[0].transfer == "open"
+    desk.pass_time(2)
+    trade, venues = shown()
+    assert desk.context.premiums.summary(latest["ABC"]).premium == premium
+    assert (trade.transfer, trade.cautions) == ("unknown", [])
+    assert {(one.wallet, one.caution, one.trading) for one in venues.values()} == {("unknown",) * 3}
 
 
 @pytest.mark.parametrize(
