@@ -407,6 +407,17 @@ class PremiumDirection(Answer):
     _shown = ("direction", "none_left_krw", "transfer", "sizes")
 
 
+class MarketNotice(Answer):
+    """A notice of an exchange that names the market's coin."""
+
+    ts: datetime
+    category: str
+    title: str
+    url: str
+
+    _shown = ("ts", "title")
+
+
 class PremiumVenue(Answer):
     """A venue as one side of a trade."""
 
@@ -421,6 +432,8 @@ class PremiumVenue(Answer):
     trading: str
     caution: str
     flags: list[str]
+    delisting: str | None
+    notices: Rows[MarketNotice] | None
 
     _shown = ("venue", "fee", "age_ms", "suspect", "wallet", "caution")
 
@@ -778,17 +791,6 @@ class WalletNetwork(Answer):
     withdraw: bool | None
 
     _shown = ("network", "deposit", "withdraw")
-
-
-class MarketNotice(Answer):
-    """A notice of an exchange that names the market's coin."""
-
-    ts: datetime
-    category: str
-    title: str
-    url: str
-
-    _shown = ("ts", "title")
 
 
 class MarketFacts(Answer):

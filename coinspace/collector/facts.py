@@ -86,7 +86,6 @@ class FactStage:
 
     Attributes:
         refused: reason -> number of answers that said nothing. unread: rows left out.
-        failing: path -> why its last answer said nothing.
     """
 
     def __init__(
@@ -115,10 +114,6 @@ class FactStage:
         self._draw = random.Random(exchange.NAME).random
         self._gate = LogGate()
         self._log = structlog.get_logger(f"facts-{exchange.NAME}")
-
-    @property
-    def failing(self) -> dict[str, str]:
-        return {path: one.failing for path, one in self._sources.items() if one.failing}
 
     # requests
 
@@ -174,8 +169,10 @@ class FactStage:
 
     def _fail(self, one: _Source, reason: str, text: str, now_ns: int) -> None:
         self.refused[reason] += 1
-        one.failing, one.tried = plain(f"{reason}: {text}"), True
-        if self._gate.opens(one.source.request.path, now_ns):
+        before, one.tried = one.failing, True
+        one.failing = plain(f"{reason}: {text}")
+        # a source that never answers, such as one that a mirror lacks, is logged once
+        if one.failing != before and self._gate.opens(one.source.request.path, now_ns):
             self._log.warning("facts unknown", path=one.source.request.path, reason=one.failing)
 
     # time
@@ -196,7 +193,7 @@ class FactStage:
         for one in self._sources.values():
             if one.said and now_ns - one.said_ns > SILENT_INTERVALS * one.interval_ns:
                 one.said, self._changed = None, True
-                self._fail(one, "silent", "no answer for long", now_ns)
+                self._fail(one, "silent", one.failing or "no answer for long", now_ns)
         if suspended != self._suspended or delistings != self._delistings:
             self._suspended, self._delistings, self._changed = suspended, delistings, True
         tried = all(one.tried for one in self._sources.values())

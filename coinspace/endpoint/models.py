@@ -342,6 +342,15 @@ class PremiumDirection(Struct, kw_only=True):
     sizes: list[PremiumSize]
 
 
+class MarketNotice(Struct, kw_only=True):
+    """A notice of an exchange that names the market's coin."""
+
+    ts: EpochMs
+    category: str
+    title: str
+    url: str
+
+
 class PremiumVenue(Struct, kw_only=True):
     """A venue as one side of a trade."""
 
@@ -356,6 +365,8 @@ class PremiumVenue(Struct, kw_only=True):
     trading: Trading
     caution: Warning
     flags: list[str]
+    delisting: str | None
+    notices: list[MarketNotice] | None
 
 
 class PremiumTrades(Struct, kw_only=True):
@@ -780,15 +791,6 @@ class WalletNetwork(Struct, kw_only=True):
     network: str
     deposit: bool | None
     withdraw: bool | None
-
-
-class MarketNotice(Struct, kw_only=True):
-    """A notice of an exchange that names the market's coin."""
-
-    ts: EpochMs
-    category: str
-    title: str
-    url: str
 
 
 class MarketFacts(Struct, kw_only=True):

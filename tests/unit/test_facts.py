@@ -350,7 +350,6 @@ def test_a_source_that_is_silent_for_long_is_unknown_and_known_again() -> None:
     assert found.stage.counters()['fact_answers_refused{reason="silent"}'] == 1
     found.answer(1, COINONE_WALLETS)
     assert found.facts().deposit == "open"
-    assert not found.stage.failing
 
 
 def test_a_market_that_the_stream_calls_suspended_is_suspended() -> None:

@@ -28,7 +28,7 @@ from coinspace.endpoint.live.premium_trades import BookSide, left, nothing_left
 from coinspace.endpoint.models import PremiumTrade, PremiumVenue, RankedPremium
 from coinspace.endpoint.routes.premium import PremiumsQuery, ranked
 from coinspace.errors import ConfigError, DatabaseUnavailable
-from coinspace.exchanges.facts import Facts, encode_facts
+from coinspace.exchanges.facts import Facts, Notice, encode_facts
 from coinspace.market import Market
 from coinspace.method.aggregate import FxFacts
 from coinspace.method.aggregate import encode as encode_aggregate
@@ -321,8 +321,15 @@ def test_wallets_and_warnings_beside_what_is_left_until_they_are_old(desk: Desk)
     for name, market in (("upbit", "*/KRW"), ("bithumb", "*/KRW"), ("binance", "*/USDT")):
         desk.settings.exchanges[name].markets.append(market)
     said = {
-        "upbit:ABC/KRW": Facts(warning="caution", flags=("GLOBAL_PRICE_DIFFERENCES",)),
-        "bithumb:ABC/KRW": Facts(deposit="open", withdraw="closed", warning="none"),
+        "upbit:ABC/KRW": Facts(
+            warning="caution", flags=("GLOBAL_PRICE_DIFFERENCES",), delisting="2027-01-05"
+        ),
+        "bithumb:ABC/KRW": Facts(
+            deposit="open",
+            withdraw="closed",
+            warning="none",
+            notices=(Notice(1, "a", "ABC", "https://example.com"),),
+        ),
         "binance:ABC/USDT": Facts(trading="open"),
     }
     prices = {"upbit:ABC/KRW": 102.0, "bithumb:ABC/KRW": 101.0, "binance:ABC/USDT": 100.0}
@@ -355,6 +362,9 @@ def test_wallets_and_warnings_beside_what_is_left_until_they_are_old(desk: Desk)
     assert (upbit.wallet, upbit.caution, upbit.trading) == ("unknown", "caution", "unknown")
     assert (bithumb.wallet, bithumb.deposit, bithumb.withdraw) == ("closed", "open", "closed")
     assert (bithumb.caution, binance.caution, binance.trading) == ("none", "unknown", "open")
+    assert (upbit.delisting, upbit.notices) == ("2027-01-05", None)
+    assert bithumb.notices is not None
+    assert [one.title for one in bithumb.notices] == ["ABC"]
     # one closed side is enough
     say(**{"upbit:ABC/KRW": Facts(deposit="closed")})
     trade, _ = shown()

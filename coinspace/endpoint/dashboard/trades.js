@@ -78,6 +78,14 @@ function venue(one) {
       : `${t("deposits")} ${walletText(one.deposit)}, ${t("withdrawals")} ${walletText(one.withdraw)}`,
     one.trading === "suspended" || one.trading === "limited" ? t(`trading_${one.trading}`) : "",
     one.flags?.length ? `${t("caution")}: ${outside(one.flags.join(", "))}` : "",
+    one.delisting ? t("delisting", { day: outside(one.delisting) }) : "",
   ];
-  return element("span", one.suspect ? "suspect" : "", `${outside(one.venue)}: ${facts.filter(Boolean).join(" · ")}`);
+  const node = element("span", one.suspect ? "suspect" : "", `${outside(one.venue)}: ${facts.filter(Boolean).join(" · ")}`);
+  const notice = one.notices?.[0];
+  if (notice?.url?.startsWith("https://")) {
+    const link = element("a", "", outside(notice.title));
+    Object.assign(link, { href: notice.url, target: "_blank", rel: "noopener noreferrer" });
+    node.append(" · ", link);
+  }
+  return node;
 }

@@ -11,12 +11,6 @@ from coinspace.exchanges.facts import Facts, Wallet
 def market_facts(live: Live, exchange: str, market: str) -> MarketFacts:
     """Return what an exchange says of one market."""
     found, at_ns = live.facts_of(exchange, market)
-    notices = None
-    if found.notices is not None:
-        notices = [
-            MarketNotice(ts=one.ts, category=one.category, title=one.title, url=one.url)
-            for one in found.notices
-        ]
     return MarketFacts(
         ts=None if at_ns is None else at_ns // MILLISECOND_NS,
         deposit=found.deposit,
@@ -30,8 +24,18 @@ def market_facts(live: Live, exchange: str, market: str) -> MarketFacts:
         caution=found.warning,
         flags=list(found.flags),
         delisting=found.delisting or None,
-        notices=notices,
+        notices=notices(found),
     )
+
+
+def notices(found: Facts) -> list[MarketNotice] | None:
+    """Return the exchange's notices, None without a public source."""
+    if found.notices is None:
+        return None
+    return [
+        MarketNotice(ts=one.ts, category=one.category, title=one.title, url=one.url)
+        for one in found.notices
+    ]
 
 
 def wallet_state(found: Facts) -> Wallet:

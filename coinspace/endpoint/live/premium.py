@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct
 
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, Clock, monotonic_ns
 from coinspace.config import Settings
-from coinspace.endpoint.live.facts import wallet_state
+from coinspace.endpoint.live.facts import notices, wallet_state
 from coinspace.endpoint.live.premium_stats import BASES, PremiumStats
 from coinspace.endpoint.live.premium_trades import Left, Trades, trades
 from coinspace.endpoint.live.same_coin import is_known, is_questioned
@@ -163,6 +163,8 @@ class PremiumTable:
                     trading=facts.trading,
                     caution=facts.warning,
                     flags=list(facts.flags),
+                    delisting=facts.delisting or None,
+                    notices=notices(facts),
                 )
             )
         usdt = _usdt(latest)
