@@ -45,6 +45,7 @@ ANSWER_BYTES: dict[Purpose, int] = {
     "compare": 4 << 20,
     "trades": 4 << 20,
     "markets": 8 << 20,
+    "facts": 4 << 20,
 }
 INFLATED_AT_ONCE = 1 << 20
 # requests per group that are queued or sent: more are a fault, because the stages limit their

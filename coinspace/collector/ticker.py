@@ -112,6 +112,18 @@ class TickerStage(Stage, TickerCollector):
         # markets whose ids count up by one need no check of the volume
         self._volumes = [] if self.contiguous else [VolumeCheck() for _ in markets]
 
+    @property
+    def suspended_symbols(self) -> frozenset[str]:
+        """The symbols of markets that are suspended according to their tickers."""
+        return frozenset(self.statuses[index].symbol for index in self._suspended)
+
+    @property
+    def delistings(self) -> dict[str, int]:
+        """Symbol -> day on which trading ends according to its ticker, such as 20261224."""
+        return {
+            self.statuses[one.index].symbol: one.delisting for one in self.markets if one.delisting
+        }
+
     def resume(self, memory: JournalEnd, now_ns: int) -> None:
         """Continue where the earlier process ended; called before the first connection."""
         for market in self.markets:

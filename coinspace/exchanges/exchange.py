@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
+from coinspace.exchanges.facts import Said
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market
 
 Stream = Literal["orderbook", "ticker"]
 # channels of a subscription; top: best prices, where an exchange has a channel for them
 Channel = Literal["orderbook", "top", "ticker", "trade"]
-Purpose = Literal["snapshot", "compare", "trades", "markets"]
+Purpose = Literal["snapshot", "compare", "trades", "markets", "facts"]
 
 # errors of `read_books`, `read_trades` and `read_markets` for an answer of an unknown form
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
@@ -108,6 +109,23 @@ class Request:
     symbols: tuple[str, ...] = ()
     # data of the stage, kept until the answer and never sent
     context: Any = field(default=None, compare=False)
+
+
+# parts of the facts beside the price: as the fields of `Said`
+Part = Literal["wallets", "trading", "flags", "notices", "whole"]
+
+
+@dataclass(frozen=True, slots=True)
+class FactSource:
+    """A REST answer with facts beside the price.
+
+    Attributes: parts: what it says. every_s: how often it is asked for; the list of markets, which
+        is asked for anyway, has 0.
+    """
+
+    request: Request
+    parts: tuple[Part, ...]
+    every_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +333,8 @@ class Exchange(Protocol):
     ADDRESS_LIMITS: dict[str, AddressLimit]
     # numbers of levels that a snapshot request can name, ascending by weight
     SNAPSHOT_STEPS: tuple[int, ...]
+    # answers with facts beside the price, public ones only
+    FACTS: tuple[FactSource, ...]
 
     def parser(self, capacity: int, markets: Iterable[str] = ()) -> Any: ...
     def symbol_of(self, market: Market) -> str: ...
@@ -336,6 +356,8 @@ class Exchange(Protocol):
         self, request: Request, payload: bytes, wall_ns: int = 0
     ) -> list[RestTrade]: ...
     def read_markets(self, payload: bytes) -> list[Listing]: ...
+    # of a request of FACTS
+    def read_facts(self, request: Request, payload: bytes) -> Said: ...
     def refusal_of_frame(self, detail: dict[str, Any]) -> Refusal: ...
     def refusal_of_answer(self, status: int, payload: bytes) -> Refusal | None: ...
 

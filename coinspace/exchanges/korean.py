@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -29,6 +29,7 @@ from coinspace.exchanges.exchange import (
     shaped,
     short_name,
 )
+from coinspace.exchanges.facts import Flag, Said, name_of, rows
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, Market, market_of_dashed
 
@@ -129,6 +130,16 @@ def read_markets(payload: bytes) -> list[Listing]:
             Listing(entry["market"], market, True, "" if warning == "NONE" else plain(str(warning)))
         )
     return listings
+
+
+def read_market_facts(payload: bytes, flags: Callable[[Any], list[Flag]]) -> Said:
+    """Read the warnings in `/v1/market/all`, which has only the markets that are offered now."""
+    found, unread = rows(orjson.loads(payload), lambda row: name_of(row["market"]), flags)
+    return Said(
+        trading=dict.fromkeys(found, ("open", "")),
+        flags={symbol: [one for part in parts for one in part] for symbol, parts in found.items()},
+        unread=unread,
+    )
 
 
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
