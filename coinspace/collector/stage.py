@@ -578,7 +578,8 @@ class Stage:
     def total(self, name: str) -> int:
         """Return the sum of a counter over all markets since the start."""
         compiled: Any = self
-        return self._past[name] + sum(getattr(entry, name) for entry in compiled.markets)
+        present: int = sum(getattr(entry, name) for entry in compiled.markets)
+        return self._past[name] + present
 
     def counters(self) -> dict[str, int | float]:
         compiled: Any = self
