@@ -632,6 +632,7 @@ only_option = click.option(
 @click.option("--replay", is_flag=True, help="use the recordings FEED… instead of real exchanges")
 @click.option("--seed", default=7, show_default=True, help="seed of the simulated exchanges")
 @click.option("--scenario", default=None, help="scenario of the simulated exchanges")
+@click.option("--fault", "faults", multiple=True, help="with --simulate: a fault of the exchanges")
 @click.option(
     "--markets",
     "offered",
@@ -655,6 +656,7 @@ def up(
     replay: bool,
     seed: int,
     scenario: str | None,
+    faults: tuple[str, ...],
     offered: str | None,
     added: tuple[str, ...],
     seconds: float,
@@ -678,8 +680,8 @@ def up(
     if host is not None:
         os.environ["COINSPACE_HOST"] = host
     settings = load(config_path)
-    if offered and not simulate:
-        raise click.UsageError("expected --simulate with --markets all")
+    if (offered or faults) and not simulate:
+        raise click.UsageError("expected --simulate with --markets all and with --fault")
     if offered:
         os.environ |= whole_markets(settings)
         settings = load(config_path)
@@ -708,6 +710,7 @@ def up(
             "--seed",
             str(seed),
             *(["--scenario", scenario] if scenario else []),
+            *(f"--fault={one}" for one in faults),
             *(["--markets", offered] if offered else []),
         ]
         for exchange, markets in offer(settings).items():
