@@ -46,7 +46,7 @@ from coinspace.observe.health import health_of
 from coinspace.observe.screen import StatusScreen
 from coinspace.options import EXCHANGE
 from coinspace.process import COMMAND, STANDBY
-from coinspace.restart import differences, refusal, serve
+from coinspace.restart import differences, is_reloaded, readers_of, refusal, serve
 from coinspace.simulator.markets.offer import offer, usual_markets, whole_markets
 from coinspace.simulator.rates import SIMULATED_SOURCES
 from coinspace.storage.forecast import forecast
@@ -95,7 +95,7 @@ class Supervisor:
         self.stopping = asyncio.Event()
         self.failure: BaseException | None = None
         self.tasks = Tasks(self.failed, self.restarting)
-        self._replacing = asyncio.Lock()
+        self._replacing, self._reloading = asyncio.Lock(), asyncio.Lock()
         self._started = False
         # the processes that run twice, of which one is the standby
         self.doubled = (
@@ -205,20 +205,53 @@ class Supervisor:
 
         Yields: each setting that was applied.
         Raises: ConfigError for a wrong configuration, which changes nothing, and for changes that
-            need a restart.
+            need a restart. Beside them, only changes of alerts are applied: other processes would
+            read them too.
         """
-        async with self._replacing:
+        async with self._reloading:
             new = load()
             preflight.check_start(new)
             changed = differences(self.settings, new)
-            applied = [one for one in changed if one.startswith("alerts.")]
-            if applied:
-                await self._reload_alerts(new)
+            alerts = [one for one in changed if one.startswith("alerts.")]
+            # with or without markets, an exchange has other processes
+            whole = [
+                f"exchanges.{name}.markets"
+                for name in set(self.settings.collected).symmetric_difference(new.collected)
+            ]
+            live = [one for one in changed if is_reloaded(one) and one not in whole]
+            others = [one for one in changed if one not in (*alerts, *live)]
+            if live and others:
+                raise ConfigError(f"nothing was applied: {refusal(others, whole)}")
+            if alerts:
+                async with self._replacing:
+                    await self._reload_alerts(new)
                 self.settings.alerts = new.alerts
-            for one in applied:
+            for one in alerts:
                 yield one
-            if others := [one for one in changed if one not in applied]:
-                raise ConfigError(refusal(others))
+            if live:
+                await self._reload_markets(new, live)
+            for one in live:
+                yield one
+            if others:
+                raise ConfigError(refusal(others, whole))
+
+    async def _reload_markets(self, new: Settings, changed: list[str]) -> None:
+        before = self.settings.index.patterns
+        if new.index.patterns and new.index.patterns != before:
+            await find_assets(new, self.environment)
+        replaced: list[str] = []
+        for name in readers_of(changed):
+            if name not in self.processes:
+                continue
+            try:
+                await self.replace(name)
+            except ConfigError as error:
+                done = (
+                    f"; applied by {', '.join(replaced)}" if replaced else ", nothing was applied"
+                )
+                raise ConfigError(f"{error}{done}") from None
+            replaced.append(name)
+        self.settings.exchanges, self.settings.index = new.exchanges, new.index
 
     def on_hangup(self) -> None:
         """Read the configuration again; the log says what came of it."""
