@@ -30,7 +30,7 @@ from coinspace.collector import holes
 from coinspace.collector.demand import Value
 from coinspace.collector.holes import FRESH_NS, Found, Missing, TradeHole
 from coinspace.collector.memory import JournalEnd
-from coinspace.collector.stage import FIRST_FRAME_NS, Stage, State, Status
+from coinspace.collector.stage import FIRST_FRAME_NS, Stage, State, Status, place
 from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request, RestTrade
 
@@ -52,9 +52,12 @@ QUIET_NS = 100 * MILLISECOND_NS
 
 
 def ticker_markets(
-    sink: Sink, exchange: Exchange, entries: Iterable[tuple[str, str]]
+    sink: Sink, exchange: Exchange, entries: Iterable[tuple[str, str]], first: int = 0
 ) -> list[TickerMarket]:
-    """Return the markets of (symbol, market) pairs, with their topics of tickers and trades."""
+    """Return the markets of (symbol, market) pairs, with their topics of tickers and trades.
+
+    Args: first: index of the first one.
+    """
     return [
         TickerMarket(
             index,
@@ -63,7 +66,7 @@ def ticker_markets(
             TickerStage.topic(sink, exchange, market),
             TickerStage.topic(sink, exchange, market, "trade"),
         )
-        for index, (symbol, market) in enumerate(entries)
+        for index, (symbol, market) in enumerate(entries, first)
     ]
 
 
@@ -147,6 +150,21 @@ class TickerStage(Stage, TickerCollector):
                     self.counts["trade_gaps"] += 1
                     self.counts["trades_missing"] += missing.count
             self._holes[market.index] = hole
+
+    # markets that are listed and delisted
+
+    def new_entry(self, index: int, symbol: str, market: str) -> TickerMarket:
+        return ticker_markets(self.sink, self.exchange, [(symbol, market)], index)[0]
+
+    def on_added(self, index: int) -> None:
+        place(self._audited_ns, index, 0)
+        if not self.contiguous:
+            place(self._volumes, index, VolumeCheck())
+
+    def on_removed(self, index: int) -> None:
+        self._suspended.discard(index)
+        for known in (self._holes, self._rest_ns, self._suspects, self._promised):
+            known.pop(index, None)
 
     # connections
 
