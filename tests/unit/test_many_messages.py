@@ -7,6 +7,7 @@ from benchmarks import frames as generated
 from coinspace._ext.collector import MOST_CONTROLS, MOST_MESSAGES
 from coinspace._ext.sink import ListSink
 from coinspace.collector.orderbook import OrderBookStage
+from coinspace.collector.stage import CONTROL_BYTES
 from coinspace.collector.ticker import TickerStage
 from coinspace.exchanges import Exchange, binance, bithumb, coinbase, coinone, upbit
 
@@ -23,6 +24,24 @@ CONTROLS = [
     pytest.param(coinone, "BTC", {"response_type": "ERROR", "error_code": 1}, id="coinone error"),
     pytest.param(coinbase, "BTC-USD", HEARTBEAT, id="coinbase heartbeat"),
     pytest.param(coinbase, "BTC-USD", {"type": "error", "message": "x"}, id="coinbase error"),
+]
+
+
+# 1000 lists in one another: repr() of them fails
+DEEP = b"[" * 1000 + b"]" * 1000
+DENSE = b"[" + b",".join([b'{"a":[]}'] * 100_000) + b"]"
+REFUSALS = [
+    pytest.param(binance, "BTCUSDT", b'{"code":%s,"msg":%s}', id="binance"),
+    pytest.param(binance, "BTCUSDT", b'{"error":{"code":%s,"msg":%s}}', id="binance wrapped"),
+    pytest.param(upbit, "KRW-BTC", b'{"error":{"name":%s,"message":%s}}', id="upbit"),
+    pytest.param(bithumb, "KRW-BTC", b'{"error":{"name":%s,"message":%s}}', id="bithumb"),
+    pytest.param(
+        coinone,
+        "BTC",
+        b'{"response_type":"ERROR","result":"error","error_code":%s,"message":%s}',
+        id="coinone",
+    ),
+    pytest.param(coinbase, "BTC-USD", b'{"type":"error","message":%s,"reason":%s}', id="coinbase"),
 ]
 
 
@@ -103,3 +122,23 @@ def test_a_binary_frame_with_more_trades_than_any_exchange_sends_is_malformed() 
     stage = TickerStage(binance, [("BTCUSDT", "BTC/USDT")], ListSink(10))
     stage.on_frame(many, NOW, 1)
     assert (stage.messages, stage.malformed) == (MOST_MESSAGES, 1)
+
+
+@pytest.mark.parametrize(("exchange", "symbol", "form"), REFUSALS)
+def test_lists_in_a_refusal_have_no_text(exchange: Exchange, symbol: str, form: bytes) -> None:
+    stage = TickerStage(exchange, [(symbol, "BTC/X")], ListSink(10))
+    for value in (DEEP, b"[1,2]", b'{"a":1}'):
+        stage.on_frame(form % (value, value), NOW, 1)
+        for status in (200, 400, 429):
+            # no error
+            exchange.refusal_of_answer(status, form % (value, value))
+    assert stage.counts["error_frames"] + stage.malformed + stage.ignored == 3
+
+
+def test_a_control_message_larger_than_any_is_not_read() -> None:
+    stage = TickerStage(upbit, [("KRW-BTC", "BTC/KRW")], ListSink(10))
+    large = b'{"error":{"name":%s,"message":"x"}}' % DENSE
+    assert len(large) > CONTROL_BYTES
+    stage.on_frame(large, NOW, 1)
+    assert stage.counts["error_frames"] == 0
+    assert stage.take_refusal(1) is None
