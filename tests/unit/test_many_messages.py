@@ -9,10 +9,13 @@ from coinspace._ext.sink import ListSink
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.stage import CONTROL_BYTES
 from coinspace.collector.ticker import TickerStage
-from coinspace.exchanges import Exchange, binance, bithumb, coinbase, coinone, upbit
+from coinspace.exchanges import exchange as named
+from coinspace.exchanges.exchange import Exchange
 
 NOW = 1_790_000_000_000_000_000
-BOOK = {"depth": 20}
+binance, bithumb, coinbase, coinone, upbit = map(
+    named, ("binance", "bithumb", "coinbase", "coinone", "upbit")
+)
 HEARTBEAT = {"type": "heartbeat", "product_id": "BTC-USD", "last_trade_id": 1}
 CONTROLS = [
     pytest.param(binance, "BTCUSDT", {"result": None, "id": 1}, id="binance ack"),
@@ -96,7 +99,7 @@ def test_a_list_of_more_messages_than_any_exchange_sends_is_malformed() -> None:
 
 
 def test_updates_of_a_list_are_kept_one_by_one() -> None:
-    stage = OrderBookStage(binance, [("BTCUSDT", "BTC/USDT")], ListSink(10), **BOOK)
+    stage = OrderBookStage(binance, [("BTCUSDT", "BTC/USDT")], ListSink(10), depth=20)
     frame = listed([update(number) for number in range(1, 501)])
     stage.on_frame(frame, NOW, 1)
     (sync,) = stage.syncs
