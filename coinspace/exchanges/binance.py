@@ -45,6 +45,7 @@ from coinspace.exchanges.exchange import (
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
@@ -346,8 +347,8 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame, flat or wrapped."""
     error = detail.get("error", detail)
     if not isinstance(error, dict):
-        error = {"msg": str(error)}
-    text = plain(f"{error.get('code')}: {error.get('msg')}")
+        error = {"msg": error}
+    text = plain(f"{said(error.get('code'))}: {said(error.get('msg'))}")
     return Refusal(text, fatal="too many" not in text.lower())
 
 
@@ -362,7 +363,7 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     text = f"HTTP {status}"
     try:
         body = orjson.loads(payload)
-        text += f" {body['code']}: {body['msg']}"
+        text += f" {said(body['code'])}: {said(body['msg'])}"
     except (orjson.JSONDecodeError, KeyError, TypeError):
         text += f" {payload[:80].decode(errors='replace')}"
     text = plain(text)

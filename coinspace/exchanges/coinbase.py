@@ -37,6 +37,7 @@ from coinspace.exchanges.exchange import (
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
@@ -275,7 +276,7 @@ def _online(status: Any) -> bool | None:
 
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame; a frame asks for one market, so only that one fails."""
-    text = plain(f"{detail.get('message')}: {detail.get('reason')}")
+    text = plain(f"{said(detail.get('message'))}: {said(detail.get('reason'))}")
     one = "not a valid product" in text
     return Refusal(text, fatal=not one, whole=not one)
 
@@ -285,7 +286,7 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     if status == 200 and payload[:1] in (b"{", b"["):
         return None
     try:
-        text = f"HTTP {status} {orjson.loads(payload)['message']}"
+        text = f"HTTP {status} {said(orjson.loads(payload)['message'])}"
     except (orjson.JSONDecodeError, LookupError, TypeError):
         text = f"HTTP {status} {payload[:80].decode(errors='replace')}"
     passing = status in (200, 403, 418, 429) or status >= 500

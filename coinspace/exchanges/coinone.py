@@ -35,6 +35,7 @@ from coinspace.exchanges.exchange import (
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
@@ -298,7 +299,7 @@ def _trading(row: Any) -> tuple[Trading, str]:
 
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame, after which the connection goes on."""
-    text = plain(f"{detail.get('error_code')}: {detail.get('message')}")
+    text = plain(f"{said(detail.get('error_code'))}: {said(detail.get('message'))}")
     return Refusal(text, fatal=False, whole=False)
 
 
@@ -309,13 +310,13 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     """
     try:
         body = orjson.loads(payload)
-        result, code = body.get("result"), str(body.get("error_code"))
+        result, code = body.get("result"), said(body.get("error_code"))
     except (orjson.JSONDecodeError, AttributeError):
         shown = payload[:80].decode(errors="replace")
         return Refusal(plain(f"HTTP {status}, expected JSON, was {shown}"), fatal=False)
     if status == 200 and result == "success":
         return None
-    text = plain(f"HTTP {status} {code}: {body.get('error_msg')}")
+    text = plain(f"HTTP {status} {code}: {said(body.get('error_msg'))}")
     passing = status in (403, 418, 429) or status >= 500 or code in PASSING
     return Refusal(text, fatal=not passing)
 

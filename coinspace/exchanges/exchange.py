@@ -23,7 +23,11 @@ Channel = Literal["orderbook", "top", "ticker", "trade"]
 Purpose = Literal["snapshot", "compare", "trades", "markets", "facts"]
 
 # errors of `read_books`, `read_trades` and `read_markets` for an answer of an unknown form
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
+UNREADABLE = (
+    ValueError, LookupError, TypeError, AttributeError, OverflowError,
+    # a list in lists in lists …
+    RecursionError,
+)  # fmt: skip
 # channels that each stage needs
 CHANNELS: dict[Stream, tuple[Channel, ...]] = {
     "orderbook": ("orderbook",),
@@ -415,6 +419,14 @@ def shaped(
         except MALFORMED:
             continue
     return rows
+
+
+def said(value: object) -> str:
+    """Return a value of a refusal as text.
+
+    A list or an object, which no refusal has, can be as large as the answer: it has no text.
+    """
+    return "…" if isinstance(value, list | dict) else str(value)
 
 
 def plain(text: str) -> str:

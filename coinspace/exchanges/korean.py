@@ -26,6 +26,7 @@ from coinspace.exchanges.exchange import (
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
@@ -150,8 +151,8 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """
     error = detail.get("error", detail)
     if not isinstance(error, dict):
-        error = {"name": str(error)}
-    text = plain(f"{error.get('name')}: {error.get('message')}")
+        error = {"name": error}
+    text = plain(f"{said(error.get('name'))}: {said(error.get('message'))}")
     return Refusal(text, fatal=not any(word in text.lower() for word in PASSING))
 
 
@@ -170,7 +171,7 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
         return None
     text = f"HTTP {status}"
     if isinstance(error, dict):
-        text += f" {error.get('name')}: {error.get('message')}"
+        text += f" {said(error.get('name'))}: {said(error.get('message'))}"
     text = plain(text)
     passing = status in (418, 429) or status >= 500 or any(w in text.lower() for w in PASSING)
     return Refusal(text, fatal=not passing)
