@@ -23,6 +23,7 @@ from coinspace.exchanges.exchange import (
     Request,
     RestTrade,
     Subscription,
+    TradePage,
 )
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import dashed_symbol
@@ -71,6 +72,8 @@ MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
 # documented: 150 requests a second per address and category, beyond it a block of a minute;
 # CoinSpace uses a third of it
 REST_LIMITS = {group: Limit(50, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
+REST_HEADERS: Mapping[str, str] = {}
+MIRRORS = ""
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
@@ -80,7 +83,9 @@ KST_OFFSET_NS = 9 * 3600 * 1_000_000_000
 FUTURE_NS = 3600 * 1_000_000_000
 # the limit of another kind of call, used here for calls for books
 MARKETS_PER_CALL = 200
-TRADES = 200
+# documented: `to` and days are in KST
+DAYS_KEY = "daysAgo"
+RULES = korean.Rules({"market_warning": "NONE"}, DAYS_KEY, KST_OFFSET_NS, own_ids=True)
 
 
 def parser(capacity: int, markets: Iterable[str] = ()) -> Any:
@@ -127,12 +132,11 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def trades_request(symbol: str) -> Request:
-    return korean.trades_request(symbol, TRADES)
+    return korean.trades_request(symbol, DAYS_KEY)
 
 
-def older_trades_request(before: RestTrade) -> Request | None:
-    """Return None: pages are documented (`cursor`), but their ids and times are not verified."""
-    return None
+def older_trades_request(page: TradePage) -> Request | None:
+    return korean.older_trades_request(page, DAYS_KEY, KST_OFFSET_NS)
 
 
 def markets_request() -> Request:
@@ -146,16 +150,21 @@ def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[Rest
     """Read the answer of a trades request, oldest first, with corrected times.
 
     `timestamp` is documented as Unix ms. Seen in REST tickers: it is KST written as UTC, 9 hours
-    ahead. Trades are treated alike where they would lie in the future.
+    ahead. The trades of a page are treated alike where one would lie in the future, or would be
+    newer than the page before.
 
     Args: wall_ns: time of the answer; 0 = times are not corrected.
     """
-    return [
-        replace(trade, exchange_ns=trade.exchange_ns - KST_OFFSET_NS)
-        if wall_ns + FUTURE_NS < trade.exchange_ns < wall_ns + FUTURE_NS + KST_OFFSET_NS
-        else trade
-        for trade in korean.read_trades(request, payload)
-    ]
+    trades = korean.read_trades(request, payload)
+    bound_ns = wall_ns
+    if isinstance(request.place, korean.Place) and request.place.until_ns:
+        bound_ns = min(wall_ns, request.place.until_ns)
+    if not any(
+        bound_ns + FUTURE_NS < trade.exchange_ns < bound_ns + FUTURE_NS + KST_OFFSET_NS
+        for trade in trades
+    ):
+        return trades
+    return [replace(trade, exchange_ns=trade.exchange_ns - KST_OFFSET_NS) for trade in trades]
 
 
 read_markets = korean.read_markets
@@ -174,7 +183,7 @@ def answer(
     recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
 ) -> tuple[int, Any]:
     """Answer a REST request from a recording. Seen: errors have status 200 too."""
-    return 200, korean.answer(recording, path, query, {"market_warning": "NONE"})[1]
+    return 200, korean.answer(recording, path, query, wall_ns, RULES)[1]
 
 
 # `probe`
