@@ -139,9 +139,7 @@ def filled(name: str, pages: Pages, begin_ns: int, end_ns: int, late_s: float = 
 @st.composite
 def markets(draw: st.DrawFn, zone_ns: int, own_ids: bool) -> tuple[list[Traded], int, int]:
     """Return trades around a midnight, some of one ms, and a hole in them."""
-    gaps = draw(
-        st.lists(st.sampled_from((0, 0, 0, 1, 40, 900, 60_000)), min_size=4, max_size=60)
-    )
+    gaps = draw(st.lists(st.sampled_from((0, 0, 0, 1, 40, 900, 60_000)), min_size=4, max_size=60))
     # trades before midnight, at least the first one
     n = draw(st.integers(1, len(gaps) - 1))
     at_ms = (MIDNIGHT - zone_ns) // 1_000_000 - sum(gaps[1:n]) - draw(st.integers(0, 2))
