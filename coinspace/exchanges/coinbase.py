@@ -33,6 +33,7 @@ from coinspace.exchanges.exchange import (
     RestBook,
     RestTrade,
     Subscription,
+    TradePage,
     Trial,
     finite,
     number,
@@ -87,6 +88,8 @@ CONNECT_LIMIT = Limit(8, 1.0)
 MESSAGE_LIMITS = (Limit(50, 1.0),)
 # known from other clients: 10 requests a second per address
 REST_LIMITS = {"public": Limit(8, 1.0)}
+REST_HEADERS: Mapping[str, str] = {}
+MIRRORS = ""
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
@@ -155,9 +158,10 @@ def trades_request(symbol: str) -> Request:
     return Request("trades", path, "public", 1, (symbol,))
 
 
-def older_trades_request(before: RestTrade) -> Request | None:
-    """Request the trades before a trade: pages are named by an id."""
-    if before.trade_id <= 1:
+def older_trades_request(page: TradePage) -> Request | None:
+    """Request the trades before the oldest trade: pages are named by an id."""
+    before = page.oldest
+    if before is None or not page.fresh or before.trade_id <= 1:
         return None
     path = f"/products/{before.symbol}/trades?limit={TRADES}&after={before.trade_id}"
     return Request("trades", path, "public", 1, (before.symbol,))

@@ -31,6 +31,7 @@ from coinspace.exchanges.exchange import (
     RestBook,
     RestTrade,
     Subscription,
+    TradePage,
     Trial,
     finite,
     number,
@@ -90,6 +91,8 @@ CONNECT_LIMIT = Limit(20, 60.0)
 MESSAGE_LIMITS = (Limit(50, 1.0),)
 # documented: 1,200 requests a minute per address, of which CoinSpace uses 75 %
 REST_LIMITS = {"public": Limit(900, 60.0)}
+REST_HEADERS: Mapping[str, str] = {}
+MIRRORS = ""
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
@@ -191,7 +194,7 @@ def trades_request(symbol: str) -> Request:
     return Request("trades", path, "public", 1, (symbol,))
 
 
-def older_trades_request(before: RestTrade) -> Request | None:
+def older_trades_request(page: TradePage) -> Request | None:
     """Return None: the trades have no pages."""
     return None
 
