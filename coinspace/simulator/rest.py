@@ -191,7 +191,7 @@ class BithumbRest(KoreanRest):
         status, content = super().content(path, query)
         if path == bithumb.WALLETS:
             closed = self.coins_with("wallet")
-            for row in content if isinstance(content, list) and path == TICKERS else ():
+        for row in content if isinstance(content, list) and path == TICKERS else ():
             # seen at Bithumb: the ticker's times are KST wall time read as UTC, 9 h ahead
             row["timestamp"] += KST_S * 1000
             row["trade_timestamp"] += KST_S * 1000
