@@ -191,6 +191,14 @@ class BithumbRest(KoreanRest):
         status, content = super().content(path, query)
         if path == bithumb.WALLETS:
             closed = self.coins_with("wallet")
+            for row in content["data"]:
+                if row["currency"] in closed:
+                    row["deposit_status"] = row["withdrawal_status"] = 0
+        elif path == bithumb.WARNINGS:
+            content = [self._alert(market) for market in self.markets.values()]
+            content = [one for one in content if one is not None]
+        elif path == bithumb.NOTICES:
+            content = [self._notice(coin) for coin in sorted(self.coins_with("wallet"))]
         for row in content if isinstance(content, list) and path == TICKERS else ():
             # seen at Bithumb: the ticker's times are KST wall time read as UTC, 9 h ahead
             row["timestamp"] += KST_S * 1000
