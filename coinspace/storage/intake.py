@@ -8,6 +8,7 @@ that from the journal.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -63,12 +64,7 @@ class Intake:
     async def run(self) -> None:
         """Store batches until cancelled."""
         while True:
-            await _until(self._has_room)
-            if not self._waiting:
-                self._waiting.extend(await self._reader.pull())
-            while self._waiting:
-                await self._store(self._waiting[0])
-                self._waiting.popleft()
+            await self._take()
 
     async def confirm(self) -> None:
         """Acknowledge stored batches, and keep the others, until cancelled."""
@@ -81,10 +77,28 @@ class Intake:
                 stored = [batch for _, batch in self._unconfirmed]
                 await self._reader.keep([*stored, *self._waiting])
 
+    async def drain(self, limit_s: float) -> None:
+        """Store what waits in the stream, for a limited time. `run` has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while await self._take():
+                    pass
+
     async def close(self) -> None:
         """Acknowledge what is stored; the rest goes to another worker, or to the next process."""
         await self._confirm()
         self._reader.close()
+
+    async def _take(self) -> bool:
+        """Store some batches. Returns: whether there were any."""
+        await _until(self._has_room)
+        if not self._waiting:
+            self._waiting.extend(await self._reader.pull())
+        found = bool(self._waiting)
+        while self._waiting:
+            await self._store(self._waiting[0])
+            self._waiting.popleft()
+        return found
 
     def _has_room(self) -> bool:
         return len(self._unconfirmed) < AHEAD and self._bytes < AHEAD_BYTES

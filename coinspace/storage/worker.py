@@ -55,6 +55,8 @@ UNHEARD_S = 60.0
 PAUSE_S = 0.02
 CLOSE_S = 15.0
 DRAIN_S = 30.0
+# at the end a worker stores what the publishers have sent last
+STREAM_S = 3.0
 OLD_REQUESTS = 2
 SLACK_NS = HOUR_NS
 LAG_PROBE_S = 0.02
@@ -164,6 +166,8 @@ class Worker:
             subscriber.drain()
             subscriber.close()
         await self._tasks.cancel()
+        if self._intake is not None:
+            await self._intake.drain(STREAM_S)
         self.catchup.close()
         self.stage.settle()
         if not await self.sender.close(CLOSE_S):

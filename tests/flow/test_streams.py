@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from coinspace._ext.message import ORDERBOOK
 from coinspace.bus import transport
 from coinspace.bus.nats import probe
 from coinspace.bus.nats.server import Cluster
-from coinspace.bus.publisher import Publisher, open_publisher
+from coinspace.bus.publisher import open_publisher
 from coinspace.bus.streams import Lost, Reader, packed
 from coinspace.bus.transport import read_stream
 from coinspace.observe import doctor
 from tests.flow.bus_stage import BOOK, PROCESS, next_epoch
 from tests.flow.streaming import deleted, on_servers, state_of, streamed
+from tests.flow.test_nats import send
 from tests.waiting import until
 
 STREAM = "orderbook"
@@ -34,27 +33,6 @@ def server(tmp_path: Path) -> Iterator[Cluster]:
     server = Cluster(tmp_path / "nats", more={"max_payload": 64 << 10})
     yield server
     server.close()
-
-
-@pytest.fixture
-def closing() -> Iterator[Callable[[Any], Any]]:
-    """Returns a function that has something closed at the end of the test."""
-    kept: list[Any] = []
-
-    def keep(one: Any) -> Any:
-        kept.append(one)
-        return one
-
-    yield keep
-    for one in reversed(kept):
-        one.close()
-
-
-def send(publisher: Publisher, n: int, levels: int = 30) -> None:
-    handle = publisher.topic(BOOK)
-    for _ in range(n):
-        book = np.full(4 * levels, handle.sequence + 1.0)
-        publisher.publish(handle, ORDERBOOK, book, n_bids=levels, n_asks=levels)
 
 
 class Taken:
