@@ -9,7 +9,7 @@ import pytest
 
 from coinspace.clock import SECOND_NS
 from coinspace.exchanges import exchange, korean
-from coinspace.exchanges.exchange import RestTrade, TradePage, block_s
+from coinspace.exchanges.exchange import Request, RestTrade, TradePage, block_s
 from coinspace.simulator.markets.engine import START_NS, Engine
 from coinspace.simulator.rest import BLOCK_S, Rest, rest_of
 
