@@ -12,6 +12,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -40,11 +41,14 @@ from coinspace.exchanges.exchange import (
     RestBook,
     RestTrade,
     Subscription,
+    TradePage,
     Trial,
     chunks,
+    epoch_ns,
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
@@ -110,6 +114,10 @@ CONNECT_LIMIT = Limit(300, 300.0)
 MESSAGE_LIMITS = (Limit(1, 0.3),)
 # "Limits" (REST API): weight 6,000 a minute, of which CoinSpace uses 80 %
 REST_LIMITS = {"weight": Limit(4800, 60.0)}
+# "Timing" (REST API): times in µs instead of ms, as in the streams
+REST_HEADERS = {"X-MBX-TIME-UNIT": "MICROSECOND"}
+# "General API Information": both serve market data only
+MIRRORS = "rest = https://data-api.binance.vision, websocket = wss://data-stream.binance.vision"
 # of the 6,000 of all programs; the rest is room for requests of others that are under way
 ADDRESS_LIMITS = {"weight": AddressLimit("X-MBX-USED-WEIGHT-1M", 5400)}
 
@@ -247,12 +255,13 @@ def trades_request(symbol: str) -> Request:
     return Request("trades", path, "weight", 25, (symbol,))
 
 
-def older_trades_request(before: RestTrade) -> Request | None:
-    """Request the trades before a trade, None when there are none."""
+def older_trades_request(page: TradePage) -> Request | None:
+    """Request the trades before the oldest trade, None when there are none."""
+    before = page.oldest
+    if before is None or not page.fresh or not before.trade_id:
+        return None
     first = max(0, before.trade_id - TRADES)
     count = before.trade_id - first
-    if not count:
-        return None
     path = f"/api/v3/historicalTrades?symbol={before.symbol}&limit={count}&fromId={first}"
     return Request("trades", path, "weight", 25, (before.symbol,))
 
@@ -278,7 +287,7 @@ def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[Rest
         RestTrade(
             request.symbols[0],
             int(entry["id"]),
-            int(entry["time"]) * 1_000_000,
+            epoch_ns(int(entry["time"])),
             float(entry["price"]),
             float(entry["qty"]),
             bool(entry["isBuyerMaker"]),
@@ -346,8 +355,8 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame, flat or wrapped."""
     error = detail.get("error", detail)
     if not isinstance(error, dict):
-        error = {"msg": str(error)}
-    text = plain(f"{error.get('code')}: {error.get('msg')}")
+        error = {"msg": error}
+    text = plain(f"{said(error.get('code'))}: {said(error.get('msg'))}")
     return Refusal(text, fatal="too many" not in text.lower())
 
 
@@ -362,7 +371,7 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     text = f"HTTP {status}"
     try:
         body = orjson.loads(payload)
-        text += f" {body['code']}: {body['msg']}"
+        text += f" {said(body['code'])}: {said(body['msg'])}"
     except (orjson.JSONDecodeError, KeyError, TypeError):
         text += f" {payload[:80].decode(errors='replace')}"
     text = plain(text)
@@ -551,6 +560,8 @@ def answer(
         found = recording.book(symbol, limit)
         if found is not None:
             return 200, found
+    elif path == "/api/v3/aggTrades" and symbol in symbols:
+        return 200, aggregates(rest_trades(recording.trades(symbol)), query)
     elif path in ("/api/v3/trades", "/api/v3/historicalTrades") and symbol in symbols:
         rows = rest_trades(recording.trades(symbol))
         limit = number(query.get("limit"), 500, TRADES)
@@ -616,6 +627,43 @@ def rest_trade(payload: bytes) -> dict[str, Any]:
         "isBuyerMaker": trade["m"],
         "isBestMatch": True,
     }
+
+
+def aggregates(rows: Iterable[dict[str, Any]], query: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return REST trades as aggregates, from an id or a time on.
+
+    An aggregate has the trades of one time, price and side. Its id is that of its first trade here;
+    the exchange counts aggregates by one.
+    """
+    found: list[dict[str, Any]] = []
+    last: Any = None
+    for row in rows:
+        kind = (row["time"], row["price"], row["isBuyerMaker"])
+        if found and kind == last and found[-1]["l"] == row["id"] - 1:
+            found[-1]["l"] = row["id"]
+            found[-1]["q"] = f"{Decimal(found[-1]['q']) + Decimal(row['qty']):.8f}"
+            continue
+        last = kind
+        found.append(
+            {
+                "a": row["id"],
+                "p": row["price"],
+                "q": row["qty"],
+                "f": row["id"],
+                "l": row["id"],
+                "T": row["time"],
+                "m": row["isBuyerMaker"],
+                "M": True,
+            }
+        )
+    limit = number(query.get("limit"), 500, TRADES)
+    if "fromId" in query:
+        first = number(query["fromId"], 0, MOST_ID)
+        return [row for row in found if row["a"] >= first][:limit]
+    if "startTime" not in query:
+        return found[-limit:]
+    begin_ns = epoch_ns(number(query["startTime"], 0, MOST_ID))
+    return [row for row in found if epoch_ns(row["T"]) >= begin_ns][:limit]
 
 
 # `probe`

@@ -28,6 +28,7 @@ from coinspace.exchanges.exchange import (
     Request,
     RestTrade,
     Subscription,
+    TradePage,
 )
 from coinspace.exchanges.facts import (
     LEVELS,
@@ -89,6 +90,8 @@ MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
 # documented: 150 requests a second per address and category, beyond it a block of a minute;
 # CoinSpace uses a third of it
 REST_LIMITS = {group: Limit(50, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
+REST_HEADERS: Mapping[str, str] = {}
+MIRRORS = ""
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
@@ -98,7 +101,9 @@ KST_OFFSET_NS = 9 * 3600 * 1_000_000_000
 FUTURE_NS = 3600 * 1_000_000_000
 # the limit of another kind of call, used here for calls for books
 MARKETS_PER_CALL = 200
-TRADES = 200
+# documented: `to` and days are in KST
+DAYS_KEY = "daysAgo"
+RULES = korean.Rules({"market_warning": "NONE"}, DAYS_KEY, KST_OFFSET_NS, own_ids=True)
 
 
 def parser(capacity: int, markets: Iterable[str] = ()) -> Any:
@@ -145,12 +150,11 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def trades_request(symbol: str) -> Request:
-    return korean.trades_request(symbol, TRADES)
+    return korean.trades_request(symbol, DAYS_KEY)
 
 
-def older_trades_request(before: RestTrade) -> Request | None:
-    """Return None: pages are documented (`cursor`), but their ids and times are not verified."""
-    return None
+def older_trades_request(page: TradePage) -> Request | None:
+    return korean.older_trades_request(page, DAYS_KEY, KST_OFFSET_NS)
 
 
 def markets_request() -> Request:
@@ -164,16 +168,21 @@ def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[Rest
     """Read the answer of a trades request, oldest first, with corrected times.
 
     `timestamp` is documented as Unix ms. Seen in REST tickers: it is KST written as UTC, 9 hours
-    ahead. Trades are treated alike where they would lie in the future.
+    ahead. The trades of a page are treated alike where one would lie in the future, or would be
+    newer than the page before.
 
     Args: wall_ns: time of the answer; 0 = times are not corrected.
     """
-    return [
-        replace(trade, exchange_ns=trade.exchange_ns - KST_OFFSET_NS)
-        if wall_ns + FUTURE_NS < trade.exchange_ns < wall_ns + FUTURE_NS + KST_OFFSET_NS
-        else trade
-        for trade in korean.read_trades(request, payload)
-    ]
+    trades = korean.read_trades(request, payload)
+    bound_ns = wall_ns
+    if isinstance(request.place, korean.Place) and request.place.until_ns:
+        bound_ns = min(wall_ns, request.place.until_ns)
+    if not any(
+        bound_ns + FUTURE_NS < trade.exchange_ns < bound_ns + FUTURE_NS + KST_OFFSET_NS
+        for trade in trades
+    ):
+        return trades
+    return [replace(trade, exchange_ns=trade.exchange_ns - KST_OFFSET_NS) for trade in trades]
 
 
 read_markets = korean.read_markets
@@ -288,7 +297,7 @@ def answer(
         return 200, {"status": "0000", "data": wallet_list(recording.symbols)}
     if path in (WARNINGS, NOTICES):
         return 200, []
-    return 200, korean.answer(recording, path, query, {"market_warning": "NONE"})[1]
+    return 200, korean.answer(recording, path, query, wall_ns, RULES)[1]
 
 
 def wallet_list(symbols: Iterable[str]) -> list[dict[str, Any]]:

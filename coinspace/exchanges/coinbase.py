@@ -33,10 +33,12 @@ from coinspace.exchanges.exchange import (
     RestBook,
     RestTrade,
     Subscription,
+    TradePage,
     Trial,
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
@@ -86,6 +88,8 @@ CONNECT_LIMIT = Limit(8, 1.0)
 MESSAGE_LIMITS = (Limit(50, 1.0),)
 # known from other clients: 10 requests a second per address
 REST_LIMITS = {"public": Limit(8, 1.0)}
+REST_HEADERS: Mapping[str, str] = {}
+MIRRORS = ""
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
@@ -154,9 +158,10 @@ def trades_request(symbol: str) -> Request:
     return Request("trades", path, "public", 1, (symbol,))
 
 
-def older_trades_request(before: RestTrade) -> Request | None:
-    """Request the trades before a trade: pages are named by an id."""
-    if before.trade_id <= 1:
+def older_trades_request(page: TradePage) -> Request | None:
+    """Request the trades before the oldest trade: pages are named by an id."""
+    before = page.oldest
+    if before is None or not page.fresh or before.trade_id <= 1:
         return None
     path = f"/products/{before.symbol}/trades?limit={TRADES}&after={before.trade_id}"
     return Request("trades", path, "public", 1, (before.symbol,))
@@ -275,7 +280,7 @@ def _online(status: Any) -> bool | None:
 
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame; a frame asks for one market, so only that one fails."""
-    text = plain(f"{detail.get('message')}: {detail.get('reason')}")
+    text = plain(f"{said(detail.get('message'))}: {said(detail.get('reason'))}")
     one = "not a valid product" in text
     return Refusal(text, fatal=not one, whole=not one)
 
@@ -285,7 +290,7 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     if status == 200 and payload[:1] in (b"{", b"["):
         return None
     try:
-        text = f"HTTP {status} {orjson.loads(payload)['message']}"
+        text = f"HTTP {status} {said(orjson.loads(payload)['message'])}"
     except (orjson.JSONDecodeError, LookupError, TypeError):
         text = f"HTTP {status} {payload[:80].decode(errors='replace')}"
     passing = status in (200, 403, 418, 429) or status >= 500

@@ -31,10 +31,12 @@ from coinspace.exchanges.exchange import (
     RestBook,
     RestTrade,
     Subscription,
+    TradePage,
     Trial,
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
@@ -89,6 +91,8 @@ CONNECT_LIMIT = Limit(20, 60.0)
 MESSAGE_LIMITS = (Limit(50, 1.0),)
 # documented: 1,200 requests a minute per address, of which CoinSpace uses 75 %
 REST_LIMITS = {"public": Limit(900, 60.0)}
+REST_HEADERS: Mapping[str, str] = {}
+MIRRORS = ""
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
@@ -190,7 +194,7 @@ def trades_request(symbol: str) -> Request:
     return Request("trades", path, "public", 1, (symbol,))
 
 
-def older_trades_request(before: RestTrade) -> Request | None:
+def older_trades_request(page: TradePage) -> Request | None:
     """Return None: the trades have no pages."""
     return None
 
@@ -298,7 +302,7 @@ def _trading(row: Any) -> tuple[Trading, str]:
 
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame, after which the connection goes on."""
-    text = plain(f"{detail.get('error_code')}: {detail.get('message')}")
+    text = plain(f"{said(detail.get('error_code'))}: {said(detail.get('message'))}")
     return Refusal(text, fatal=False, whole=False)
 
 
@@ -309,13 +313,13 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     """
     try:
         body = orjson.loads(payload)
-        result, code = body.get("result"), str(body.get("error_code"))
+        result, code = body.get("result"), said(body.get("error_code"))
     except (orjson.JSONDecodeError, AttributeError):
         shown = payload[:80].decode(errors="replace")
         return Refusal(plain(f"HTTP {status}, expected JSON, was {shown}"), fatal=False)
     if status == 200 and result == "success":
         return None
-    text = plain(f"HTTP {status} {code}: {body.get('error_msg')}")
+    text = plain(f"HTTP {status} {code}: {said(body.get('error_msg'))}")
     passing = status in (403, 418, 429) or status >= 500 or code in PASSING
     return Refusal(text, fatal=not passing)
 

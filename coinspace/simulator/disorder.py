@@ -314,7 +314,8 @@ class Disorder:
         status = int(fault.values["status"])
         if not status:
             await _until_gone(request)
-        return web.Response(status=status or 503, headers={"Retry-After": "1"})
+        refusal = orjson.dumps(rest_of(exchange).refusal(status or 503))
+        return web.Response(status=status or 503, body=refusal, headers={"Retry-After": "1"})
 
     async def request(self, exchange: str, path: str, query: dict[str, str]) -> Answer | None:
         """Answer a REST request by a fault; None = go on."""

@@ -507,7 +507,13 @@ class Playback(Source):
         return ranked[-1] if ranked else None
 
     async def rest(
-        self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
+        self,
+        exchange: str,
+        path: str,
+        query: dict[str, str],
+        *,
+        stale: bool = False,
+        micro: bool = False,
     ) -> Answer:
         module = exchange_named(exchange)
         request = module.request_of(f"{path}?{urlencode(query)}") if module.UPDATES else None

@@ -118,12 +118,19 @@ class Simulation(Source):
         session.changed = changed
 
     async def rest(
-        self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
+        self,
+        exchange: str,
+        path: str,
+        query: dict[str, str],
+        *,
+        stale: bool = False,
+        micro: bool = False,
     ) -> Answer:
         kept = self._kept.get(query.get("symbol", ""))
         if stale and kept is not None:
             return answer(trimmed(kept, number(query.get("limit"), 100, 5000)))
-        return self.rests[exchange].get(path, query, asyncio.get_running_loop().time())
+        now_s = asyncio.get_running_loop().time()
+        return self.rests[exchange].get(path, query, now_s, micro=micro)
 
     def keep_snapshots(self, symbol: str) -> None:
         for markets in self.engine.markets.values():

@@ -388,10 +388,16 @@ STORED = {
 RATE_WORKER = "ticker-storage-worker"
 
 
+def kind_of(worker: str) -> str:
+    """Return the name of a storage worker without its number."""
+    return next(kind for kind in STORED if worker.startswith(kind))
+
+
 def kinds_of(worker: str) -> tuple[str, ...]:
     """Return the kinds of messages that a storage worker stores."""
-    kinds = STORED[worker][1]
-    return (*kinds, RATE.name) if worker == RATE_WORKER else kinds
+    kind = kind_of(worker)
+    kinds = STORED[kind][1]
+    return (*kinds, RATE.name) if kind == RATE_WORKER else kinds
 
 
 def collectors_of(
@@ -401,9 +407,10 @@ def collectors_of(
 
     Args: rates: whether there is a collector of rates.
     """
-    collector, kinds = STORED[worker]
+    kind = kind_of(worker)
+    collector, kinds = STORED[kind]
     found = {f"{collector}-{name}": kinds for name in exchanges}
-    if worker == RATE_WORKER and rates:
+    if kind == RATE_WORKER and rates:
         found[RATE_COLLECTOR] = (RATE.name,)
     return found
 

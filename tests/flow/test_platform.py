@@ -39,12 +39,22 @@ def complete(data: Path, table: str) -> bool:
     return set(query(data, f"select distinct exchange, market from {table}")) == MARKETS
 
 
-@pytest.fixture(params=["zmq", pytest.param("nats", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=["zmq", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nats", "streams"))]
+)
 def transport(request: pytest.FixtureRequest) -> dict[str, str]:
     """The environment that selects a transport: nothing else differs for a user."""
     if request.param == "zmq":
         return {}
-    return {"COINSPACE_BUS__URL": request.getfixturevalue("nats_url")}
+    found = {"COINSPACE_BUS__URL": request.getfixturevalue("nats_url")}
+    if request.param == "streams":
+        found |= {
+            "COINSPACE_BUS__PLATFORM": "streams",
+            "COINSPACE_STREAMS__ENABLED": "true",
+            "COINSPACE_STREAMS__MAX_BYTES": str(64 << 20),
+            "COINSPACE_STORAGE__WORKERS": "2",
+        }
+    return found
 
 
 @pytest.mark.timeout(600)
@@ -56,7 +66,7 @@ def test_platform_runs_end_to_end_and_stops_cleanly(
             lambda: values(running).keys() == ASSETS, "an index value of every asset", limit_s=150
         )
         status = wait_for(lambda: healthy(running), "a healthy status", limit_s=120)
-        assert len(status["processes"]) == 12
+        assert len(status["processes"]) == 12 + 2 * ("COINSPACE_STORAGE__WORKERS" in transport)
         check_both_bases(running)
         check_facts(running)
         first = values(running)

@@ -143,6 +143,7 @@ class Live:
         quotations: source -> its last quotation of USD/KRW.
         heartbeats: process -> when the newest one arrived, by the monotonic clock.
         heard: topic -> when the newest message arrived, by the monotonic clock.
+        on_asset: called with each asset whose index begins while this process runs.
         refused: ignored messages of markets and indices that are not configured.
         gaps: losses on the bus that this process noticed itself, newest last.
         latencies: process -> ns from receipt (for aggregator and calculator: from the tick) to
@@ -171,6 +172,7 @@ class Live:
         self.refused = 0
         self.heard: dict[bytes, int] = {}
         self.listeners: list[Listener] = []
+        self.on_asset: Callable[[str], None] = lambda asset: None
         self._keys: dict[bytes, tuple[str, str]] = {}
         self._stages: dict[bytes, deque[int]] = {}
         self._apply: dict[int, Listener] = {
@@ -217,7 +219,10 @@ class Live:
         if settings is None or message.kind == HEARTBEAT:
             return True
         if message.kind in (AGGREGATE, INDEX):
-            return _asset(message) in settings.index.assets
+            asset = _asset(message)
+            if settings.index.admit(asset):
+                self.on_asset(asset)
+            return asset in settings.index.assets
         if message.kind == RATE:
             return message.exchange in settings.rates.sources
         return self._collected(message.exchange, message.market)

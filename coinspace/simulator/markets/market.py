@@ -92,6 +92,8 @@ class SimulatedMarket:
 
     # variant of the frames that REST answers are made of
     plain: Any = None
+    # the same with times in µs
+    plain_micro: Any = None
     price_decimals = 0
     size_decimals = 8
     tick = 1
