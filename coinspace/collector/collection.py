@@ -488,6 +488,8 @@ class Collection:
             self.stage.add(symbol, market, now_ns, "listed")
             if self.stream == "orderbook":
                 equip(self.stage.entry(symbol), self.settings)
+        if self.facts is not None:
+            self.facts.add(entries)
         for status in self.stage.of(tuple(one for one in again if one in self._added)):
             self.stage.want_reconnect(status, f"{status.market} is listed again")
         if symbols := [*markets, *(one for one in again if one not in self._added)]:
@@ -514,6 +516,8 @@ class Collection:
             self._missing_ns.pop(symbol, None)
             if self.stage.collects(symbol):
                 self.stage.remove(symbol, now_ns, reason)
+        if self.facts is not None:
+            self.facts.remove(symbols)
         self._added = [one for one in self._added if one not in symbols]
         for connection in list(self.connections):
             self._leave_out(connection, symbols)

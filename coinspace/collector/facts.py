@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,6 @@ class _Source:
 @dataclass(slots=True)
 class _Market:
     symbol: str
-    market: str
     base: str
     topic: Any
     facts: Facts | None = None
@@ -97,23 +96,30 @@ class FactStage:
         self._sink = sink
         self._wall = wall
         self._sources = {one.request.path: _Source(one) for one in exchange.FACTS}
-        self._markets = [
-            _Market(
-                symbol,
-                market,
-                Market.parse(market).base,
-                sink.topic(f"fact.{exchange.NAME}.{market}.".encode()),
-            )
-            for symbol, market in entries
-        ]
+        self._markets: list[_Market] = []
         self._suspended: frozenset[str] = frozenset()
         self._delistings: Mapping[str, int] = {}
         self._changed = False
+        self.add(entries)
         self._begun_ns = 0
         self._repeat_ns = self._next = 0
         self._draw = random.Random(exchange.NAME).random
         self._gate = LogGate()
         self._log = structlog.get_logger(f"facts-{exchange.NAME}")
+
+    def add(self, entries: Iterable[tuple[str, str]]) -> None:
+        """Follow further markets, as (symbol, market) pairs."""
+        known = {one.symbol for one in self._markets}
+        for symbol, market in entries:
+            if symbol not in known:
+                topic = self._sink.topic(f"fact.{self.exchange.NAME}.{market}.".encode())
+                base = Market.parse(market).base
+                self._markets.append(_Market(symbol, base, topic))
+                self._changed = True
+
+    def remove(self, symbols: Collection[str]) -> None:
+        """Stop following markets."""
+        self._markets = [one for one in self._markets if one.symbol not in symbols]
 
     # requests
 

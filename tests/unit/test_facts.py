@@ -327,6 +327,19 @@ def test_a_change_is_published_once_and_everything_again_at_an_interval() -> Non
     assert len([one for one in found.sink.messages if not one.flags & REPEAT]) == 4
 
 
+def test_markets_that_are_listed_later_have_facts_and_delisted_ones_none() -> None:
+    found = Followed("upbit", "BTC")
+    found.answer(0, UPBIT_LIST)
+    found.wait()
+    found.stage.add([("KRW-BTC", "BTC/KRW"), ("KRW-ETH", "ETH/KRW")])
+    assert found.facts("ETH").warning == "warning"
+    assert len([one for one in found.sink.messages if not one.flags & REPEAT]) == 2
+    found.stage.remove(["KRW-BTC", "KRW-NONE"])
+    found.sink.clear()
+    found.wait(60)
+    assert {one.market for one in found.sink.messages} == {"ETH/KRW"}
+
+
 def test_repeats_of_many_markets_are_bounded() -> None:
     found = Followed("upbit", *(f"C{n}" for n in range(700)))
     found.answer(0, UPBIT_LIST)
