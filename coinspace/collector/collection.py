@@ -416,10 +416,14 @@ class Collection:
 
     def _follow(self, events: list[ListingChange], now_ns: int) -> None:
         """Take the changes of the exchange's list."""
-        # a market that two lists in a row lack is delisted: one list may be incomplete
-        for symbol in list(self._missing_ns):
+        # a market that two lists in a row lack is delisted, unless it still brings data: the lists
+        # may be incomplete
+        for symbol, since_ns in list(self._missing_ns.items()):
             if symbol not in self.market_list.listings:
-                self._remove([symbol], now_ns, "delisted")
+                if self.stage.entry(symbol).heard_ns > since_ns:
+                    self._missing_ns[symbol] = now_ns
+                else:
+                    self._remove([symbol], now_ns, "delisted")
         # changes of collected markets come first
         events.sort(key=lambda event: not self.stage.collects(event.listing.symbol))
         if len(events) > EVENTS_LIMIT:
