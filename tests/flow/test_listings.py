@@ -1,6 +1,7 @@
 """Markets that an exchange lists and delists while its collectors run."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -87,7 +88,7 @@ async def test_a_pattern_means_what_is_listed_now(
 
         for market in (early, late):
             server.disorder.remove(unlisted[market].id)
-            await running.until(lambda market=market: is_synced(running, market), f"{market}")
+            await running.until(partial(is_synced, running, market), f"{market}")
             await goes_on(running, market)
             assert running.reported(market)[0]["change"] == "listed"
         await goes_on(running, early)
@@ -109,7 +110,7 @@ async def test_a_pattern_means_what_is_listed_now(
         await running.until(lambda: running.count("connects") >= before + 2, "new connections")
         assert not any(symbol in one.subscription.symbols for one in running.worker.connections)
         for market in (old, late):
-            await running.until(lambda market=market: is_synced(running, market), f"{market}")
+            await running.until(partial(is_synced, running, market), f"{market}")
             await goes_on(running, market)
         assert running.states[early] == "halted"
         assert running.count("error_frames") == running.count("failures") == 0
