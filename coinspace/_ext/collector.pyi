@@ -5,6 +5,8 @@ from coinspace._ext.sink import Sink
 
 PAST_NS: Final[int]
 FUTURE_NS: Final[int]
+MOST_MESSAGES: Final[int]
+MOST_CONTROLS: Final[int]
 
 class MarketEntry:
     primary: int

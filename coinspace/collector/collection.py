@@ -21,6 +21,7 @@ from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.collector.beside import BesideTickers
 from coinspace.collector.connection import Connection
 from coinspace.collector.demand import budget
+from coinspace.collector.facts import FactStage
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window, shared
@@ -144,6 +145,8 @@ class Collection:
         self.beside: list[BesideTickers] = []
         self.pairs: list[Pair] = []
         self.stage: Any = None
+        # beside the tickers; None in a collector of books
+        self.facts: FactStage | None = None
         self.log = structlog.get_logger(f"{stream}-{exchange}")
         self._open_recorder = recorders
         self._assets = assets
@@ -196,6 +199,8 @@ class Collection:
             self._assets,
             self._named,
         )
+        if self.stream == "ticker":
+            self.facts = FactStage(self.exchange, entries, self.sink, now_ns)
         self.stage.marker = self._mark
         self.stage.wall = now_ns
         self.stage.wanted = self._fetch_soon
@@ -316,6 +321,10 @@ class Collection:
         if now >= self._list_due_ns:
             self._list_due_ns = now + self._list_interval_ns()
             self.fetcher.submit(self.exchange.markets_request())
+        if self.facts is not None:
+            for request in self.facts.take_requests(now):
+                self.fetcher.submit(request)
+            self.facts.on_timer(now, self.stage.suspended_symbols, self.stage.delistings)
         self._fetch()
         for number, frames in self.stage.take_frames().items():
             for connection in self.connections:
@@ -384,7 +393,9 @@ class Collection:
         self, request: Request, payload: bytes, received_ns: int
     ) -> Awaitable[None] | None:
         if request.purpose == "markets":
-            return self._on_list(payload)
+            return self._on_list(request, payload)
+        if request.purpose == "facts":
+            return self._on_facts(request, payload)
         if request.purpose == "compare" and len(payload) > LARGE_ANSWER:
             return self._on_books(request, payload)
         self.stage.on_answer(request, payload, received_ns)
@@ -400,7 +411,19 @@ class Collection:
         else:
             self.stage.on_books(request, books, monotonic_ns())
 
-    async def _on_list(self, payload: bytes) -> None:
+    async def _on_facts(self, request: Request, payload: bytes) -> None:
+        # the list of markets is read by collectors of books too
+        if self.facts is None or not self.facts.wants(request):
+            return
+        try:
+            said = await asyncio.to_thread(self.exchange.read_facts, request, payload)
+        except UNREADABLE as error:
+            self.facts.on_unreadable(request, error, monotonic_ns())
+        else:
+            self.facts.on_said(request, said, monotonic_ns())
+
+    async def _on_list(self, request: Request, payload: bytes) -> None:
+        await self._on_facts(request, payload)
         try:
             # a list of thousands of markets is read in a thread, so that frames do not wait
             listings = await asyncio.to_thread(self.exchange.read_markets, payload)
@@ -513,7 +536,9 @@ class Collection:
         self._later = [one for one in self._later if connection not in one]
 
     def _on_refused(self, request: Request, refusal: Refusal, received_ns: int) -> None:
-        if request.purpose != "markets":
+        if self.facts is not None and self.facts.wants(request):
+            self.facts.on_refused(request, refusal, received_ns)
+        if request.purpose not in ("markets", "facts"):
             self.stage.on_refused(request, refusal, received_ns)
             self._fetch_soon()
 
@@ -530,6 +555,8 @@ class Collection:
         found["unsynced_age_s"] = (
             max((now - since for since in self._unsynced_ns.values()), default=0) // SECOND_NS
         )
+        if self.facts is not None:
+            found.update(self.facts.counters())
         if self.pairs:
             found["links_missing"] = sum(pair.missing for pair in self.pairs)
         if self.grouped is not None:

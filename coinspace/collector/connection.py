@@ -42,7 +42,7 @@ from coinspace.collector.limits import (
 )
 from coinspace.collector.stage import Stage
 from coinspace.config import TuningSettings
-from coinspace.exchanges.exchange import Exchange, Refusal, Subscription, plain
+from coinspace.exchanges.exchange import Exchange, Refusal, Subscription, country_refusal, plain
 from coinspace.recording.recorder import Recorder
 from coinspace.text import MASK, shown_address
 from coinspace.tuning import tune_socket
@@ -461,7 +461,7 @@ class Connection:
         if isinstance(error, WSHandshakeError) and error.response is not None:
             status = int(error.response.status)
             if status != SWITCHING_PROTOCOLS:
-                return self._refused(status, error.response.headers)
+                return self._refused(status, error.response.headers, error.raw_body or b"")
         if isinstance(error, ssl.SSLCertVerificationError):
             return DialError("tls", f"certificate not trusted: {error.verify_message}")
         if isinstance(error, ssl.SSLError):
@@ -476,7 +476,10 @@ class Connection:
             text = text.replace(secret, MASK)
         return DialError("handshake", f"expected a WebSocket handshake, was {plain(text)}")
 
-    def _refused(self, status: int, headers: Any) -> DialError:
+    def _refused(self, status: int, headers: Any, body: bytes) -> DialError:
+        country = country_refusal(status, body, self.exchange.MIRRORS)
+        if country is not None:
+            return DialError("http", country.text)
         if status in KEY_REFUSED and self.subscription.fallback is not None:
             return DialError("key", f"API key refused: HTTP {status}")
         retry_after = retry_after_s(headers.get("Retry-After"))

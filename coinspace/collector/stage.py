@@ -63,6 +63,8 @@ def may_change(before: State, after: State) -> bool:
 
 
 HEAD_BYTES = 120
+# of a control message: an acknowledgement that names all markets of an exchange has some 10 kB
+CONTROL_BYTES = 256 << 10
 # kinds of control frames, as `ext/parse/parser.pxd` numbers them
 ACK, ERROR, SHUTDOWN, HEARTBEAT = 2, 3, 4, 6
 # longest wait for a first frame: the exchanges report no error for an unknown symbol
@@ -437,7 +439,10 @@ class Stage:
             )
 
     def on_control(self, frame: bytes, received_ns: int, connection: int) -> None:
-        """Read a frame without market data."""
+        """Read a message without market data."""
+        if len(frame) > CONTROL_BYTES:
+            self.on_malformed(frame, received_ns, connection)
+            return
         try:
             detail = orjson.loads(frame)
         except orjson.JSONDecodeError:

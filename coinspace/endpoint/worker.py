@@ -30,7 +30,7 @@ from coinspace.storage.read.pool import Database, readonly_address
 from coinspace.tasks import OnFailure, Tasks, log_failure
 
 NAME = "index-endpoint"
-TOPICS = [b"index.", b"aggregate.", b"state.", b"heartbeat.", b"rate."]
+TOPICS = [b"index.", b"aggregate.", b"state.", b"heartbeat.", b"rate.", b"fact."]
 # kinds of messages with a topic per market
 MARKET_KINDS = ("orderbook", "ticker", "trade")
 # on a busy bus, waiting messages are read together
