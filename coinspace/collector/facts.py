@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,23 +98,34 @@ class FactStage:
         self._sink = sink
         self._wall = wall
         self._sources = {one.request.path: _Source(one) for one in exchange.FACTS}
-        self._markets = [
-            _Market(
-                symbol,
-                market,
-                Market.parse(market).base,
-                sink.topic(f"fact.{exchange.NAME}.{market}.".encode()),
-            )
-            for symbol, market in entries
-        ]
+        self._markets: list[_Market] = []
         self._suspended: frozenset[str] = frozenset()
         self._delistings: Mapping[str, int] = {}
+        self.add(entries)
+        # nothing is said yet
         self._changed = False
         self._begun_ns = 0
         self._repeat_ns = self._next = 0
         self._draw = random.Random(exchange.NAME).random
         self._gate = LogGate()
         self._log = structlog.get_logger(f"facts-{exchange.NAME}")
+
+    def add(self, entries: Iterable[tuple[str, str]]) -> None:
+        """Follow the facts of further (symbol, market) pairs."""
+        self._markets += [
+            _Market(
+                symbol,
+                market,
+                Market.parse(market).base,
+                self._sink.topic(f"fact.{self.exchange.NAME}.{market}.".encode()),
+            )
+            for symbol, market in entries
+        ]
+        self._changed = True
+
+    def remove(self, symbols: Collection[str]) -> None:
+        """Follow the facts of these markets no more."""
+        self._markets = [one for one in self._markets if one.symbol not in symbols]
 
     @property
     def failing(self) -> dict[str, str]:

@@ -327,6 +327,21 @@ def test_a_change_is_published_once_and_everything_again_at_an_interval() -> Non
     assert len([one for one in found.sink.messages if not one.flags & REPEAT]) == 4
 
 
+def test_facts_follow_listings_and_delistings() -> None:
+    found = Followed("upbit", "BTC")
+    found.answer(0, UPBIT_LIST)
+    found.wait()
+    assert {one.market for one in found.sink.messages} == {"BTC/KRW"}
+    found.stage.add([("KRW-ETH", "ETH/KRW")])
+    assert found.facts("ETH").trading == "open"
+    found.stage.remove(["KRW-ETH"])
+    before = len(found.sink.messages)
+    for _ in range(40):
+        found.answer(0, UPBIT_LIST)
+        found.wait()
+    assert {one.market for one in found.sink.messages[before:]} == {"BTC/KRW"}
+
+
 def test_repeats_of_many_markets_are_bounded() -> None:
     found = Followed("upbit", *(f"C{n}" for n in range(700)))
     found.answer(0, UPBIT_LIST)
