@@ -309,7 +309,10 @@ def test_an_outage_ends_when_its_market_is_not_collected_any_more() -> None:
     made = stage(rows)
     sink = ListSink(7)
     topics = {one: sink.topic(f"state.upbit.{one}.".encode()) for one in ("BTC/KRW", "OLD/KRW")}
-    facts = [("BTC/KRW", "stale", {}), ("OLD/KRW", "halted", {})]
+    facts: list[tuple[str, str, dict[str, Any]]] = [
+        ("BTC/KRW", "stale", {}),
+        ("OLD/KRW", "halted", {}),
+    ]
     facts.append(("OLD/KRW", "halted", {"change": "delisted", "collected": False}))
     for n, (market, state, more) in enumerate(facts):
         payload = orjson.dumps({"state": state, **more})
