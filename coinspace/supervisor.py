@@ -222,15 +222,15 @@ class Supervisor:
             others = [one for one in changed if one not in (*alerts, *live)]
             if live and others:
                 raise ConfigError(f"nothing was applied: {refusal(others, whole)}")
+            if live:
+                await self._reload_markets(new, live)
+            for one in live:
+                yield one
             if alerts:
                 async with self._replacing:
                     await self._reload_alerts(new)
                 self.settings.alerts = new.alerts
             for one in alerts:
-                yield one
-            if live:
-                await self._reload_markets(new, live)
-            for one in live:
                 yield one
             if others:
                 raise ConfigError(refusal(others, whole))

@@ -523,7 +523,7 @@ class Stage:
         del self._positions[symbol]
         self._absent.pop(index, None)
         self._gone_ns[index] = now_ns
-        self.change(status, State.HALTED, now_ns, reason, change="delisted")
+        self.change(status, State.HALTED, now_ns, reason, change="delisted", collected=False)
 
     def on_removed(self, index: int) -> None:
         """Called when a market is removed, after `on_unsubscribed`."""

@@ -267,7 +267,9 @@ def older_trades_request(page: TradePage) -> Request | None:
 
 
 def markets_request() -> Request:
-    return Request("markets", "/api/v3/exchangeInfo?permissions=SPOT", "weight", 20)
+    return Request(
+        "markets", "/api/v3/exchangeInfo?permissions=SPOT&showPermissionSets=false", "weight", 20
+    )
 
 
 def read_books(request: Request, payload: bytes) -> list[RestBook]:

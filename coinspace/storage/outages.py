@@ -1,12 +1,13 @@
 """Outages: times in which a venue gave no valid data, as rows of `gap` with the kind `venue`.
 
 An outage begins when a venue leaves its working state or when its collector restarts. It ends when
-the venue works again.
+the venue works again, or when it is not collected any more.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from typing import Any
 
 from coinspace._ext.message import Message
@@ -48,11 +49,12 @@ class Outages:
             return
         name = stream.name
         key = (publisher, name.exchange, name.market)
+        at_ns = since_ns or message.received_ns or message.published_ns or now_ns
         if facts.get("collected") is False:
-            # the exchange's market list reports a market that is not collected
+            # a change of the exchange's list; the market is not, or not any more, collected
+            self._forget(key, at_ns)
             return
         self._venues.setdefault(publisher, set()).add(key[1:])
-        at_ns = since_ns or message.received_ns or message.published_ns or now_ns
         if lost:
             at_ns = message.received_ns or at_ns
             # trades that the exchange no longer reports: a loss while the venue worked
@@ -71,6 +73,21 @@ class Outages:
             key = (publisher, exchange, market)
             if key not in self.open:
                 self._begin(key, VenueOutage(before, since_ns, "collector restarted"))
+
+    def on_markets(self, publisher: str, markets: Collection[str], at_ns: int) -> None:
+        """End the outages of markets that a publisher does not collect any more.
+
+        Args: markets: those of its heartbeat, none = it does not know them yet.
+        """
+        if not markets:
+            return
+        for exchange, market in list(self._venues.get(publisher, ())):
+            if market not in markets:
+                self._forget((publisher, exchange, market), at_ns)
+
+    def _forget(self, key: VenueKey, at_ns: int) -> None:
+        self._venues.get(key[0], set()).discard(key[1:])
+        self._end(key, at_ns)
 
     def settle(self) -> None:
         """Write the rows that the sender had no memory for."""

@@ -268,6 +268,9 @@ class StorageStage:
             return
         for topic, last in sequences.items():
             self.expect(publisher, topic, epoch, last)
+        states = facts.get("states")
+        if isinstance(states, dict):
+            self.outages.on_markets(publisher, states, message.published_ns or now)
 
     def finish(self, publisher: str, journalled: Collection[int]) -> None:
         """Forget ended epochs that miss nothing.

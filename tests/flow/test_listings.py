@@ -1,6 +1,7 @@
 """Markets that an exchange lists and delists while its collectors run."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -48,50 +49,80 @@ async def goes_on(running: Collecting, market: str, more: int = 2) -> None:
     await running.until(lambda: data(running, market) >= before + more, f"{market} goes on")
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("exchange", "stream"), [*((one, "orderbook") for one in QUOTES), ("coinbase", "ticker")]
+    ("exchange", "stream"),
+    [
+        # where another subscription replaces the first, and where a book is in the stream
+        ("upbit", "orderbook"),
+        ("coinbase", "orderbook"),
+        ("coinone", "ticker"),
+        *(
+            pytest.param(exchange, stream, marks=SLOW)
+            for exchange, stream in (
+                ("bithumb", "orderbook"),
+                ("binance", "orderbook"),
+                ("coinone", "orderbook"),
+                ("binance", "ticker"),
+                ("coinbase", "ticker"),
+            )
+        ),
+    ],
 )
 async def test_a_pattern_means_what_is_listed_now(
     server: ExchangeServer, exchange: str, stream: Literal["orderbook", "ticker"]
 ) -> None:
-    """A listing gets a connection of its own; a delisting leaves the other markets alone."""
+    """Listings share a connection of their own; a delisting leaves the other markets alone."""
     quote = QUOTES[exchange]
-    old, new = f"BTC/{quote}", f"SOL/{quote}"
-    symbol = symbol_of(exchange, new)
-    delisted = server.disorder.add(f"delist:{exchange}:{symbol}")
+    old, early, late = (f"{base}/{quote}" for base in BASES)
+    symbol = symbol_of(exchange, early)
+    unlisted = {
+        market: server.disorder.add(f"delist:{exchange}:{symbol_of(exchange, market)}")
+        for market in (early, late)
+    }
     async with collecting(server, exchange, stream, markets=[f"*/{quote}"]) as running:
-        await running.until(lambda: set(running.states.values()) == {"synced"}, "the others")
-        assert new not in running.states
+        await running.until(lambda: running.states == {old: "synced"}, "the only market")
         first = running.worker.connections[0].links[-1].number
 
-        server.disorder.remove(delisted.id)
-        await running.until(lambda: running.states.get(new) == "synced", "the new market")
-        await goes_on(running, new)
-        assert running.reported(new)[0]["change"] == "listed"
-        # the others had no part in it
+        for market in (early, late):
+            server.disorder.remove(unlisted[market].id)
+            await running.until(partial(is_synced, running, market), f"{market}")
+            await goes_on(running, market)
+            assert running.reported(market)[0]["change"] == "listed"
+        await goes_on(running, early)
+        # the oldest had no part in it
         assert running.worker.connections[0].links[-1].number == first
-        assert {one["state"] for one in running.reported(old)[-1:]} == {"synced"}
-        assert running.count("disconnects") == 0
+        assert running.reported(old)[-1]["state"] == "synced"
+        assert len(running.worker.connections) == 2
 
         running.fault(f"delist:{exchange}:{symbol}")
         await running.until(
             lambda: not running.worker.stage.collects(symbol), "two lists without the market"
         )
-        assert running.states[new] == "halted"
-        assert [one["reason"] for one in running.reported(new)][-1] == "delisted"
-        assert len(running.worker.connections) == 1
+        assert running.states[early] == "halted"
+        assert running.reported(early)[-1]["reason"] == "delisted"
         # a later connection does not name it
-        assert symbol not in running.worker.connections[0].subscription.symbols
-        running.fault(f"cut:{exchange}:count=1")
-        await running.until(lambda: running.count("connects") == 3, "a new connection")
-        await goes_on(running, old)
-        assert running.states[new] == "halted"
+        await running.until(lambda: len(running.worker.connections[1].links) == 1, "one link")
+        before = running.count("connects")
+        running.fault(f"cut:{exchange}:count=2")
+        await running.until(lambda: running.count("connects") >= before + 2, "new connections")
+        assert not any(symbol in one.subscription.symbols for one in running.worker.connections)
+        for market in (old, late):
+            await running.until(partial(is_synced, running, market), f"{market}")
+            await goes_on(running, market)
+        assert running.states[early] == "halted"
         assert running.count("error_frames") == running.count("failures") == 0
         assert running.count("impossible_changes") == 0
         await running.until(lambda: running.worker.process.state == "ready", "no fault")
 
         server.disorder.clear()
-        await running.until(lambda: running.states[new] == "synced", "it is listed again")
-        await goes_on(running, new)
+        await running.until(lambda: is_synced(running, early), "it is listed again")
+        await goes_on(running, early)
         # in its earlier place
         assert len(running.worker.stage.markets) == len(BASES)
+
+
+def is_synced(running: Collecting, market: str) -> bool:
+    return running.states.get(market) == "synced"

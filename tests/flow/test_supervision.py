@@ -18,7 +18,13 @@ from tests.waiting import free_port, wait_for
 COLLECTOR = "ticker-collector-upbit"
 KILLED = (COLLECTOR, "orderbook-collector-upbit", "index-calculator")
 HANGING = "orderbook-aggregator"
-REPLACED = ["orderbook-collector-upbit"]
+STANDBY = "[supervisor]\nstandby = true\n"
+FEWER = '[exchanges.upbit]\nmarkets = ["BTC/KRW", "ETH/KRW", "USDT/KRW"]\n'
+# those that read the markets of an exchange
+READERS = {
+    *("orderbook-collector-upbit", "ticker-collector-upbit"),
+    *("orderbook-aggregator", "index-calculator", "index-endpoint"),
+}
 
 
 def index_value(running: Platform) -> Any:
@@ -45,6 +51,17 @@ def heard(systemd: socket.socket, state: str) -> bool:
     return state in said
 
 
+def check_wrong_reloads(running: Platform) -> None:
+    for text, error in (
+        ('[exchanges.upbit]\nmarkets = ["BTC-KRW"]\n', "exchanges.upbit.markets"),
+        (FEWER + "[index]\ninterval_ms = 400\n", "nothing was applied: index.interval_ms"),
+    ):
+        (running.data / "coinspace.toml").write_text(STANDBY + text)
+        done = running.run("reload", timeout_s=250)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert error in done.stderr
+
+
 def up(data: Path, *prefix: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*prefix, sys.executable, "-m", "coinspace", "up", "--simulate", "--seconds", "120"],
@@ -65,7 +82,7 @@ def test_dead_and_hung_processes_come_back_and_a_stop_ends_all(
     # the log of this process cannot be written
     (tmp_path / "logs" / f"{COLLECTOR}.log").symlink_to("/dev/full")
     # the calculator and the aggregator have a standby, the collectors do not
-    (tmp_path / "coinspace.toml").write_text("[supervisor]\nstandby = true\n")
+    (tmp_path / "coinspace.toml").write_text(STANDBY)
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(address))
@@ -87,14 +104,23 @@ def test_dead_and_hung_processes_come_back_and_a_stop_ends_all(
             before = index_value(running)
             wait_for(lambda: index_value(running) not in (False, before), "moving values")
             before_restart = running.pids()
-            done = running.run("restart", *REPLACED, timeout_s=250)
-            assert (done.returncode, done.stdout.split()) == (0, REPLACED), done.stderr
 
             def replaced() -> set[str]:
                 return {one for one, pid in running.pids().items() if pid != before_restart[one]}
 
+            check_wrong_reloads(running)
+            assert not replaced()
+            (tmp_path / "coinspace.toml").write_text(STANDBY + FEWER)
+            done = running.run("reload", timeout_s=250)
+            assert done.stdout.split() == ["exchanges.upbit.markets"], done.stderr
+            assert done.returncode == 0
             # a process writes its health each second
-            wait_for(lambda: replaced() == {*REPLACED}, "new processes", shown=replaced)
+            wait_for(lambda: replaced() == READERS, "new processes", shown=replaced)
+            wait_for(lambda: index_value(running), "index values", limit_s=120)
+            markets = running.get("/v1/markets?exchange=upbit")["markets"]
+            assert {one["market"] for one in markets} == {"BTC/KRW", "ETH/KRW", "USDT/KRW"}
+            constituents = running.get("/v1/indices/SOL")["constituents"]
+            assert {one["venue"] for one in constituents} == {"bithumb:SOL/KRW", "binance:SOL/USDT"}
             children = running.pids()
             assert running.run("restart", "nobody").stderr.startswith("coinspace: role 'nobody'")
             wait_for(lambda: not open_outages(running), "closed outages", limit_s=90)
@@ -112,7 +138,8 @@ def test_dead_and_hung_processes_come_back_and_a_stop_ends_all(
     doctor = running.run("doctor")
     assert "stopped at" not in doctor.stdout
     log = (tmp_path / "up.log").read_text()
-    assert log.count("log not written") == 1
+    # of the process, and of the one that took over from it
+    assert log.count("log not written") == 2
     assert "process hangs" in log
     for name in (HANGING, "index-calculator"):
         logs = [(tmp_path / "logs" / f"{one}.log").read_text() for one in (name, f"{name}-standby")]

@@ -1,18 +1,24 @@
 """Markets that a stage begins and ends to collect: virtual time."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import orjson
 import pytest
 
 from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS
+from coinspace.collector import collection as collection_module
+from coinspace.collector.collection import Collection, make_stage
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.stage import GONE_NS, Stage
 from coinspace.collector.ticker import TickerStage
+from coinspace.config import Settings
 from coinspace.exchanges import exchange
-from coinspace.exchanges.exchange import Refusal, Request
+from coinspace.exchanges.exchange import Listing, Refusal, Request, Subscription
+from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import market_of_dashed
+from coinspace.process import Process
 
 T0 = 1_790_000_000 * SECOND_NS
 ENTRIES = [("KRW-BTC", "BTC/KRW"), ("KRW-ETH", "ETH/KRW")]
@@ -168,3 +174,101 @@ def test_a_place_in_use_is_not_taken() -> None:
         world.stage.put(entry)
     with pytest.raises(ValueError, match="index: expected 0 to 2, was 5"):
         world.stage.put(world.stage.new_entry(5, "KRW-NEW", "NEW/KRW"))
+
+
+class Lists:
+    """A collection of `*/KRW` that takes one list of markets after another."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened: list[tuple[str, ...]] = []
+        monkeypatch.setattr(Collection, "_open", self._open)
+        settings = ExchangeSettings(
+            websocket="ws://127.0.0.1:1", rest="http://127.0.0.1:1", markets=["*/KRW"]
+        )
+        self.sink = ListSink()
+        process = Process("orderbook-collector", Settings(data=Path("/nowhere")))
+        self.collection = Collection(settings, "upbit", "orderbook", self.sink, process)
+        self.stage = self.collection.stage = make_stage(
+            exchange("upbit"), "orderbook", settings, list(ENTRIES), self.sink
+        )
+        self.now = T0
+        self.stage.on_connected(1, tuple(symbol for symbol, _ in ENTRIES), self.now)
+        self.take("BTC", "ETH")
+
+    def _open(self, subscription: Subscription) -> list[object]:
+        self.opened.append(subscription.symbols)
+        return []
+
+    def take(self, *bases: str, halted: tuple[str, ...] = ()) -> None:
+        self.now += 25 * SECOND_NS
+        listings = [
+            Listing(f"KRW-{base}", market_of_dashed(f"KRW-{base}"), base not in halted)
+            for base in bases
+        ]
+        events = self.collection.market_list.update(listings)
+        self.collection._follow(events, self.now)
+
+    def frame(self, base: str) -> None:
+        self.now += SECOND_NS
+        self.stage.on_frame(book_frame(f"KRW-{base}", self.now), self.now, 1)
+
+    def changes(self, market: str) -> list[str]:
+        found = (one.json() for one in self.sink.messages if one.kind_name == "state")
+        return [one["change"] for one in found if one["market"] == market and "change" in one]
+
+
+def test_a_market_that_does_not_trade_yet_is_collected_once_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lists = Lists(monkeypatch)
+    lists.take("BTC", "ETH", "NEW", halted=("NEW",))
+    assert not lists.stage.collects("KRW-NEW")
+    lists.take("BTC", "ETH", "NEW")
+    assert lists.stage.collects("KRW-NEW")
+    assert lists.opened == [("KRW-NEW",)]
+    assert lists.changes("NEW/KRW") == ["listed", "listed"]
+
+
+def test_an_incomplete_list_ends_no_market_that_brings_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lists = Lists(monkeypatch)
+    for _ in range(5):
+        lists.take("BTC")
+        lists.frame("ETH")
+    assert lists.stage.collects("KRW-ETH")
+    # its subscription works: it needs no other one
+    lists.take("BTC", "ETH")
+    assert lists.opened == []
+    assert lists.stage.states["ETH/KRW"] == "synced"
+    # two lists without it, and no frame between them
+    lists.take("BTC")
+    lists.take("BTC")
+    assert not lists.stage.collects("KRW-ETH")
+    assert lists.changes("ETH/KRW") == ["delisted", "listed", "delisted", "delisted"]
+    lists.take("BTC", "ETH")
+    assert lists.opened == [("KRW-ETH",)]
+
+
+def test_a_market_that_one_list_lacked_is_subscribed_again_when_it_was_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lists = Lists(monkeypatch)
+    lists.frame("ETH")
+    lists.take("BTC")
+    lists.take("BTC", "ETH")
+    assert lists.opened == [("KRW-ETH",)]
+    assert lists.stage.collects("KRW-ETH")
+    lists.take("BTC", "ETH")
+    assert lists.opened == [("KRW-ETH",)]
+
+
+def test_hundreds_of_listings_at_once_are_collected_and_a_part_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lists = Lists(monkeypatch)
+    monkeypatch.setattr(collection_module, "EVENTS_LIMIT", 10)
+    names = [f"N{number}" for number in range(300)]
+    lists.take("BTC", "ETH", *names)
+    assert lists.opened == [tuple(f"KRW-{name}" for name in names)]
+    assert len(lists.stage.states) == 302

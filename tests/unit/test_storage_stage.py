@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from coinspace._ext.message import STATE, Message, encode_header
+from coinspace._ext.message import HEARTBEAT, STATE, Message, encode_header
 from coinspace._ext.sink import ListSink
 from coinspace.config import IndexSettings, Settings, StoragePolicy, StorageSettings
 from coinspace.storage.gaps import VenueOutage
@@ -302,6 +302,42 @@ def test_lost_trades_and_states_of_markets_that_are_not_collected() -> None:
     assert made.outages.open == {}
     # table `state` contains all of it
     assert [row["reason"] for row in rows.of("state")][-1] == "listed"
+
+
+def test_an_outage_ends_when_its_market_is_not_collected_any_more() -> None:
+    rows = Rows()
+    made = stage(rows)
+    sink = ListSink(7)
+    topics = {one: sink.topic(f"state.upbit.{one}.".encode()) for one in ("BTC/KRW", "OLD/KRW")}
+    facts: list[tuple[str, str, dict[str, Any]]] = [
+        ("BTC/KRW", "stale", {}),
+        ("OLD/KRW", "halted", {}),
+    ]
+    facts.append(("OLD/KRW", "halted", {"change": "delisted", "collected": False}))
+    for n, (market, state, more) in enumerate(facts):
+        payload = orjson.dumps({"state": state, **more})
+        sink.publish(topics[market], STATE, payload, received_ns=START_NS + n)
+    for message in sink.messages:
+        made.on_message(PUBLISHER, message)
+    assert [key[2] for key in made.outages.open] == ["BTC/KRW"]
+
+    # a later process does not collect the other one
+    def beat(epoch: int, states: dict[str, str]) -> None:
+        sink.clear()
+        body = {"process": PUBLISHER, "epoch": epoch, "sequences": {}, "states": states}
+        sink.publish(sink.topic(f"heartbeat.{PUBLISHER}.".encode()), HEARTBEAT, orjson.dumps(body))
+        made.on_message(PUBLISHER, sink.messages[-1])
+
+    beat(7, {"BTC/KRW": "stale"})
+    beat(8, {})
+    assert [key[2] for key in made.outages.open] == ["BTC/KRW"]
+    beat(8, {"ETH/KRW": "synced"})
+    assert made.outages.open == {}
+    found = [(row["market"], row["status"]) for row in rows.of("gap")]
+    assert found[-1] == ("BTC/KRW", "filled")
+    # it comes back as a new market
+    beat(9, {"ETH/KRW": "synced"})
+    assert made.outages.open == {}
 
 
 def test_a_row_that_the_database_refuses_is_accounted_for_once_there_is_room() -> None:

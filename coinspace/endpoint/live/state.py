@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from statistics import median
 from typing import Any
 
@@ -355,7 +355,10 @@ class Live:
         if not process.startswith("orderbook-collector-"):
             return
         exchange = process.removeprefix("orderbook-collector-")
-        for market, state in (beat.get("states") or {}).items():
+        states = beat.get("states") or {}
+        if states:
+            self._keep(exchange, states)
+        for market, state in states.items():
             known = self.states.get((exchange, market))
             if not isinstance(state, str) or (known is None and not self._room(exchange, market)):
                 self.refused += 1
@@ -368,6 +371,17 @@ class Live:
                     "reason": None,
                     "since_ns": None,
                 }
+
+    def _keep(self, exchange: str, markets: Container[str]) -> None:
+        # the others are not collected any more
+        gone = [key for key in self.states if key[0] == exchange and key[1] not in markets]
+        kept: tuple[dict[tuple[str, str], Any], ...] = (
+            *(self.states, self.books, self.alive_ns),
+            *(self.updates, self.tickers, self.trades),
+        )
+        for key in gone:
+            for known in kept:
+                known.pop(key, None)
 
     def _room(self, exchange: str, market: str) -> bool:
         return len(self.states) < TOPICS_KEPT and self._collected(exchange, market)
