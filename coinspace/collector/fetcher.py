@@ -33,6 +33,7 @@ from coinspace.exchanges.exchange import (
     Refusal,
     Request,
     block_s,
+    country_refusal,
     plain,
 )
 from coinspace.tasks import Tasks
@@ -45,6 +46,7 @@ ANSWER_BYTES: dict[Purpose, int] = {
     "compare": 4 << 20,
     "trades": 4 << 20,
     "markets": 8 << 20,
+    "facts": 4 << 20,
 }
 # most lists and objects in an answer, several times what the exchanges send: each costs as much
 # time and memory as dozens of characters
@@ -208,7 +210,9 @@ class Fetcher:
         if 300 <= status < 400:
             refusal: Refusal | None = Refusal(f"HTTP {status}, expected no redirect", fatal=False)
         else:
-            refusal = self.exchange.refusal_of_answer(status, payload)
+            refusal = country_refusal(
+                status, payload, self.exchange.MIRRORS
+            ) or self.exchange.refusal_of_answer(status, payload)
         if refusal is None:
             self.counts["rest_answers"] += 1
             return payload
@@ -303,7 +307,11 @@ class Fetcher:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-                headers={"Accept": "application/json", "Accept-Encoding": "gzip, deflate"},
+                headers={
+                    "Accept": "application/json",
+                    "Accept-Encoding": "gzip, deflate",
+                    **self.exchange.REST_HEADERS,
+                },
                 requote_redirect_url=False,
                 # `inflate` bounds the size
                 auto_decompress=False,

@@ -75,26 +75,54 @@ cdef class Collector:
     """Base of the order book and the ticker collector."""
 
     def __init__(self, Parser parser not None, Sink sink not None, list markets not None):
-        cdef MarketEntry entry
-        cdef uint64_t slot
-        cdef uint64_t room = 16
         self.parser = parser
         self.sink = sink
         self.markets = markets
-        while room < <uint64_t>(4 * len(markets)):
-            room *= 2
-        self.mask = room - 1
-        self.slots = <void **>calloc(room, sizeof(void *))
-        if self.slots == NULL:
-            raise MemoryError()
-        for entry in markets:
-            slot = entry.hash & self.mask
-            while self.slots[slot] != NULL:
-                slot = (slot + 1) & self.mask
-            self.slots[slot] = <void *>entry
+        self.arrange()
 
     def __dealloc__(self):
         free(self.slots)
+
+    cdef int arrange(self) except -1:
+        cdef MarketEntry entry
+        cdef uint64_t slot
+        cdef uint64_t room = 16
+        cdef void **slots
+        while room < <uint64_t>(4 * len(self.markets)):
+            room *= 2
+        slots = <void **>calloc(room, sizeof(void *))
+        if slots == NULL:
+            raise MemoryError()
+        for entry in self.markets:
+            if entry.gone:
+                continue
+            slot = entry.hash & (room - 1)
+            while slots[slot] != NULL:
+                slot = (slot + 1) & (room - 1)
+            slots[slot] = <void *>entry
+        free(self.slots)
+        self.slots = slots
+        self.mask = room - 1
+        return 0
+
+    def put(self, MarketEntry entry not None):
+        """Collect one more market: at the end of the list, or in the place of one that is gone."""
+        cdef MarketEntry before
+        if not 0 <= entry.index <= len(self.markets):
+            raise ValueError(f"index: expected 0 to {len(self.markets)}, was {entry.index}")
+        if entry.index == len(self.markets):
+            self.markets.append(entry)
+        else:
+            before = self.markets[entry.index]
+            if not before.gone:
+                raise ValueError(f"index {entry.index}: expected a market that is gone, was {before.market}")
+            self.markets[entry.index] = entry
+        self.arrange()
+
+    def drop(self, MarketEntry entry not None):
+        """Collect a market no more: its frames are counted as those of an unknown symbol."""
+        entry.gone = True
+        self.arrange()
 
     cdef void *find(self, const char *symbol, Py_ssize_t size) noexcept:
         cdef uint64_t wanted = symbol_hash(symbol, size)

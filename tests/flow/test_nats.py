@@ -44,20 +44,6 @@ def settings(tmp_path: Path, server: Cluster) -> Settings:
     return settings_in(tmp_path, url=server.url)
 
 
-@pytest.fixture
-def closing() -> Iterator[Callable[[Any], Any]]:
-    """Returns a function that has something closed at the end of the test."""
-    kept: list[Any] = []
-
-    def keep(one: Any) -> Any:
-        kept.append(one)
-        return one
-
-    yield keep
-    for one in reversed(kept):
-        one.close()
-
-
 def send(publisher: Publisher, n: int, levels: int = 30) -> None:
     handle = publisher.topic(BOOK)
     for _ in range(n):

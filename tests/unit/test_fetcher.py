@@ -281,6 +281,63 @@ def test_any_retry_after_is_a_bounded_wait(retry_after: str, seconds: float) -> 
     assert not world.refusals[0].fatal
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "text", "country"),
+    [
+        ("binance", 451, b"", True),
+        ("binance", 403, b"<html>configured to block access from your country.</html>", True),
+        (
+            "binance",
+            403,
+            b'{"code":0,"msg":"Service unavailable from a restricted location"}',
+            True,
+        ),
+        ("binance", 403, b"<html>Request blocked.</html>", False),
+        ("binance", 404, b"no such country", False),
+        ("upbit", 451, b"", True),
+    ],
+)
+def test_a_refusal_for_the_country_is_no_fault_of_the_market_and_names_the_mirrors(
+    name: str, status: int, text: bytes, country: bool
+) -> None:
+    module = exchange(name)
+    group = next(iter(module.REST_LIMITS))
+
+    async def one(world: World) -> None:
+        world.fetcher.submit(Request("snapshot", "/depth", group, 1, ("S",)))
+        await world.until(1)
+
+    (refusal,) = serve(body(text, status=status), one, name, module.REST_LIMITS).refusals
+    assert ("refused for its country" in refusal.text) == country
+    assert ("data-api.binance.vision" in refusal.text) == (country and name == "binance")
+    if country:
+        assert not refusal.fatal
+        assert len(refusal.text) < 200
+
+
+def test_binance_is_asked_for_times_in_microseconds() -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.headers.get("X-MBX-TIME-UNIT", ""))
+        return web.Response(body=b"[]")
+
+    async def one(world: World) -> None:
+        world.fetcher.submit(request())
+        await world.until(1)
+
+    serve(handler, one)
+    assert asked == ["MICROSECOND"]
+    row = {"id": 1, "price": "1", "qty": "1", "isBuyerMaker": True}
+    trades = Request("trades", "", "weight", 25, ("BTCUSDT",))
+    for at in (1_790_000_000_123, 1_790_000_000_123_456):
+        (trade,) = exchange("binance").read_trades(
+            trades, json.dumps([row | {"time": at}]).encode()
+        )
+        assert str(trade.exchange_ns).startswith(str(at))
+        assert len(str(trade.exchange_ns)) == 19
+
+
 def test_a_redirect_is_refused_and_not_followed() -> None:
     asked = 0
 
