@@ -29,6 +29,12 @@ STREAMS = {BOOKS: "orderbook-storage-worker", "ticker": "ticker-storage-worker"}
 SEQUENCE_LIMIT = 1 << 53
 
 
+# what facts of another form raise; RecursionError: lists in lists in lists
+UNREADABLE = (
+    ValueError, TypeError, AttributeError, OverflowError, RecursionError, MessageError
+)  # fmt: skip
+
+
 class Lost(NamedTuple):
     """Sequences first..last, both included, that are in no batch."""
 
@@ -63,7 +69,7 @@ class Batch:
                 raise ValueError(f"expected {end} bytes of facts, was {len(self.body)}")
             facts = orjson.loads(self.body[SIZE_BYTES:end])
             lost = [_lost(one) for one in facts.get("lost", ())]
-        except (ValueError, TypeError, AttributeError, MessageError) as error:
+        except UNREADABLE as error:
             raise JournalError(f"batch of {self.publisher}: {error!r:.200}") from None
         return messages(memoryview(self.body)[end:], strict=False), lost
 

@@ -150,6 +150,8 @@ class OrderBookStage(ComparedStage):
         self._repeated_ns = [0] * len(markets)
         self._all_compared_ns = 0
         self._recovery_ns = 0
+        # connections with a frame that cannot be read and may be of any market
+        self._unreadable: set[int] = set()
 
     def _affordable(self, markets: int, share: float) -> int:
         # the deepest snapshots that this part of the budget allows for so many markets
@@ -419,9 +421,18 @@ class OrderBookStage(ComparedStage):
         if not self.in_stream:
             return
         market = self.entry(self.exchange.label(frame).symbol)
-        for one in self.markets if market is None else [market]:
-            if connection in self.statuses[one.index].live:
-                self._suspected(one, "a frame cannot be read")
+        if market is None:
+            # of any market: a small frame must not cost as much as all of them
+            self._unreadable.add(connection)
+        elif connection in self.statuses[market.index].live:
+            self._suspected(market, "a frame cannot be read")
+
+    def _suspect_all(self) -> None:
+        """Suspect the books of connections that brought a frame of an unknown market."""
+        for market, status in zip(self.markets, self.statuses, strict=True):
+            if not self._unreadable.isdisjoint(status.live):
+                self._suspected(market, "a frame cannot be read")
+        self._unreadable.clear()
 
     def _crossed(self, market: BookMarket) -> None:
         if self.updates:
@@ -583,6 +594,8 @@ class OrderBookStage(ComparedStage):
         """Run all watchdogs; called a few times a second."""
         self.now_ns = now_ns
         self.summary.flush()
+        if self._unreadable:
+            self._suspect_all()
         silent: list[str] = []
         everything = now_ns - self._all_compared_ns > self.compare_ns
         proofs = self._proofs()

@@ -85,6 +85,9 @@ class Poller:
             return error.wait_s if isinstance(error, _BusyError) else 0.0
         at_ns = self._clock()
         shown = path.replace(key, MASK) if key else path
+        if key:
+            # a source may send back what it was sent
+            body = body.replace(key.encode(), MASK.encode())
         self._record(at_ns, f"/{source}{shown}", body)
         self._stage.on_answer(source, body, shown, at_ns)
         return 0.0

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 import orjson
@@ -94,13 +94,13 @@ class Decoder:
 
     def lines(self, batch: list[bytes]) -> bytes:
         """Return the JSON lines of a batch of frames."""
-        decode, dumps, append = self.parser.decode, orjson.dumps, orjson.OPT_APPEND_NEWLINE
+        decode = self.parser.decode
         self.frames += len(batch)
         out = []
         for frame in batch:
             for message in decode(frame):
                 self.kinds[message["kind"]] += 1
-                out.append(dumps(message, option=append))
+                out.append(_line(message))
         return safe_json(b"".join(out))
 
     def summary(self) -> str:
@@ -173,3 +173,12 @@ def decode(
             print(decoder.summary(), file=sys.stderr)
     if not decoder.frames:
         raise FeedError("decode: expected one frame per line, or feeds; found no frame")
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        # JSON is read to a depth of 1024, and written to one of 254
+        detail = "nested too deep to be shown"
+        return orjson.dumps({**message, "detail": detail}, option=orjson.OPT_APPEND_NEWLINE)

@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import zstandard
+
+from coinspace.exchanges import exchange
+from coinspace.recording.decode import Decoder
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP = (
@@ -118,6 +122,14 @@ def test_output_comes_while_input_is_open() -> None:
             assert json.loads(process.stdout.readline())["name"] == "ack"
         process.stdin.close()
         assert process.wait(60) == 0
+
+
+def test_a_message_that_is_nested_deep_is_one_line() -> None:
+    deep = b'{"type":"error","message":%s}' % (b"[" * 1000 + b"]" * 1000)
+    lines = Decoder(exchange("coinbase").parser(10)).lines([deep, b'{"type":"error","reason":"x"}'])
+    first, second = map(orjson.loads, lines.splitlines())
+    assert first["detail"] == "nested too deep to be shown"
+    assert second["detail"]["reason"] == "x"
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

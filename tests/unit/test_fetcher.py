@@ -8,7 +8,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from aiohttp import web
@@ -25,6 +25,7 @@ from coinspace.exchanges.exchange import (
     UNREADABLE,
     Limit,
     Listing,
+    Purpose,
     Refusal,
     Request,
     block_s,
@@ -203,6 +204,10 @@ def test_a_plain_answer_without_end_is_refused() -> None:
 
     world = serve(handler, three)
     assert world.fetcher.counts["rest_oversized"] == 3
+
+
+def test_answers_of_each_purpose_have_bounds() -> None:
+    assert set(get_args(Purpose)) == set(ANSWER_BYTES) == set(ANSWER_PARTS)
 
 
 def test_an_answer_of_more_lists_and_objects_than_any_is_refused() -> None:

@@ -239,7 +239,11 @@ def asked(server: ExchangeServer, recorded: list[str]) -> Any:
     return Asked()
 
 
-async def test_a_key_is_never_recorded_or_shown() -> None:
+async def echoed(source: str, path: str) -> bytes:
+    return f"no such page: {path}".encode()
+
+
+async def test_a_key_is_never_recorded_or_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded: list[str] = []
     async with ExchangeServer() as server:
         settings = RatesSettings(
@@ -248,9 +252,16 @@ async def test_a_key_is_never_recorded_or_shown() -> None:
             keys={"ecos": SecretStr("secret77")},
         )
         stage = RateStage(settings, ListSink(1))
-        poller = Poller(settings, stage, lambda _, path, body: recorded.append(path))
+        poller = Poller(settings, stage, lambda _, path, body: recorded.append(f"{path} {body!r}"))
         try:
             await poller.ask("ecos")
+            with monkeypatch.context() as patched:
+                # a source that sends back what it was asked for
+                patched.setattr(poller, "_get", echoed)
+                await poller.ask("ecos")
+            assert "not_json" in stage.failing["ecos"]
+            assert len(recorded) == 2
+            assert "secret77" not in f"{recorded}{stage.failing}"
             server.close_port()
             await poller.ask("ecos")
         finally:

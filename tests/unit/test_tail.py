@@ -198,6 +198,8 @@ def test_a_batch_has_its_messages_and_what_is_missing(written: Written, tail: Ta
                 b'{"lost": [["orderbook.a.B/C.", 1, 1]]}',
                 b'{"lost": [["orderbook.a.B/C.", 1, 1, 99999999999999999999]]}',
                 b'{"lost": [[7, 1, 1, 1]]}',
+                # lists in one another, which repr() refuses
+                b'{"lost": [[%s, 0, 0, 0]]}' % (b"[" * 1000 + b"]" * 1000),
             )
         ),
     ]

@@ -66,6 +66,8 @@ class PremiumTable:
         self._sent: dict[str, tuple[Latest, PremiumRow]] | None = None
         self._sent_missing: list[str] = []
         self._sent_usdt: PremiumUsdt | None = None
+        # the event with all of that, for clients that join before the next one
+        self._snapshot: bytes | None = None
 
     @property
     def fees(self) -> dict[str, str]:
@@ -284,14 +286,17 @@ class PremiumTable:
         if self._sent is None:
             self._sent, self._sent_missing = self._rows({})
             self._sent_usdt = self.usdt()
-        rows = [row for _, row in self._sent.values()]
-        return self._event(True, rows, self._sent_usdt)
+        if self._snapshot is None:
+            rows = [row for _, row in self._sent.values()]
+            self._snapshot = self._event(True, rows, self._sent_usdt)
+        return self._snapshot
 
     def delta(self) -> bytes | None:
         """Return the event with what has changed since the event before; None = nothing."""
         if self._sent is None:
             return self.snapshot()
         before, missing_before, usdt_before = self._sent, self._sent_missing, self._sent_usdt
+        self._snapshot = None
         self._sent, self._sent_missing = self._rows(before)
         self._sent_usdt = self.usdt()
         rows = []
@@ -307,7 +312,7 @@ class PremiumTable:
 
     def forget(self) -> None:
         """Forget what the channel's clients have, since there are none."""
-        self._sent = None
+        self._sent = self._snapshot = None
 
     def _event(self, full: bool, rows: list[PremiumRow], usdt: Any) -> bytes:
         event = PremiumsEvent(
