@@ -134,6 +134,7 @@ SNAPSHOT_STEPS = tuple(levels for levels, _ in DEPTH_WEIGHTS)
 # levels of a snapshot when the request names no number
 DEFAULT_LEVELS = 100
 TRADES = 1000
+AGGREGATES = "/api/v3/aggTrades"
 # levels of a comparison, at the least weight. No snapshot has 99 levels, so a recorded request for
 # them is a comparison, as is one for 5 levels in older recordings
 COMPARED = 99
@@ -263,6 +264,17 @@ def older_trades_request(page: TradePage) -> Request | None:
     return Request("trades", path, "weight", 25, (before.symbol,))
 
 
+def aggregates_request(symbol: str, from_ns: int) -> Request | None:
+    """Request trades from a time on.
+
+    "Compressed/Aggregate trades list" (REST API): trades of one time, order and price are one
+    aggregate with the first and last id; with only `startTime`, the oldest from that time on come.
+    The mirrors have aggregates and no `historicalTrades`.
+    """
+    path = f"{AGGREGATES}?symbol={symbol}&startTime={from_ns // 1_000_000}&limit={TRADES}"
+    return Request("trades", path, "weight", 4, (symbol,))
+
+
 def markets_request() -> Request:
     return Request("markets", "/api/v3/exchangeInfo?permissions=SPOT", "weight", 20)
 
@@ -280,6 +292,8 @@ def read_books(request: Request, payload: bytes) -> list[RestBook]:
 
 def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
     """Read the answer of a trades request, oldest first."""
+    if request.path.startswith(AGGREGATES):
+        return _read_aggregates(request.symbols[0], payload)
     trades = [
         RestTrade(
             request.symbols[0],
@@ -291,6 +305,19 @@ def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[Rest
         )
         for entry in orjson.loads(payload)
     ]
+    trades.sort(key=lambda trade: trade.trade_id)
+    return trades
+
+
+def _read_aggregates(symbol: str, payload: bytes) -> list[RestTrade]:
+    trades = []
+    for entry in orjson.loads(payload):
+        first, last = int(entry["f"]), int(entry["l"])
+        if first > last:
+            raise ValueError(f"aggregate: expected ids that rise, was {first} to {last}")
+        price, size = float(entry["p"]), float(entry["q"])
+        at_ns, sell = epoch_ns(int(entry["T"])), bool(entry["m"])
+        trades.append(RestTrade(symbol, first, at_ns, price, size, sell, last - first + 1))
     trades.sort(key=lambda trade: trade.trade_id)
     return trades
 
@@ -516,7 +543,7 @@ def answer(
         found = recording.book(symbol, limit)
         if found is not None:
             return 200, found
-    elif path == "/api/v3/aggTrades" and symbol in symbols:
+    elif path == AGGREGATES and symbol in symbols:
         return 200, aggregates(rest_trades(recording.trades(symbol)), query)
     elif path in ("/api/v3/trades", "/api/v3/historicalTrades") and symbol in symbols:
         rows = rest_trades(recording.trades(symbol))

@@ -164,6 +164,11 @@ def older_trades_request(page: TradePage) -> Request | None:
     return Request("trades", path, "public", 1, (before.symbol,))
 
 
+def aggregates_request(symbol: str, from_ns: int) -> Request | None:
+    """Return None: trades are not aggregated."""
+    return None
+
+
 def markets_request() -> Request:
     return Request("markets", "/products", "public")
 

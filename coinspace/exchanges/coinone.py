@@ -196,6 +196,11 @@ def older_trades_request(page: TradePage) -> Request | None:
     return None
 
 
+def aggregates_request(symbol: str, from_ns: int) -> Request | None:
+    """Return None: trades are not aggregated."""
+    return None
+
+
 def markets_request() -> Request:
     return Request("markets", f"/markets/{QUOTES[0]}", "public")
 

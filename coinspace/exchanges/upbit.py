@@ -160,6 +160,11 @@ def older_trades_request(page: TradePage) -> Request | None:
     return korean.older_trades_request(page, DAYS_KEY, 0)
 
 
+def aggregates_request(symbol: str, from_ns: int) -> Request | None:
+    """Return None: trades are not aggregated."""
+    return None
+
+
 def markets_request() -> Request:
     return Request("markets", "/v1/market/all?is_details=true", "market")
 

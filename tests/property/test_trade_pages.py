@@ -156,7 +156,7 @@ def markets(draw: st.DrawFn, zone_ns: int, own_ids: bool) -> tuple[list[Traded],
     return trades, first, last
 
 
-FORMS = (
+FORMS: tuple[dict[str, bool], ...] = (
     {},
     {"inclusive": True},
     {"by_place": True},

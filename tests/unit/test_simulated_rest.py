@@ -9,7 +9,7 @@ import pytest
 
 from coinspace.clock import SECOND_NS
 from coinspace.exchanges import exchange, korean
-from coinspace.exchanges.exchange import RestTrade, TradePage, block_s
+from coinspace.exchanges.exchange import Request, RestTrade, TradePage, block_s
 from coinspace.simulator.markets.engine import START_NS, Engine
 from coinspace.simulator.rest import BLOCK_S, Rest, rest_of
 
@@ -50,7 +50,7 @@ def test_trades_are_listed_by_day_and_read_back_over_midnight(name: str) -> None
     ids = [one.trade_id for one in (*yesterday, *today)]
     assert len(ids) == len(set(ids)) == len(served.markets[SYMBOL].recent)
     found: dict[int, RestTrade] = {}
-    request, oldest = module.trades_request(SYMBOL), None
+    request: Request | None = module.trades_request(SYMBOL)
     while request is not None:
         trades = read(name, served, request.path.replace("count=500", "count=40"))
         fresh = any(one.trade_id not in found for one in trades)
