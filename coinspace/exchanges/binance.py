@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 import orjson
 
@@ -203,13 +203,15 @@ def streams_of(
     base: str, kinds: Sequence[str], names: Sequence[str]
 ) -> tuple[str, tuple[bytes, ...]]:
     """Return the URL of a connection, and the frames that subscribe what does not fit into it."""
-    streams = [f"{name.lower()}@{kind}" for name in names for kind in kinds]
+    # documented for addresses only: names beyond ASCII go into the URL, percent-encoded
+    ordered = sorted(names, key=str.isascii)
+    streams = [f"{name.lower()}@{kind}" for name in ordered for kind in kinds]
     first, *rest = chunks(streams, STREAMS_PER_FRAME)
     frames = tuple(
         orjson.dumps({"method": "SUBSCRIBE", "params": list(part), "id": index})
         for index, part in enumerate(rest, 1)
     )
-    return f"{base}/stream?streams={'/'.join(first)}", frames
+    return f"{base}/stream?streams={quote('/'.join(first), safe='/@')}", frames
 
 
 def json_subscriptions(
@@ -238,18 +240,18 @@ def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
 
 def snapshot_request(symbol: str, levels: int) -> Request:
     """Request a snapshot of at most 5,000 levels per side."""
-    path = f"/api/v3/depth?symbol={symbol}&limit={levels}"
+    path = f"/api/v3/depth?symbol={quote(symbol)}&limit={levels}"
     return Request("snapshot", path, "weight", depth_weight(levels), (symbol,), levels)
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
     """Request the best levels of each book: the answer has an update id and no symbol."""
     path = f"/api/v3/depth?limit={COMPARED}&symbol="
-    return [Request("compare", path + symbol, "weight", 5, (symbol,)) for symbol in symbols]
+    return [Request("compare", path + quote(symbol), "weight", 5, (symbol,)) for symbol in symbols]
 
 
 def trades_request(symbol: str) -> Request:
-    path = f"/api/v3/trades?symbol={symbol}&limit={TRADES}"
+    path = f"/api/v3/trades?symbol={quote(symbol)}&limit={TRADES}"
     return Request("trades", path, "weight", 25, (symbol,))
 
 
@@ -260,7 +262,8 @@ def older_trades_request(page: TradePage) -> Request | None:
         return None
     first = max(0, before.trade_id - TRADES)
     count = before.trade_id - first
-    path = f"/api/v3/historicalTrades?symbol={before.symbol}&limit={count}&fromId={first}"
+    symbol = quote(before.symbol)
+    path = f"/api/v3/historicalTrades?symbol={symbol}&limit={count}&fromId={first}"
     return Request("trades", path, "weight", 25, (before.symbol,))
 
 
@@ -271,7 +274,7 @@ def aggregates_request(symbol: str, from_ns: int) -> Request | None:
     aggregate with the first and last id; with only `startTime`, the oldest from that time on come.
     The mirrors have aggregates and no `historicalTrades`.
     """
-    path = f"{AGGREGATES}?symbol={symbol}&startTime={from_ns // 1_000_000}&limit={TRADES}"
+    path = f"{AGGREGATES}?symbol={quote(symbol)}&startTime={from_ns // 1_000_000}&limit={TRADES}"
     return Request("trades", path, "weight", 4, (symbol,))
 
 
@@ -330,7 +333,7 @@ def read_markets(payload: bytes) -> list[Listing]:
             symbol, status = str(entry["symbol"]), str(entry["status"])
             market = Market.parse(f"{entry['baseAsset']}/{entry['quoteAsset']}")
         except MarketError:
-            # some assets have letters beyond A-Z; CoinSpace does not collect them
+            # its name could be taken for another one
             continue
         listings.append(Listing(symbol, market, status == "TRADING", plain(status)))
     return listings

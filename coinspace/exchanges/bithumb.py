@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 from coinspace.errors import ConfigError
 from coinspace.exchanges import korean
@@ -123,7 +124,8 @@ def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:
-    return Request("snapshot", f"/v1/orderbook?markets={symbol}", "orderbook", 1, (symbol,))
+    path = f"{korean.BOOKS}?markets={quote(symbol)}"
+    return Request("snapshot", path, "orderbook", 1, (symbol,))
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
