@@ -20,7 +20,9 @@ _NAME = re.compile(r"[A-Z0-9$]{1,20}")
 # of a name, in characters and in bytes: names become topics, file names and symbols of frames
 NAME_LENGTH, NAME_BYTES = 20, 30
 # scripts without capitals with letters that look like A-Z
-_ALIKE = ("LISU", "VAI", "CANADIAN", "TIFINAGH", "YI", "MIAO", "BAMUM", "OLD")
+_ALIKE = ("LISU", "TIFINAGH", "MIAO", "BAMUM", "OLD")
+# scripts of syllables without such letters
+_SYLLABLES = ("HANGUL", "ETHIOPIC")
 # Japanese signs that lengthen or repeat a letter
 _SIGNS = "ー々"
 # written from right to left
@@ -74,9 +76,11 @@ def _fits(one: str, before: str) -> bool:
     if kind in ("Mn", "Mc"):
         # a vowel or tone, which is written with a letter of its script
         return bool(before) and script == _script(before)
+    name = unicodedata.name(one, "FILLER")
     # fillers are letters that show nothing
-    shown = "FILLER" not in unicodedata.name(one, "FILLER")
-    return kind == "Lo" and one.lower() == one == one.upper() and shown and script not in _ALIKE
+    if "FILLER" in name or script in _ALIKE or ("SYLLAB" in name and script not in _SYLLABLES):
+        return False
+    return kind == "Lo" and one.lower() == one == one.upper()
 
 
 def _script(one: str) -> str:
