@@ -38,7 +38,7 @@ from coinspace.collector import holes
 from coinspace.collector.demand import Value
 from coinspace.collector.holes import FRESH_NS, Found, Missing, TradeHole
 from coinspace.collector.memory import JournalEnd
-from coinspace.collector.stage import FIRST_FRAME_NS, Stage, State, Status
+from coinspace.collector.stage import FIRST_FRAME_NS, Stage, State, Status, place
 from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request, RestTrade
 
@@ -64,9 +64,12 @@ QUIET_NS = 100 * MILLISECOND_NS
 
 
 def ticker_markets(
-    sink: Sink, exchange: Exchange, entries: Iterable[tuple[str, str]]
+    sink: Sink, exchange: Exchange, entries: Iterable[tuple[str, str]], first: int = 0
 ) -> list[TickerMarket]:
-    """Return the markets of (symbol, market) pairs, with their topics of tickers and trades."""
+    """Return the markets of (symbol, market) pairs, with their topics of tickers and trades.
+
+    Args: first: index of the first one.
+    """
     return [
         TickerMarket(
             index,
@@ -75,7 +78,7 @@ def ticker_markets(
             TickerStage.topic(sink, exchange, market),
             TickerStage.topic(sink, exchange, market, "trade"),
         )
-        for index, (symbol, market) in enumerate(entries)
+        for index, (symbol, market) in enumerate(entries, first)
     ]
 
 
@@ -132,6 +135,18 @@ class TickerStage(Stage, TickerCollector):
         # markets whose ids count up by one need no check of the volume
         self._volumes = [] if self.contiguous else [VolumeCheck() for _ in markets]
 
+    @property
+    def suspended_symbols(self) -> frozenset[str]:
+        """The symbols of markets that are suspended according to their tickers."""
+        return frozenset(self.statuses[index].symbol for index in self._suspended)
+
+    @property
+    def delistings(self) -> dict[str, int]:
+        """Symbol -> day on which trading ends according to its ticker, such as 20261224."""
+        return {
+            self.statuses[one.index].symbol: one.delisting for one in self.markets if one.delisting
+        }
+
     def resume(self, memory: JournalEnd, now_ns: int) -> None:
         """Continue where the earlier process ended; called before the first connection."""
         for market in self.markets:
@@ -159,6 +174,21 @@ class TickerStage(Stage, TickerCollector):
                     self.counts["trade_gaps"] += 1
                     self.counts["trades_missing"] += missing.count
             self._holes[market.index] = hole
+
+    # markets that are listed and delisted
+
+    def new_entry(self, index: int, symbol: str, market: str) -> TickerMarket:
+        return ticker_markets(self.sink, self.exchange, [(symbol, market)], index)[0]
+
+    def on_added(self, index: int) -> None:
+        place(self._audited_ns, index, 0)
+        if not self.contiguous:
+            place(self._volumes, index, VolumeCheck())
+
+    def on_removed(self, index: int) -> None:
+        self._suspended.discard(index)
+        for known in (self._holes, self._rest_ns, self._suspects, self._promised):
+            known.pop(index, None)
 
     # connections
 

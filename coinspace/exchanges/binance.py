@@ -26,6 +26,7 @@ from coinspace.exchanges.exchange import (
     NOTHING,
     AddressLimit,
     Channel,
+    FactSource,
     Heard,
     Identity,
     Label,
@@ -47,9 +48,11 @@ from coinspace.exchanges.exchange import (
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
+from coinspace.exchanges.facts import Said, Trading, name_of, rows
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, Market, joined_symbol
 from coinspace.text import is_binary
@@ -339,12 +342,51 @@ def read_markets(payload: bytes) -> list[Listing]:
     return listings
 
 
+# facts beside the price
+
+SYSTEM = "/sapi/v1/system/status"
+# "Symbol status" (enums): what each status besides TRADING allows
+STATUSES: dict[str, Trading] = {
+    "TRADING": "open",
+    "CANCEL_ONLY": "limited",
+    "HALT": "suspended",
+    "BREAK": "suspended",
+    "END_OF_DAY": "suspended",
+    "PRE_TRADING": "suspended",
+    "POST_TRADING": "suspended",
+    "AUCTION_MATCH": "limited",
+}
+# the states of wallets need a key; the mirror for market data has no system status
+FACTS = (
+    FactSource(markets_request(), ("trading",), 0),
+    FactSource(Request("facts", SYSTEM, "weight", 1), ("whole",)),
+)
+
+
+def read_facts(request: Request, payload: bytes) -> Said:
+    """Read the status of each symbol, or that of the whole exchange."""
+    found = orjson.loads(payload)
+    if request.path == SYSTEM:
+        # "System Status": 0 = normal, 1 = maintenance
+        status = found["status"]
+        if status not in (0, 1) or not isinstance(status, int):
+            raise ValueError(f"expected status 0 or 1, was {status!r}")
+        return Said(whole=("suspended", "system maintenance") if status else ("open", ""))
+    read, unread = rows(found["symbols"], lambda row: name_of(row["symbol"]), _trading)
+    return Said(trading={name: states[0] for name, states in read.items()}, unread=unread)
+
+
+def _trading(row: Any) -> tuple[Trading, str]:
+    status = name_of(row["status"])
+    return STATUSES.get(status, "unknown"), "" if status == "TRADING" else status
+
+
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame, flat or wrapped."""
     error = detail.get("error", detail)
     if not isinstance(error, dict):
-        error = {"msg": str(error)}
-    text = plain(f"{error.get('code')}: {error.get('msg')}")
+        error = {"msg": error}
+    text = plain(f"{said(error.get('code'))}: {said(error.get('msg'))}")
     return Refusal(text, fatal="too many" not in text.lower())
 
 
@@ -359,7 +401,7 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     text = f"HTTP {status}"
     try:
         body = orjson.loads(payload)
-        text += f" {body['code']}: {body['msg']}"
+        text += f" {said(body['code'])}: {said(body['msg'])}"
     except (orjson.JSONDecodeError, KeyError, TypeError):
         text += f" {payload[:80].decode(errors='replace')}"
     text = plain(text)
@@ -534,6 +576,8 @@ def answer(
     now_ms = wall_ns // 1_000_000
     if path == "/api/v3/ping":
         return 200, {}
+    if path == SYSTEM:
+        return 200, {"status": 0, "msg": "normal"}
     if path == "/api/v3/time":
         return 200, {"serverTime": now_ms}
     if path == "/api/v3/exchangeInfo":

@@ -6,16 +6,21 @@ Comments have the rule that the code relies on. "Documented" means https://apido
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import quote
+
+import orjson
 
 from coinspace.errors import ConfigError
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
     AddressLimit,
     Channel,
+    FactSource,
     Identity,
     Limit,
     Load,
@@ -25,6 +30,19 @@ from coinspace.exchanges.exchange import (
     RestTrade,
     Subscription,
     TradePage,
+)
+from coinspace.exchanges.facts import (
+    LEVELS,
+    Flag,
+    Network,
+    Notice,
+    Said,
+    Warning,
+    is_open,
+    name_of,
+    networks,
+    rows,
+    text_of,
 )
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import dashed_symbol
@@ -175,6 +193,98 @@ def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[Rest
 
 
 read_markets = korean.read_markets
+
+# facts beside the price
+
+WALLETS = "/public/assetsstatus/multichain/ALL"
+WARNINGS = "/v1/market/virtual_asset_warning"
+NOTICES = "/v1/notices"
+# seen: notices asked for in quick succession are redirected without an end
+NOTICES_S = 300.0
+FACTS = (
+    FactSource(markets_request(), ("trading", "flags"), 0),
+    FactSource(Request("facts", WALLETS, "market"), ("wallets",)),
+    FactSource(Request("facts", WARNINGS, "market"), ("flags",)),
+    FactSource(Request("facts", f"{NOTICES}?count=20", "market"), ("notices",), NOTICES_S),
+)
+KST = timezone(timedelta(hours=9))
+# seen: a title has the names of coins in brackets, such as 비트코인(BTC)
+_COINS = re.compile(r"\(([A-Z0-9]{1,12})\)")
+
+
+def read_facts(request: Request, payload: bytes) -> Said:
+    """Read warnings of the list of markets and of the alert list, wallets, or notices."""
+    match request.path.partition("?")[0]:
+        case path if path == WALLETS:
+            return _wallets(orjson.loads(payload))
+        case path if path == WARNINGS:
+            return _warnings(orjson.loads(payload))
+        case path if path == NOTICES:
+            return _notices(orjson.loads(payload))
+    return korean.read_market_facts(payload, _designated)
+
+
+def _designated(row: Any) -> list[Flag]:
+    # documented: NONE or CAUTION
+    warning = name_of(row["market_warning"])
+    return [] if warning == "NONE" else [Flag(_level(warning), f"MARKET_{warning}")]
+
+
+def _level(name: str) -> Warning:
+    # a step that is not known yet counts as the lowest one
+    return next((one for one in LEVELS[1:] if one == name.lower()), "caution")
+
+
+def _wallets(found: Any) -> Said:
+    # documented: true and false; seen: 1 and 0
+    if found["status"] != "0000":
+        raise ValueError(f"expected status 0000, was {found['status']!r}")
+    read, unread = rows(
+        found["data"],
+        lambda row: name_of(row["currency"]).upper(),
+        lambda row: Network(
+            name_of(row["net_type"]),
+            is_open(row["deposit_status"]),
+            is_open(row["withdrawal_status"]),
+        ),
+    )
+    wallets = {coin: networks(parts) for coin, parts in read.items()}
+    return Said(wallets=wallets, unread=unread)
+
+
+def _warnings(found: Any) -> Said:
+    # only markets with an alert in force; an older form has no step
+    read, unread = rows(
+        found,
+        lambda row: name_of(row["market"]),
+        lambda row: Flag(
+            _level(name_of(row.get("warning_step", "CAUTION"))), name_of(row["warning_type"])
+        ),
+        empty=True,
+    )
+    return Said(flags=read, unread=unread)
+
+
+def _notices(found: Any) -> Said:
+    read, unread = rows(found, lambda row: text_of(row["title"]), _notice, empty=True)
+    notices: dict[str, list[Notice]] = {}
+    for title, parts in read.items():
+        for coin in dict.fromkeys(_COINS.findall(title)):
+            notices.setdefault(coin, []).extend(parts)
+    for parts in notices.values():
+        parts.sort(key=lambda one: -one.ts)
+    return Said(notices=notices, unread=unread)
+
+
+def _notice(row: Any) -> Notice:
+    at = datetime.strptime(row["published_at"], "%Y-%m-%d %H:%M:%S").replace(tzinfo=KST)
+    category = ", ".join(text_of(one) for one in row["categories"][:5])
+    url = text_of(row["pc_url"])
+    if not url.startswith("https://"):
+        raise ValueError("expected an address")
+    return Notice(int(at.timestamp()) * 1000, category, text_of(row["title"]), url)
+
+
 refusal_of_frame = korean.refusal_of_frame
 refusal_of_answer = korean.refusal_of_answer
 
@@ -190,7 +300,20 @@ def answer(
     recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
 ) -> tuple[int, Any]:
     """Answer a REST request from a recording. Seen: errors have status 200 too."""
+    if path == WALLETS:
+        return 200, {"status": "0000", "data": wallet_list(recording.symbols)}
+    if path in (WARNINGS, NOTICES):
+        return 200, []
     return 200, korean.answer(recording, path, query, wall_ns, RULES)[1]
+
+
+def wallet_list(symbols: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the wallets of a recording's coins, all of them open."""
+    coins = sorted({symbol.partition("-")[2] for symbol in symbols})
+    return [
+        {"currency": one, "net_type": one, "deposit_status": 1, "withdrawal_status": 1}
+        for one in coins
+    ]
 
 
 # `probe`

@@ -13,16 +13,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
+from coinspace.exchanges.facts import Said
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market
 
 Stream = Literal["orderbook", "ticker"]
 # channels of a subscription; top: best prices, where an exchange has a channel for them
 Channel = Literal["orderbook", "top", "ticker", "trade"]
-Purpose = Literal["snapshot", "compare", "trades", "markets"]
+Purpose = Literal["snapshot", "compare", "trades", "markets", "facts"]
 
 # errors of `read_books`, `read_trades` and `read_markets` for an answer of an unknown form
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
+UNREADABLE = (
+    ValueError, LookupError, TypeError, AttributeError, OverflowError,
+    # a list in lists in lists …
+    RecursionError,
+)  # fmt: skip
 # channels that each stage needs
 CHANNELS: dict[Stream, tuple[Channel, ...]] = {
     "orderbook": ("orderbook",),
@@ -110,6 +115,23 @@ class Request:
     context: Any = field(default=None, compare=False)
     # data of the exchange's module: the place of the answer in a list that is read page by page
     place: Any = field(default=None, compare=False)
+
+
+# parts of the facts beside the price: as the fields of `Said`
+Part = Literal["wallets", "trading", "flags", "notices", "whole"]
+
+
+@dataclass(frozen=True, slots=True)
+class FactSource:
+    """A REST answer with facts beside the price.
+
+    Attributes: parts: what it says. every_s: how often it is asked for; the list of markets, which
+        is asked for anyway, has 0.
+    """
+
+    request: Request
+    parts: tuple[Part, ...]
+    every_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +370,8 @@ class Exchange(Protocol):
     ADDRESS_LIMITS: dict[str, AddressLimit]
     # numbers of levels that a snapshot request can name, ascending by weight
     SNAPSHOT_STEPS: tuple[int, ...]
+    # answers with facts beside the price, public ones only
+    FACTS: tuple[FactSource, ...]
 
     def parser(self, capacity: int, markets: Iterable[str] = ()) -> Any: ...
     def symbol_of(self, market: Market) -> str: ...
@@ -371,6 +395,8 @@ class Exchange(Protocol):
         self, request: Request, payload: bytes, wall_ns: int = 0
     ) -> list[RestTrade]: ...
     def read_markets(self, payload: bytes) -> list[Listing]: ...
+    # of a request of FACTS
+    def read_facts(self, request: Request, payload: bytes) -> Said: ...
     def refusal_of_frame(self, detail: dict[str, Any]) -> Refusal: ...
     def refusal_of_answer(self, status: int, payload: bytes) -> Refusal | None: ...
 
@@ -432,6 +458,14 @@ def shaped(
         except MALFORMED:
             continue
     return rows
+
+
+def said(value: object) -> str:
+    """Return a value of a refusal as text.
+
+    A list or an object, which no refusal has, can be as large as the answer: it has no text.
+    """
+    return "…" if isinstance(value, list | dict) else str(value)
 
 
 def plain(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -31,9 +31,11 @@ from coinspace.exchanges.exchange import (
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
+from coinspace.exchanges.facts import Flag, Said, name_of, rows
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, Market, market_of_dashed
 
@@ -193,6 +195,16 @@ def read_markets(payload: bytes) -> list[Listing]:
     return listings
 
 
+def read_market_facts(payload: bytes, flags: Callable[[Any], list[Flag]]) -> Said:
+    """Read the warnings in `/v1/market/all`, which has only the markets that are offered now."""
+    found, unread = rows(orjson.loads(payload), lambda row: name_of(row["market"]), flags)
+    return Said(
+        trading=dict.fromkeys(found, ("open", "")),
+        flags={symbol: [one for part in parts for one in part] for symbol, parts in found.items()},
+        unread=unread,
+    )
+
+
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame.
 
@@ -201,8 +213,8 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """
     error = detail.get("error", detail)
     if not isinstance(error, dict):
-        error = {"name": str(error)}
-    text = plain(f"{error.get('name')}: {error.get('message')}")
+        error = {"name": error}
+    text = plain(f"{said(error.get('name'))}: {said(error.get('message'))}")
     return Refusal(text, fatal=not any(word in text.lower() for word in PASSING))
 
 
@@ -221,7 +233,7 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
         return None
     text = f"HTTP {status}"
     if isinstance(error, dict):
-        text += f" {error.get('name')}: {error.get('message')}"
+        text += f" {said(error.get('name'))}: {said(error.get('message'))}"
     text = plain(text)
     passing = status in (418, 429) or status >= 500 or any(w in text.lower() for w in PASSING)
     return Refusal(text, fatal=not passing)

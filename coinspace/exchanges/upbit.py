@@ -14,6 +14,7 @@ from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
     AddressLimit,
     Channel,
+    FactSource,
     Identity,
     Limit,
     Load,
@@ -23,6 +24,7 @@ from coinspace.exchanges.exchange import (
     Subscription,
     TradePage,
 )
+from coinspace.exchanges.facts import Flag, Said, name_of, truth
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market, dashed_symbol
 
@@ -172,6 +174,24 @@ def markets_request() -> Request:
 read_books = korean.read_books
 read_trades = korean.read_trades
 read_markets = korean.read_markets
+
+# facts beside the price; documented: the states of wallets and the notices need a key
+FACTS = (FactSource(markets_request(), ("trading", "flags"), 0),)
+
+
+def read_facts(request: Request, payload: bytes) -> Said:
+    """Read `/v1/market/all`: the only public facts."""
+    return korean.read_market_facts(payload, _flags)
+
+
+def _flags(row: Any) -> list[Flag]:
+    # documented: `warning` is a designated market, `caution` has the alerts in force
+    event = row["market_event"]
+    cautions = [name_of(name) for name, on in event["caution"].items() if truth(on)]
+    flags = [Flag("caution", name) for name in cautions]
+    return [Flag("warning", "WARNING"), *flags] if truth(event["warning"]) else flags
+
+
 refusal_of_frame = korean.refusal_of_frame
 refusal_of_answer = korean.refusal_of_answer
 

@@ -6,8 +6,11 @@ The exchange's module shapes the answers, from a simulated market as from a reco
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
+from coinspace.exchanges import bithumb
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.binance import AGGREGATES, DEFAULT_LEVELS, STREAM_DEPTH, depth_weight
 from coinspace.exchanges.exchange import number
@@ -94,6 +97,10 @@ class Rest:
         present = Present(self.markets, micro=micro)
         return self.exchange.answer(present, path, query, self.engine.now_ns)
 
+    def coins_with(self, fact: str) -> set[str]:
+        """Return the coins of markets with a fact: a closed wallet, or a warning."""
+        return {one.market.base for one in self._markets.values() if fact in one.facts}
+
     @staticmethod
     def refusal(status: int) -> Any:
         """Return the body of a refusal with this status."""
@@ -139,7 +146,16 @@ class KoreanRest(Rest):
         if self.limits and used > self.rate:
             return self._refuse(now_s, headers)
         status, content = self.content(path, query)
+        if path == "/v1/market/all" and isinstance(content, list):
+            content = [self._warned(row) for row in content]
         return answer(content, status, headers)
+
+    def _warned(self, row: dict[str, Any]) -> dict[str, Any]:
+        event = row.get("market_event")
+        if event is None or "warn" not in self._markets[row["market"]].facts:
+            return row
+        caution = event["caution"] | {"GLOBAL_PRICE_DIFFERENCES": True}
+        return row | {"market_event": event | {"caution": caution}}
 
     def _refuse(self, now_s: float, headers: dict[str, str]) -> Answer:
         self._refused += 1
@@ -173,11 +189,43 @@ class BithumbRest(KoreanRest):
         self, path: str, query: Mapping[str, str], *, micro: bool = False
     ) -> tuple[int, Any]:
         status, content = super().content(path, query)
+        if path == bithumb.WALLETS:
+            closed = self.coins_with("wallet")
+            for row in content["data"]:
+                if row["currency"] in closed:
+                    row["deposit_status"] = row["withdrawal_status"] = 0
+        elif path == bithumb.WARNINGS:
+            content = [self._alert(market) for market in self.markets.values()]
+            content = [one for one in content if one is not None]
+        elif path == bithumb.NOTICES:
+            content = [self._notice(coin) for coin in sorted(self.coins_with("wallet"))]
         for row in content if isinstance(content, list) and path == TICKERS else ():
             # seen at Bithumb: the ticker's times are KST wall time read as UTC, 9 h ahead
             row["timestamp"] += KST_S * 1000
             row["trade_timestamp"] += KST_S * 1000
         return status, content
+
+    def _alert(self, market: SimulatedMarket) -> dict[str, Any] | None:
+        if "warn" not in market.facts:
+            return None
+        return {
+            "market": market.symbol,
+            "warning_type": "PRICE_DIFFERENCE_HIGH",
+            "warning_step": "CAUTION",
+            "end_date": self._kst(3600),
+        }
+
+    def _notice(self, coin: str) -> dict[str, Any]:
+        return {
+            "categories": ["입출금"],
+            "title": f"{coin}({coin}) 입출금 일시 중지 안내",
+            "pc_url": "https://feed.bithumb.com/notice/1649000",
+            "published_at": self._kst(0),
+        }
+
+    def _kst(self, later_s: int) -> str:
+        seconds = self.engine.now_ns // 1_000_000_000 // 60 * 60 + KST_S + later_s
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 class BinanceRest(Rest):
@@ -282,6 +330,10 @@ class CoinoneRest(Rest):
         status, content = super().content(path, query)
         for row in content.get("markets", ()) if isinstance(content, dict) else ():
             row["trade_status"] = int(self._markets[row["target_currency"]].status == "active")
+        closed = self.coins_with("wallet")
+        for row in content.get("currencies", ()) if isinstance(content, dict) else ():
+            if row["symbol"] in closed:
+                row["deposit_status"] = row["withdraw_status"] = "suspended"
         return status, content
 
 
@@ -312,6 +364,10 @@ class CoinbaseRest(Rest):
         status, content = super().content(path, query)
         for row in content if isinstance(content, list) and path == "/products" else ():
             row["trading_disabled"] = self._markets[row["id"]].status != "active"
+        closed = self.coins_with("wallet")
+        for row in content if path == "/currencies" else ():
+            for network in row["supported_networks"] if row["id"] in closed else ():
+                network["status"] = "offline"
         return status, content
 
 
@@ -323,6 +379,13 @@ REST: dict[str, type[Rest]] = {
     "coinone": CoinoneRest,
     "coinbase": CoinbaseRest,
 }
+
+
+@cache
+def fact_paths(exchange: str) -> frozenset[str]:
+    """Return the paths of an exchange that are asked for facts beside the price only."""
+    sources = exchange_named(exchange).FACTS
+    return frozenset(one.request.path for one in sources if one.request.purpose == "facts")
 
 
 def rest_of(exchange: str) -> type[Rest]:

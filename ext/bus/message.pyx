@@ -20,6 +20,7 @@ AGGREGATE = KIND_AGGREGATE
 INDEX = KIND_INDEX
 HEARTBEAT = KIND_HEARTBEAT
 RATE = KIND_RATE
+FACT = KIND_FACT
 SNAPSHOT = FLAG_SNAPSHOT
 REPEAT = FLAG_REPEAT
 SELL = FLAG_SELL
@@ -29,7 +30,9 @@ TOUCH = FLAG_TOUCH
 AGGREGATED = FLAG_AGGREGATE
 REPEATS_BITS = REPEATS_SHIFT
 REPEATS_MOST = REPEATS_LIMIT
-KIND_NAMES = ("", "orderbook", "ticker", "trade", "state", "aggregate", "index", "heartbeat", "rate")
+KIND_NAMES = (
+    "", "orderbook", "ticker", "trade", "state", "aggregate", "index", "heartbeat", "rate", "fact",
+)
 WINDOWS = (None, "24h", "utc_day", "kst_day")
 TICKER_NAMES = (
     "last", "open", "high", "low", "volume", "quote_volume", "change",

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS, monotonic_ns
-from coinspace.collector.fetcher import ANSWER_BYTES, QUEUE_LIMIT, Fetcher, inflate
+from coinspace.collector.fetcher import ANSWER_BYTES, ANSWER_PARTS, QUEUE_LIMIT, Fetcher, inflate
 from coinspace.collector.limits import Budget
 from coinspace.collector.markets import MarketList
 from coinspace.collector.orderbook import OrderBookStage
@@ -203,6 +203,14 @@ def test_a_plain_answer_without_end_is_refused() -> None:
 
     world = serve(handler, three)
     assert world.fetcher.counts["rest_oversized"] == 3
+
+
+def test_an_answer_of_more_lists_and_objects_than_any_is_refused() -> None:
+    # 4 MB of them would take 400 MB and hold the loop for a second
+    dense = b"[" + b",".join([b'{"a":[]}'] * (ANSWER_PARTS["snapshot"] // 2)) + b"]"
+    world = serve(body(dense, "identity"), three)
+    assert world.fetcher.counts["rest_oversized"] == len(world.refusals) == 3
+    assert "lists and objects" in world.refusals[0].text
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import asyncio
 import math
 import ssl
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ from coinspace.exchanges.exchange import (
     TradePage,
     Trial,
 )
+from coinspace.exchanges.facts import Network
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.text import shown_address
 
@@ -220,6 +222,7 @@ class Probe:
             for trial in self.exchange.trials(self.settings, symbols[0] if symbols else ""):
                 await self._try(trial)
             await self._check_rest(symbols)
+            await self._check_facts()
         finally:
             await self._fetcher.close()
         return self.facts
@@ -479,6 +482,35 @@ class Probe:
             }
             self._add(f"answers have {header}", True, all(used.values()), f"{used}")
         await self._check_bad_code(symbols[0])
+
+    async def _check_facts(self) -> None:
+        for source in self.exchange.FACTS:
+            name = f"facts by REST: {', '.join(source.parts)} ({source.request.path})"
+            try:
+                payload = await self._fetcher.get(source.request)
+                said = self.exchange.read_facts(source.request, payload)
+            except (RefusedError, *UNREADABLE) as error:
+                self._add(name, True, False, f"{error!r}")
+                continue
+            counts = [
+                f"{len(found)} {part}" if isinstance(found, Mapping) else f"{part} {found}"
+                for part, found in ((part, getattr(said, part)) for part in source.parts)
+            ]
+            detail = f"{', '.join(counts)}, {said.unread} rows that cannot be read"
+            self._add(name, True, not said.unread, detail)
+            if said.wallets is not None:
+                self._judge_wallets(said.wallets)
+
+    def _judge_wallets(self, wallets: Mapping[str, Sequence[Network]]) -> None:
+        states = [
+            state
+            for networks in wallets.values()
+            for one in networks
+            for state in (one.deposit, one.withdraw)
+        ]
+        unknown = states.count(None)
+        detail = f"{states.count(False)} closed, {unknown} unknown of {len(states)}"
+        self._add("states of wallets are known words", bool(states), not unknown, detail)
 
     def _judge_ids(self, trades: list[RestTrade]) -> None:
         shared = len(self._trade_ids & {trade.trade_id for trade in trades})
