@@ -48,7 +48,7 @@ from coinspace.exchanges import EXCHANGES, UNUSABLE, every
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.files import replace_file
-from coinspace.market import ASSETS, RATED_QUOTES, Market
+from coinspace.market import ASSETS, RATED_QUOTES, Market, as_named, exchange_as_named
 from coinspace.plain_options import config_option as config_option
 
 COLLECTORS = ("orderbook-collector", "ticker-collector")
@@ -118,7 +118,7 @@ def _process(name: str) -> str:
 
 def _venue(name: str) -> str:
     exchange, colon, market = name.partition(":")
-    return f"{exchange.lower()}{colon}{market.upper()}"
+    return f"{exchange_as_named(exchange)}{colon}{as_named(market)}"
 
 
 def _curve_key(key: str) -> str:
@@ -616,7 +616,7 @@ def default_overrides() -> dict[str, dict[str, Any]]:
 
 
 def _asset(text: str) -> str:
-    name = text.strip().upper()
+    name = as_named(text.strip())
     try:
         Market.parse(f"{name}/{RATED_QUOTES[0]}")
     except MarketError:
@@ -632,7 +632,7 @@ def _is_asset(text: str) -> bool:
 
 
 def _asset_or_pattern(text: str) -> str:
-    name = text.strip().upper()
+    name = as_named(text.strip())
     if "*" in name:
         # a name results when each * stands for a letter
         _asset(name.replace("*", "X"))
@@ -673,7 +673,7 @@ class IndexSettings(Section):
     grace_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
     parameters: IndexParameters = IndexParameters()
     overrides: Annotated[
-        dict[Annotated[str, AfterValidator(_asset)], _Changes], Names(str.upper)
+        dict[Annotated[str, AfterValidator(_asset)], _Changes], Names(as_named)
     ] = Field(default_factory=default_overrides)
     """asset -> parameters that differ"""
     next: _Changes = {}

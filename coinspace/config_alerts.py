@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 
 from coinspace.config_sources import STRICT, Names, UserPath
+from coinspace.market import as_named, exchange_as_named
 
 Kind = Literal["premium", "venue", "index", "gap", "storage", "disk", "process"]
 # what a rule compares with a level; a premium rule needs exactly one of these
@@ -86,13 +87,16 @@ class AlertRule(BaseModel):
     @field_validator("assets")
     @classmethod
     def _assets(cls, assets: list[str]) -> list[str]:
-        return [one.strip().upper() for one in assets]
+        return [as_named(one.strip()) for one in assets]
 
     @field_validator("venues")
     @classmethod
     def _venues(cls, venues: list[str]) -> list[str]:
         parts = [one.strip().partition(":") for one in venues]
-        return [f"{exchange.lower()}{colon}{market.upper()}" for exchange, colon, market in parts]
+        return [
+            f"{exchange_as_named(exchange)}{colon}{as_named(market)}"
+            for exchange, colon, market in parts
+        ]
 
     @field_validator("over", "under")
     @classmethod

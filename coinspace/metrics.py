@@ -168,6 +168,7 @@ COUNTERS = {
     "trade_gaps": "Gaps found in trades.",
     "trades_missing": "Trades found missing.",
     "trades_filled": "Missing trades fetched by REST.",
+    "trades_aggregated": "Missing trades fetched by REST in aggregates of several trades.",
     "trades_lost": "Missing trades that the exchange no longer has.",
     "audits": "Volumes compared after a connection.",
     "trades_remembered": "Trades known from before the start.",

@@ -16,6 +16,7 @@ from coinspace.clock import MILLISECOND_NS
 from coinspace.config import config_option, load
 from coinspace.instant import shown
 from coinspace.listing import columns
+from coinspace.market import as_named
 from coinspace.query import endpoint_url
 from coinspace.text import printable
 
@@ -184,7 +185,7 @@ def premium(
     """
     from coinspace.client import Client, merged_premiums
 
-    wanted = {one.upper() for one in assets}
+    wanted = {as_named(one) for one in assets}
 
     def chosen(rows: dict[str, Row]) -> dict[str, Row]:
         return {asset: row for asset, row in rows.items() if not wanted or asset in wanted}

@@ -109,7 +109,7 @@ def _fitting(settings: Settings, exchange: str, markets: list[str]) -> list[str]
     )
     room = NAMES_BYTES
     for number, text in enumerate(wanted):
-        room -= len(text) + 3
+        room -= len(text.encode()) + 3
         if room < 0:
             _left_out(exchange, wanted[number:], f"expected names of {NAMES_BYTES} bytes at most")
             return wanted[:number]

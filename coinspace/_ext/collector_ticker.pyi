@@ -7,6 +7,7 @@ REFUSALS: Final[tuple[str, ...]]
 LARGEST: Final[float]
 ID_LIMIT: Final[int]
 ID_DISTANCE: Final[int]
+MOST_TRADES: Final[int]
 FAR_ROW: Final[int]
 LOW_ROW: Final[int]
 
@@ -41,8 +42,15 @@ class TickerMarket(MarketEntry):
     def delisting(self) -> int: ...
     def recent(self) -> list[tuple[int, float, float, bool]]: ...
     def remember(
-        self, exchange_ns: int, price: float, size: float, flags: int, id: int
+        self,
+        exchange_ns: int,
+        price: float,
+        size: float,
+        flags: int,
+        id: int,
+        trades: int = 1,
     ) -> None: ...
+    def known(self) -> dict[int, tuple[float, float, bool]]: ...
     @property
     def tickers(self) -> int: ...
     @property
@@ -77,6 +85,7 @@ class TickerCollector(Collector[TickerMarket]):
         id: int,
         exchange_ns: int,
         received_ns: int,
+        trades: int = 1,
     ) -> bool: ...
     def on_missing_trades(
         self, market: TickerMarket, first: int, last: int, received_ns: int

@@ -19,6 +19,7 @@ SELL: Final[int]
 REST: Final[int]
 GROUPED: Final[int]
 TOUCH: Final[int]
+AGGREGATED: Final[int]
 REPEATS_BITS: Final[int]
 REPEATS_MOST: Final[int]
 KIND_NAMES: Final[tuple[str, ...]]
@@ -80,6 +81,8 @@ class Message:
     def window(self) -> str | None: ...
     @property
     def side(self) -> str: ...
+    @property
+    def trades(self) -> int: ...
     @property
     def bids(self) -> NDArray[np.float64]: ...
     @property

@@ -1,6 +1,7 @@
 """Holes in the trades of a market, and which trades of a REST answer fill them.
 
-* Ids count up by one (Binance): the trades whose ids are missing.
+* Ids count up by one (Binance): the trades whose ids are missing, from aggregates where REST has
+  no single trades.
 * REST and the stream have the same ids (Upbit): the trades that the stream has not brought.
 * REST and the stream have different ids (Bithumb): trades are matched by time, price, size and
   side. They are filled only at times that the stream has not covered, or where the volume of the
@@ -10,10 +11,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 
-from coinspace._ext.collector_ticker import RecentIds
+from coinspace._ext.collector_ticker import MOST_TRADES, RecentIds
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.exchanges.exchange import DISORDER_NS, Request, RestTrade, TradePage
 
@@ -66,6 +68,8 @@ class TradeHole:
         volume: volume that is missing, 0 = not known.
         ask_ns: when to ask REST, 0 = not yet. answers: trade lists so far, newest first.
         oldest: oldest trade that REST has answered so far.
+        aggregates: trades that REST has in aggregates only, None = not asked for them.
+        refused: how often REST has refused older trades.
     """
 
     reason: str
@@ -78,13 +82,15 @@ class TradeHole:
     asked: bool = False
     answers: list[list[RestTrade]] = field(default_factory=list)
     oldest: RestTrade | None = None
+    aggregates: list[RestTrade] | None = None
+    refused: int = 0
     _seen: set[int] = field(default_factory=set)
 
     def again(self, ask_ns: int) -> None:
         """Ask REST again at a time, and forget the answers."""
         self.answers.clear()
         self._seen.clear()
-        self.oldest = None
+        self.oldest = self.aggregates = None
         self.asked, self.ask_ns = False, ask_ns
 
     def take(self, request: Request, read: list[RestTrade], wall_ns: int) -> TradePage:
@@ -95,6 +101,20 @@ class TradeHole:
         if read and (self.oldest is None or self._place(read[0]) <= self._place(self.oldest)):
             self.oldest = read[0]
         return TradePage(request, read, fresh, self.oldest, self.from_ns, wall_ns)
+
+    def take_aggregates(self, read: Sequence[RestTrade]) -> int:
+        """Take the checked trades of an answer, which follow those before.
+
+        Returns: the time from which on further ones are wanted, 0 = no further ones are.
+        """
+        assert self.aggregates is not None
+        newest = self.aggregates[-1].last_id if self.aggregates else -1
+        self.aggregates.extend(read)
+        # younger ones are single trades
+        enough = self.oldest.trade_id - 1 if self.oldest else self.last_id
+        if not read or not newest < read[-1].last_id < enough:
+            return 0
+        return read[-1].exchange_ns
 
     def _place(self, trade: RestTrade) -> int:
         return trade.trade_id if self.first_id else trade.exchange_ns
@@ -124,8 +144,18 @@ class Found:
     lost: int = 0
 
 
-def by_number(hole: TradeHole, trades: Iterable[RestTrade], known: Sequence[int]) -> Found:
-    """Fill a hole of ids that count up by one. known: ids within it that were published."""
+def by_number(
+    hole: TradeHole,
+    trades: Sequence[RestTrade],
+    known: Sequence[int],
+    published: Mapping[int, tuple[float, float, bool]],
+) -> Found:
+    """Fill a hole of ids that count up by one, with single trades first.
+
+    Args:
+        known: ids within the hole that were published.
+        published: price, size and side of the last published trades by id.
+    """
     there = set(known)
     wanted = [
         trade
@@ -133,7 +163,50 @@ def by_number(hole: TradeHole, trades: Iterable[RestTrade], known: Sequence[int]
         if hole.first_id <= trade.trade_id <= hole.last_id and trade.trade_id not in there
     ]
     there.update(trade.trade_id for trade in wanted)
+    if hole.aggregates:
+        listed = {one.trade_id: (one.price, one.size, one.sell) for one in trades}
+        singles = {**listed, **published}
+        for aggregate in hole.aggregates:
+            part = remainder(hole, aggregate, there, singles)
+            if part is not None:
+                wanted.append(part)
+                there.update(range(part.trade_id, part.last_id + 1))
+        wanted.sort(key=lambda trade: trade.trade_id)
     return Found(wanted, hole.last_id - hole.first_id + 1 - len(there))
+
+
+def remainder(
+    hole: TradeHole,
+    aggregate: RestTrade,
+    there: Collection[int],
+    singles: Mapping[int, tuple[float, float, bool]],
+) -> RestTrade | None:
+    """Return the part of an aggregate that is missing in a hole, None = nothing that is certain.
+
+    The size of single trades that are there is subtracted. The part is certain if their sizes are
+    known and the missing ids follow each other.
+
+    Args: there: ids within the hole that are not missing. singles: known single trades by id.
+    """
+    if aggregate.trades > MOST_TRADES:
+        return None
+    first, last = max(aggregate.trade_id, hole.first_id), min(aggregate.last_id, hole.last_id)
+    lacking = [id for id in range(first, last + 1) if id not in there]
+    if not lacking or lacking[-1] - lacking[0] + 1 != len(lacking):
+        return None
+    if len(lacking) == aggregate.trades:
+        return aggregate
+    size = Decimal(str(aggregate.size))
+    for id in range(aggregate.trade_id, aggregate.last_id + 1):
+        if lacking[0] <= id <= lacking[-1]:
+            continue
+        price, taken, sell = singles.get(id, (0.0, 0.0, False))
+        if (price, sell) != (aggregate.price, aggregate.sell):
+            return None
+        size -= Decimal(str(taken))
+    if size <= 0:
+        return None
+    return replace(aggregate, trade_id=lacking[0], size=float(size), trades=len(lacking))
 
 
 def by_id(hole: TradeHole, trades: Sequence[RestTrade], known: RecentIds, now_ns: int) -> Found:

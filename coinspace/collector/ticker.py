@@ -2,7 +2,8 @@
 
 How missing trades are found:
 
-* Binance: ids count up by one, so a jump is a gap. The REST list fills it by id.
+* Binance: ids count up by one, so a jump is a gap. The REST list fills it by id. Where REST refuses
+  older single trades, as Binance's mirrors do, aggregates fill it: a message has several trades.
 * Upbit: ids are unique and unordered. After each new connection, and once a minute, the REST list
   of the newest trades is compared with the ids of the stream.
 * Bithumb: REST and stream have different ids. After a new connection the missing trades are the
@@ -23,7 +24,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from coinspace._ext.collector import PAST_NS
-from coinspace._ext.collector_ticker import ID_LIMIT, LARGEST, TickerCollector, TickerMarket
+from coinspace._ext.collector_ticker import (
+    ID_LIMIT,
+    LARGEST,
+    MOST_TRADES,
+    TickerCollector,
+    TickerMarket,
+)
+from coinspace._ext.message import Message
 from coinspace._ext.sink import Sink
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
 from coinspace.collector import holes
@@ -46,6 +54,9 @@ NEWER_NS = SECOND_NS
 # REST lists per hole at most, and trades of all lists that are kept until their holes are filled
 ANSWERS = 1000
 KEPT_TRADES = 200_000
+# refusals of older trades in a row after which aggregates are asked for, and for how long
+REFUSALS = 3
+AGGREGATED_NS = 3600 * SECOND_NS
 # a heartbeat with an id further ahead is not believed
 FAR_IDS = 100_000
 # ticker and trades of a market agree with each other when nothing came for this long
@@ -71,6 +82,11 @@ def ticker_markets(
     ]
 
 
+def ids_of(trade: Message) -> range:
+    """Return the ids of a message of trades."""
+    return range(trade.id, trade.id + min(trade.trades, MOST_TRADES))
+
+
 class TickerStage(Stage, TickerCollector):
     """Takes tickers and trades of one exchange from frames and REST answers."""
 
@@ -79,6 +95,7 @@ class TickerStage(Stage, TickerCollector):
         "trade_gaps",
         "trades_missing",
         "trades_filled",
+        "trades_aggregated",
         "trades_lost",
         "audits",
         "trades_remembered",
@@ -113,6 +130,8 @@ class TickerStage(Stage, TickerCollector):
         self._promised: dict[int, int] = {}
         # connection -> when REST was asked whether it is mute
         self._proofs: dict[int, int] = {}
+        # until then, older trades are asked for in aggregates
+        self._aggregated_ns = 0
         # markets whose ids count up by one need no check of the volume
         self._volumes = [] if self.contiguous else [VolumeCheck() for _ in markets]
 
@@ -134,7 +153,8 @@ class TickerStage(Stage, TickerCollector):
             trades = memory.trades.get(market.market, ())
             for trade in trades:
                 price, size = trade.values.tolist()
-                market.remember(trade.exchange_ns, price, size, trade.flags, trade.id)
+                count = min(trade.trades, MOST_TRADES)
+                market.remember(trade.exchange_ns, price, size, trade.flags, trade.id, count)
             self.counts["trades_remembered"] += len(trades)
             if trades:
                 hole = TradeHole("restart", memory.settled_ns(market.market) or market.trade_ns)
@@ -142,7 +162,10 @@ class TickerStage(Stage, TickerCollector):
                 hole = TradeHole("restart", memory.since_ns)
             else:
                 continue
-            if self.contiguous and (ids := sorted({trade.id for trade in trades})):
+            ids = sorted(
+                {id for trade in trades for id in ids_of(trade)} if self.contiguous else ()
+            )
+            if ids:
                 missing = holes.missing(ids[0], ids[-1], ids)
                 if missing is not None:
                     # the earlier process ended before it filled this hole
@@ -267,17 +290,46 @@ class TickerStage(Stage, TickerCollector):
             if found.trades:
                 self._fill(market, TradeHole("ids", found.trades[0].exchange_ns), found, now_ns)
             return
+        if hole.aggregates is not None:
+            self._take_aggregates(market, hole, trades, now_ns)
+            return
         page = hole.take(request, trades, wall_ns)
         older = None
         if not hole.reached() and not self._full(hole):
             older = self.exchange.older_trades_request(page)
         if older is None:
             self._close(market, hole, now_ns)
-        else:
+        elif not (now_ns < self._aggregated_ns and self._ask_aggregates(request, hole)):
             self._ask(older, hole)
+
+    def _ask_aggregates(self, request: Request, hole: TradeHole, from_ns: int = 0) -> bool:
+        """Ask for the trades of a hole in aggregates; return whether the exchange has any."""
+        wanted = None
+        if hole.first_id and hole.from_ns:
+            wanted = self.exchange.aggregates_request(request.symbols[0], from_ns or hole.from_ns)
+        if wanted is None:
+            return False
+        if hole.aggregates is None:
+            hole.aggregates = []
+        self._ask(wanted, hole)
+        return True
+
+    def _take_aggregates(
+        self, market: TickerMarket, hole: TradeHole, trades: list[RestTrade], now_ns: int
+    ) -> None:
+        # single trades are asked for again after a while
+        self._aggregated_ns = now_ns + AGGREGATED_NS
+        from_ns = hole.take_aggregates(trades)
+        if not from_ns or self._full(hole):
+            self._close(market, hole, now_ns)
+        else:
+            self._ask_aggregates(
+                self.exchange.trades_request(market.symbol.decode()), hole, from_ns
+            )
 
     def _full(self, hole: TradeHole) -> bool:
         kept = sum(len(answer) for one in self._holes.values() for answer in one.answers)
+        kept += sum(len(one.aggregates or ()) for one in self._holes.values())
         return len(hole.answers) >= ANSWERS or kept >= KEPT_TRADES
 
     def _sound(self, trade: RestTrade, wall_ns: int) -> bool:
@@ -304,7 +356,7 @@ class TickerStage(Stage, TickerCollector):
             tolerance = VolumeCheck.tolerance(market.day_volume, market.traded)
         if self.contiguous:
             known = market.ids.between(hole.first_id, hole.last_id)
-            found = holes.by_number(hole, trades, known)
+            found = holes.by_number(hole, trades, known, market.known())
         elif self.exchange.JOINABLE_TRADES:
             found = holes.by_id(hole, trades, market.ids, self.wall_ns(now_ns))
         elif hole.volume:
@@ -323,7 +375,11 @@ class TickerStage(Stage, TickerCollector):
             self._volumes[market.index].settle(missing)
 
     def _fill(self, market: TickerMarket, hole: TradeHole, found: Found, now_ns: int) -> None:
-        filled = sum(self._add(market, trade, now_ns) for trade in found.trades)
+        filled = 0
+        for trade in found.trades:
+            if self._add(market, trade, now_ns):
+                filled += trade.trades
+                self.counts["trades_aggregated"] += trade.trades if trade.trades > 1 else 0
         if not self.contiguous:
             self.counts["trades_missing"] += len(found.trades)
             self.counts["trade_gaps"] += bool(found.trades or found.lost)
@@ -355,6 +411,7 @@ class TickerStage(Stage, TickerCollector):
             trade.trade_id,
             trade.exchange_ns,
             self.wall_ns(now_ns),
+            trade.trades,
         )
 
     def on_refused(self, request: Request, refusal: Refusal, now_ns: int) -> None:
@@ -364,6 +421,10 @@ class TickerStage(Stage, TickerCollector):
         hole = request.context if isinstance(request.context, TradeHole) else None
         market = self.entry(request.symbols[0]) if request.symbols else None
         if hole is None or market is None or self._holes.get(market.index) is not hole:
+            return
+        hole.refused += bool(hole.answers)
+        given_up = hole.answers and (refusal.fatal or hole.refused >= REFUSALS)
+        if given_up and hole.aggregates is None and self._ask_aggregates(request, hole):
             return
         if refusal.fatal and hole.answers:
             self._close(market, hole, now_ns)

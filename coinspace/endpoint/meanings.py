@@ -591,6 +591,11 @@ FIELDS: dict[str, Meaning] = {
     "trade_id": Meaning(
         "the exchange's number of the trade, or one made from its data", "17672256"
     ),
+    "Trade.trades": Meaning(
+        "number of the exchange's trades in the entry: 1, or more for an aggregate of one time,"
+        " price and side, whose ids count up from trade_id",
+        1,
+    ),
     # parts of answers
     "constituents": Meaning("venues of the index, used or not", _CONSTITUENTS),
     "n_used": Meaning("number of venues behind the value", 3),

@@ -730,6 +730,7 @@ class Trade(Struct, kw_only=True):
     size: DecimalText
     side: Literal["buy", "sell"]
     trade_id: str
+    trades: int
 
 
 class TradePage(Struct):

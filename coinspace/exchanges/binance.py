@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 import orjson
 
@@ -137,6 +137,7 @@ SNAPSHOT_STEPS = tuple(levels for levels, _ in DEPTH_WEIGHTS)
 # levels of a snapshot when the request names no number
 DEFAULT_LEVELS = 100
 TRADES = 1000
+AGGREGATES = "/api/v3/aggTrades"
 # levels of a comparison, at the least weight. No snapshot has 99 levels, so a recorded request for
 # them is a comparison, as is one for 5 levels in older recordings
 COMPARED = 99
@@ -205,13 +206,15 @@ def streams_of(
     base: str, kinds: Sequence[str], names: Sequence[str]
 ) -> tuple[str, tuple[bytes, ...]]:
     """Return the URL of a connection, and the frames that subscribe what does not fit into it."""
-    streams = [f"{name.lower()}@{kind}" for name in names for kind in kinds]
+    # documented for addresses only: names beyond ASCII go into the URL, percent-encoded
+    ordered = sorted(names, key=str.isascii)
+    streams = [f"{name.lower()}@{kind}" for name in ordered for kind in kinds]
     first, *rest = chunks(streams, STREAMS_PER_FRAME)
     frames = tuple(
         orjson.dumps({"method": "SUBSCRIBE", "params": list(part), "id": index})
         for index, part in enumerate(rest, 1)
     )
-    return f"{base}/stream?streams={'/'.join(first)}", frames
+    return f"{base}/stream?streams={quote('/'.join(first), safe='/@')}", frames
 
 
 def json_subscriptions(
@@ -240,18 +243,18 @@ def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
 
 def snapshot_request(symbol: str, levels: int) -> Request:
     """Request a snapshot of at most 5,000 levels per side."""
-    path = f"/api/v3/depth?symbol={symbol}&limit={levels}"
+    path = f"/api/v3/depth?symbol={quote(symbol)}&limit={levels}"
     return Request("snapshot", path, "weight", depth_weight(levels), (symbol,), levels)
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
     """Request the best levels of each book: the answer has an update id and no symbol."""
     path = f"/api/v3/depth?limit={COMPARED}&symbol="
-    return [Request("compare", path + symbol, "weight", 5, (symbol,)) for symbol in symbols]
+    return [Request("compare", path + quote(symbol), "weight", 5, (symbol,)) for symbol in symbols]
 
 
 def trades_request(symbol: str) -> Request:
-    path = f"/api/v3/trades?symbol={symbol}&limit={TRADES}"
+    path = f"/api/v3/trades?symbol={quote(symbol)}&limit={TRADES}"
     return Request("trades", path, "weight", 25, (symbol,))
 
 
@@ -262,8 +265,20 @@ def older_trades_request(page: TradePage) -> Request | None:
         return None
     first = max(0, before.trade_id - TRADES)
     count = before.trade_id - first
-    path = f"/api/v3/historicalTrades?symbol={before.symbol}&limit={count}&fromId={first}"
+    symbol = quote(before.symbol)
+    path = f"/api/v3/historicalTrades?symbol={symbol}&limit={count}&fromId={first}"
     return Request("trades", path, "weight", 25, (before.symbol,))
+
+
+def aggregates_request(symbol: str, from_ns: int) -> Request | None:
+    """Request trades from a time on.
+
+    "Compressed/Aggregate trades list" (REST API): trades of one time, order and price are one
+    aggregate with the first and last id; with only `startTime`, the oldest from that time on come.
+    The mirrors have aggregates and no `historicalTrades`.
+    """
+    path = f"{AGGREGATES}?symbol={quote(symbol)}&startTime={from_ns // 1_000_000}&limit={TRADES}"
+    return Request("trades", path, "weight", 4, (symbol,))
 
 
 def markets_request() -> Request:
@@ -285,6 +300,8 @@ def read_books(request: Request, payload: bytes) -> list[RestBook]:
 
 def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
     """Read the answer of a trades request, oldest first."""
+    if request.path.startswith(AGGREGATES):
+        return _read_aggregates(request.symbols[0], payload)
     trades = [
         RestTrade(
             request.symbols[0],
@@ -300,6 +317,19 @@ def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[Rest
     return trades
 
 
+def _read_aggregates(symbol: str, payload: bytes) -> list[RestTrade]:
+    trades = []
+    for entry in orjson.loads(payload):
+        first, last = int(entry["f"]), int(entry["l"])
+        if first > last:
+            raise ValueError(f"aggregate: expected ids that rise, was {first} to {last}")
+        price, size = float(entry["p"]), float(entry["q"])
+        at_ns, sell = epoch_ns(int(entry["T"])), bool(entry["m"])
+        trades.append(RestTrade(symbol, first, at_ns, price, size, sell, last - first + 1))
+    trades.sort(key=lambda trade: trade.trade_id)
+    return trades
+
+
 def read_markets(payload: bytes) -> list[Listing]:
     """Read the answer of a markets request: only it has the base and quote of a symbol."""
     listings = []
@@ -308,7 +338,7 @@ def read_markets(payload: bytes) -> list[Listing]:
             symbol, status = str(entry["symbol"]), str(entry["status"])
             market = Market.parse(f"{entry['baseAsset']}/{entry['quoteAsset']}")
         except MarketError:
-            # some assets have letters beyond A-Z; CoinSpace does not collect them
+            # its name could be taken for another one
             continue
         listings.append(Listing(symbol, market, status == "TRADING", plain(status)))
     return listings
@@ -562,7 +592,7 @@ def answer(
         found = recording.book(symbol, limit)
         if found is not None:
             return 200, found
-    elif path == "/api/v3/aggTrades" and symbol in symbols:
+    elif path == AGGREGATES and symbol in symbols:
         return 200, aggregates(rest_trades(recording.trades(symbol)), query)
     elif path in ("/api/v3/trades", "/api/v3/historicalTrades") and symbol in symbols:
         rows = rest_trades(recording.trades(symbol))

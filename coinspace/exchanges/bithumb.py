@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
@@ -141,7 +142,8 @@ def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:
-    return Request("snapshot", f"/v1/orderbook?markets={symbol}", "orderbook", 1, (symbol,))
+    path = f"{korean.BOOKS}?markets={quote(symbol)}"
+    return Request("snapshot", path, "orderbook", 1, (symbol,))
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
@@ -155,6 +157,11 @@ def trades_request(symbol: str) -> Request:
 
 def older_trades_request(page: TradePage) -> Request | None:
     return korean.older_trades_request(page, DAYS_KEY, KST_OFFSET_NS)
+
+
+def aggregates_request(symbol: str, from_ns: int) -> Request | None:
+    """Return None: trades are not aggregated."""
+    return None
 
 
 def markets_request() -> Request:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
@@ -142,7 +143,8 @@ def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:
-    return Request("snapshot", f"/products/{symbol}/book?level=2", "public", 1, (symbol,), levels)
+    path = f"/products/{quote(symbol)}/book?level=2"
+    return Request("snapshot", path, "public", 1, (symbol,), levels)
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
@@ -154,7 +156,7 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def trades_request(symbol: str) -> Request:
-    path = f"/products/{symbol}/trades?limit={TRADES}"
+    path = f"/products/{quote(symbol)}/trades?limit={TRADES}"
     return Request("trades", path, "public", 1, (symbol,))
 
 
@@ -163,8 +165,13 @@ def older_trades_request(page: TradePage) -> Request | None:
     before = page.oldest
     if before is None or not page.fresh or before.trade_id <= 1:
         return None
-    path = f"/products/{before.symbol}/trades?limit={TRADES}&after={before.trade_id}"
+    path = f"/products/{quote(before.symbol)}/trades?limit={TRADES}&after={before.trade_id}"
     return Request("trades", path, "public", 1, (before.symbol,))
+
+
+def aggregates_request(symbol: str, from_ns: int) -> Request | None:
+    """Return None: trades are not aggregated."""
+    return None
 
 
 def markets_request() -> Request:

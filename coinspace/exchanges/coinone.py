@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, unquote
 
 import orjson
 
@@ -186,16 +187,21 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def _book_path(symbol: str) -> str:
-    return f"/orderbook/{QUOTES[0]}/{symbol}?size={LEVELS}"
+    return f"/orderbook/{QUOTES[0]}/{quote(symbol)}?size={LEVELS}"
 
 
 def trades_request(symbol: str) -> Request:
-    path = f"/trades/{QUOTES[0]}/{symbol}?size={TRADES}"
+    path = f"/trades/{QUOTES[0]}/{quote(symbol)}?size={TRADES}"
     return Request("trades", path, "public", 1, (symbol,))
 
 
 def older_trades_request(page: TradePage) -> Request | None:
     """Return None: the trades have no pages."""
+    return None
+
+
+def aggregates_request(symbol: str, from_ns: int) -> Request | None:
+    """Return None: trades are not aggregated."""
     return None
 
 
@@ -374,7 +380,7 @@ def request_of(path: str) -> Request | None:
     parts = place.strip("/").split("/")
     if len(parts) != 3 or parts[:2] != ["orderbook", QUOTES[0]]:
         return None
-    return Request("compare", path, "public", 0, (parts[2],))
+    return Request("compare", path, "public", 0, (unquote(parts[2]),))
 
 
 def recorded_book() -> None:

@@ -154,7 +154,10 @@ class RestBook:
 
 @dataclass(frozen=True, slots=True)
 class RestTrade:
-    """A trade by REST; `trade_id` is the id that REST gives it."""
+    """A trade by REST; `trade_id` is the id that REST gives it.
+
+    trades: of an aggregate, number of trades of one time, price and side, with ids from `trade_id`.
+    """
 
     symbol: str
     trade_id: int
@@ -162,6 +165,11 @@ class RestTrade:
     price: float
     size: float
     sell: bool
+    trades: int = 1
+
+    @property
+    def last_id(self) -> int:
+        return self.trade_id + self.trades - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +387,8 @@ class Exchange(Protocol):
     def trades_request(self, symbol: str) -> Request: ...
     # the page after a page, None = the exchange gives no older trades
     def older_trades_request(self, page: TradePage) -> Request | None: ...
+    # trades from a time on, several of which can be one aggregate; None = there are no aggregates
+    def aggregates_request(self, symbol: str, from_ns: int) -> Request | None: ...
     def markets_request(self) -> Request: ...
     def read_books(self, request: Request, payload: bytes) -> list[RestBook]: ...
     def read_trades(

@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 import orjson
 
@@ -79,7 +80,7 @@ def subscribe_frame(parts: Sequence[dict[str, Any]], form: str) -> bytes:
 def compare_requests(symbols: Sequence[str], per_call: int) -> list[Request]:
     """Request all books, `per_call` in one call."""
     return [
-        Request("compare", f"{BOOKS}?markets={','.join(names)}", "orderbook", 1, names)
+        Request("compare", f"{BOOKS}?markets={','.join(map(quote, names))}", "orderbook", 1, names)
         for names in chunks(symbols, per_call)
     ]
 
@@ -104,7 +105,7 @@ def trades_request(symbol: str, days_key: str, place: Place = NEWEST) -> Request
 
     Args: days_key: name of the parameter `days ago`, which the exchanges spell differently.
     """
-    path = f"{TRADES}?market={symbol}&count={PAGE}"
+    path = f"{TRADES}?market={quote(symbol)}&count={PAGE}"
     if place.days_ago:
         path += f"&{days_key}={place.days_ago}"
     if place.cursor:
@@ -298,7 +299,7 @@ def request_of(path: str) -> Request | None:
     """Return the request that a recorded answer belongs to."""
     if not path.startswith(f"{BOOKS}?markets="):
         return None
-    symbols = path.partition("markets=")[2].split("&")[0].split(",")
+    symbols = unquote(path.partition("markets=")[2].split("&")[0]).split(",")
     return Request("compare", path, "orderbook", 0, tuple(symbols))
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationInfo, field_validato
 
 from coinspace.config_sources import STRICT, Names, UserPath
 from coinspace.errors import MarketError
-from coinspace.market import Market
+from coinspace.market import Market, as_named
 
 
 class ExchangeSettings(BaseModel):
@@ -78,7 +78,7 @@ class ExchangeSettings(BaseModel):
     ] = 1
     group_levels: Annotated[
         dict[str, int],
-        Names(str.upper),
+        Names(as_named),
         Field(description="market -> price group of a second Upbit book that extends the depth"),
     ] = {}
     stale_after_s: Annotated[
@@ -155,7 +155,7 @@ def _is_own(host: str | None) -> bool:
 
 def _market(text: str) -> str:
     # a market or a pattern, in upper or lower case
-    text = text.strip().upper()
+    text = as_named(text.strip())
     if "*" not in text:
         try:
             Market.parse(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
@@ -144,9 +145,8 @@ def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
 
 
 def snapshot_request(symbol: str, levels: int) -> Request:
-    return Request(
-        "snapshot", f"/v1/orderbook?markets={symbol}&count={levels}", "orderbook", 1, (symbol,)
-    )
+    path = f"{korean.BOOKS}?markets={quote(symbol)}&count={levels}"
+    return Request("snapshot", path, "orderbook", 1, (symbol,))
 
 
 def compare_requests(symbols: Sequence[str]) -> list[Request]:
@@ -160,6 +160,11 @@ def trades_request(symbol: str) -> Request:
 
 def older_trades_request(page: TradePage) -> Request | None:
     return korean.older_trades_request(page, DAYS_KEY, 0)
+
+
+def aggregates_request(symbol: str, from_ns: int) -> Request | None:
+    """Return None: trades are not aggregated."""
+    return None
 
 
 def markets_request() -> Request:

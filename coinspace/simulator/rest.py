@@ -12,7 +12,7 @@ from typing import Any
 
 from coinspace.exchanges import bithumb
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.binance import DEFAULT_LEVELS, STREAM_DEPTH, depth_weight
+from coinspace.exchanges.binance import AGGREGATES, DEFAULT_LEVELS, STREAM_DEPTH, depth_weight
 from coinspace.exchanges.exchange import number
 from coinspace.exchanges.korean import TICKERS, TRADES
 from coinspace.simulator.answer import Answer as Answer
@@ -236,7 +236,7 @@ class BinanceRest(Rest):
         "/api/v3/exchangeInfo": 20,
         "/api/v3/trades": 25,
         "/api/v3/historicalTrades": 25,
-        "/api/v3/aggTrades": 4,
+        AGGREGATES: 4,
     }
 
     @staticmethod

@@ -34,6 +34,7 @@ cdef enum:
     FLAG_REST = 32        # fetched by REST, not received on the websocket
     FLAG_GROUPED = 64     # levels far from the best prices are price groups
     FLAG_TOUCH = 128      # the best prices are newer than the levels behind them
+    FLAG_AGGREGATE = 256  # several trades in one message, n_bids of them: ids from `id` on, one price and side
 
 cdef enum:
     # bits 8-15 of a book's flags: number of repeats directly before it, which are not stored themselves
@@ -44,7 +45,7 @@ cdef packed struct Header:
     uint8_t version
     uint8_t kind
     uint16_t flags
-    uint32_t n_bids        # levels; 0 for kinds without books
+    uint32_t n_bids        # levels; of an aggregate: trades; 0 for other kinds
     uint32_t n_asks
     uint32_t payload_size  # bytes
     int64_t epoch          # publisher's start, ns

@@ -27,6 +27,7 @@ SELL = FLAG_SELL
 REST = FLAG_REST
 GROUPED = FLAG_GROUPED
 TOUCH = FLAG_TOUCH
+AGGREGATED = FLAG_AGGREGATE
 REPEATS_BITS = REPEATS_SHIFT
 REPEATS_MOST = REPEATS_LIMIT
 KIND_NAMES = (
@@ -196,6 +197,11 @@ cdef class Message:
     def side(self):
         """The taker's side of a trade: "buy" or "sell"."""
         return "sell" if self.header.flags & FLAG_SELL else "buy"
+
+    @property
+    def trades(self):
+        """Number of trades in a message of trades: 1, more for an aggregate."""
+        return max(1, self.header.n_bids) if self.header.flags & FLAG_AGGREGATE else 1
 
     @property
     def bids(self):

@@ -24,7 +24,7 @@ cdef struct RecentTrade:
     double price
     double size
     bint sell
-    int64_t id
+    int64_t id               # -1 = an aggregate
 
 
 cdef class RecentIds:
@@ -72,6 +72,8 @@ cdef class TickerMarket(MarketEntry):
     # whether a trade of this id with another price, size or side is known
     cdef bint differs(self, double price, double size, bint sell, int64_t id) noexcept
     cdef bint strays(self, int64_t id) noexcept
+    # remembers the ids of one or several trades; False when one of them is known
+    cdef bint put_ids(self, int64_t id, int64_t trades) noexcept
 
 
 cdef class TickerCollector(Collector):
@@ -87,5 +89,5 @@ cdef class TickerCollector(Collector):
     cdef int take_trade(self, TickerMarket market, int64_t received_ns, int connection) except -1
     cdef int send_trade(
         self, TickerMarket market, double price, double size, int flags, int64_t id, int64_t exchange_ns,
-        int64_t received_ns,
+        int64_t received_ns, int trades=*,
     ) except -1

@@ -2,13 +2,13 @@
 
 from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.math cimport NAN
-from libc.stdint cimport int64_t, uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from coinspace._ext.collector cimport Collector, MarketEntry, TIME_GOOD, TIME_PAST, in_order
 from coinspace._ext.message cimport (
-    FLAG_REST, FLAG_SELL, FLAG_SNAPSHOT, HEADER_SIZE, Header, KIND_TICKER, KIND_TRADE, TICKER_FIELDS,
+    FLAG_AGGREGATE, FLAG_REST, FLAG_SELL, FLAG_SNAPSHOT, HEADER_SIZE, Header, KIND_TICKER, KIND_TRADE, TICKER_FIELDS,
 )
 from coinspace._ext.parser cimport CHANGE, LAST, Parser, QUOTE_VOLUME, TICKER, TRADE, VOLUME
 from coinspace._ext.sink cimport Sink, Topic
@@ -19,6 +19,8 @@ LARGEST = 1e18
 ID_LIMIT = 1 << 62
 # ids that count up by one do not jump further than this, even over a long outage
 ID_DISTANCE = 100_000_000
+# trades of one aggregate at most: a larger one is not believed
+MOST_TRADES = 10_000
 # after this many ids in a row that follow each other outside the sequence (far above or below it), the sequence has
 # started again there
 FAR_ROW = 3
@@ -31,6 +33,7 @@ REFUSALS = ("", "price", "size", "id", "past", "future")
 cdef double largest = LARGEST
 cdef int64_t id_limit = ID_LIMIT
 cdef int64_t id_distance = ID_DISTANCE
+cdef int most_trades = MOST_TRADES
 cdef int far_row = FAR_ROW
 cdef int low_row = LOW_ROW
 # a trade that is older than the newest one by more than this is late, or the time of the newest one was wrong
@@ -200,10 +203,29 @@ cdef class TickerMarket(MarketEntry):
             for i in range(max(0, self.n_kept - RECENT), self.n_kept)
         ]
 
-    def remember(self, int64_t exchange_ns, double price, double size, int flags, int64_t id):
+    def known(self):
+        """Return the last single trades by id: (price, size, sell); an id that is there is the newest."""
+        cdef int64_t i
+        return {
+            self.kept[i % RECENT].id: (
+                self.kept[i % RECENT].price, self.kept[i % RECENT].size, bool(self.kept[i % RECENT].sell),
+            )
+            for i in range(max(0, self.n_kept - RECENT), self.n_kept) if self.kept[i % RECENT].id >= 0
+        }
+
+    cdef bint put_ids(self, int64_t id, int64_t trades) noexcept:
+        cdef int64_t one
+        for one in range(id, id + trades):
+            if self.ids.has(one):
+                return False
+        for one in range(id, id + trades):
+            self.ids.put(one)
+        return True
+
+    def remember(self, int64_t exchange_ns, double price, double size, int flags, int64_t id, int trades=1):
         """Take a trade that an earlier process published, so that it is not published again."""
-        if self.ids.put(id):
-            self.keep(exchange_ns, price, size, flags & FLAG_SELL != 0, False, id)
+        if self.put_ids(id, min(trades, most_trades)):
+            self.keep(exchange_ns, price, size, flags & FLAG_SELL != 0, False, id if trades == 1 else -1)
             # REST ids do not move the stream's position, as on the live path
             if not flags & FLAG_REST and id > self.trade_id:
                 self.trade_id = id
@@ -324,13 +346,15 @@ cdef class TickerCollector(Collector):
 
     cdef int send_trade(
         self, TickerMarket market, double price, double size, int flags, int64_t id, int64_t exchange_ns,
-        int64_t received_ns,
+        int64_t received_ns, int trades=1,
     ) except -1:
         cdef Header header
         cdef double payload[2]
         if id > market.trade_id:
             market.trade_id = id
-        market.keep(exchange_ns, price, size, flags & FLAG_SELL != 0, not flags & FLAG_REST, id)
+        market.keep(
+            exchange_ns, price, size, flags & FLAG_SELL != 0, not flags & FLAG_REST, id if trades == 1 else -1,
+        )
         market.traded += size
         market.trades += 1
         memset(&header, 0, HEADER_SIZE)
@@ -339,24 +363,28 @@ cdef class TickerCollector(Collector):
         header.exchange_ns = exchange_ns
         header.received_ns = received_ns
         header.id = id
+        if trades > 1:
+            header.flags |= FLAG_AGGREGATE
+            header.n_bids = <uint32_t>trades
         payload[0] = price
         payload[1] = size
         return self.sink.send(market.trade_topic, &header, payload, sizeof(payload))
 
     def add_rest_trade(
         self, TickerMarket market not None, double price, double size, bint sell, int64_t id, int64_t exchange_ns,
-        int64_t received_ns,
+        int64_t received_ns, int trades=1,
     ):
         """Publish a REST trade that the stream did not bring; return whether it was new.
 
-        The id must be an id of the stream where REST and stream have the same ids.
+        The id must be an id of the stream where REST and stream have the same ids. Of an aggregate,
+        no id may be known.
         """
         cdef int64_t newest = market.trade_id
-        if not market.ids.put(id):
+        if not 0 < trades <= most_trades or not market.put_ids(id, trades):
             return False
-        market.trades_by_rest += 1
+        market.trades_by_rest += trades
         self.send_trade(
-            market, price, size, FLAG_REST | (FLAG_SELL if sell else 0), id, exchange_ns, received_ns,
+            market, price, size, FLAG_REST | (FLAG_SELL if sell else 0), id, exchange_ns, received_ns, trades,
         )
         # REST ids must not move the stream's position: the stream may have other ids
         market.trade_id = newest

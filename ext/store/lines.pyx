@@ -9,7 +9,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from coinspace._ext.latency cimport Latency
-from coinspace._ext.message cimport KIND_ORDERBOOK, KIND_TICKER, KIND_TRADE, Message, TICKER_FIELDS
+from coinspace._ext.message cimport (
+    FLAG_AGGREGATE, KIND_ORDERBOOK, KIND_TICKER, KIND_TRADE, Message, TICKER_FIELDS,
+)
 
 from coinspace._ext.message import TICKER_NAMES
 from coinspace.errors import MessageError
@@ -201,6 +203,8 @@ cdef class Lines:
         p = put_double(p, b"price", 5, message.data)
         p = put_double(p, b"size", 4, message.data + 8)
         p = put_integer(p, b"trade_id=", 9, message.header.id, c"i")
+        if message.header.flags & FLAG_AGGREGATE:
+            p = put_integer(p, b"trades=", 7, message.header.n_bids, c"i")
         if message.header.received_ns > 0:
             p = put_integer(p, b"received_ts=", 12, message.header.received_ns, c"n")
         return self.end(p, message, message.header.exchange_ns or received_ns(message))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from coinspace._ext.lines import Lines
 from coinspace._ext.message import (
+    AGGREGATED,
     ORDERBOOK,
     SELL,
     TICKER,
@@ -155,16 +156,18 @@ def test_ticker(values: list[float], flags: int, exchange_ns: int, received_ns: 
     size=DOUBLES,
     sell=st.booleans(),
     trade_id=st.integers(-(2**63), 2**63 - 1),
+    trades=st.integers(1, 10_000),
     exchange_ns=INT64,
     received_ns=INT64,
     published_ns=POSITIVE,
 )
-@example(1.0, 1.0, False, -(2**63), 0, 0, 5)
+@example(1.0, 1.0, False, -(2**63), 1, 0, 0, 5)
 def test_trade(
     price: float,
     size: float,
     sell: bool,
     trade_id: int,
+    trades: int,
     exchange_ns: int,
     received_ns: int,
     published_ns: int,
@@ -173,9 +176,10 @@ def test_trade(
         "trade.upbit.X.",
         TRADE,
         [price, size],
-        flags=SELL if sell else 0,
+        flags=(SELL if sell else 0) | (AGGREGATED if trades > 1 else 0),
         epoch=1,
         sequence=2,
+        n_bids=trades if trades > 1 else 0,
         id=trade_id,
         exchange_ns=exchange_ns,
         received_ns=received_ns,
@@ -185,6 +189,7 @@ def test_trade(
         "price": price,
         "size": size,
         "trade_id": trade_id,
+        "trades": trades if trades > 1 else None,
         "received_ts": time(received_ns),
         "flags": made.flags,
         "epoch": 1,

@@ -8,13 +8,13 @@ import orjson
 import pytest
 
 from coinspace._ext.collector import FUTURE_NS, PAST_NS
-from coinspace._ext.collector_ticker import FAR_ROW, ID_DISTANCE, LOW_ROW, RecentIds
-from coinspace._ext.message import REST, SNAPSHOT, Message
+from coinspace._ext.collector_ticker import FAR_ROW, ID_DISTANCE, LOW_ROW, MOST_TRADES, RecentIds
+from coinspace._ext.message import AGGREGATED, REST, SNAPSHOT, Message
 from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS
 from coinspace.collector.holes import Missing, missing
 from coinspace.collector.memory import JournalEnd
-from coinspace.collector.ticker import TickerStage
+from coinspace.collector.ticker import REFUSALS, TickerStage
 from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges import exchange
 from coinspace.exchanges.exchange import Refusal, Request
@@ -182,11 +182,101 @@ def test_trades_that_rest_does_not_have_any_more_are_counted_as_lost(binance: Be
     binance.answer([rest_trade(id) for id in range(90, 105)])
     older = binance.request()
     assert older.path == "/api/v3/historicalTrades?symbol=BTCUSDT&limit=90&fromId=0"
-    # for example because it demands a key
+    # for example because it demands a key; and then no aggregates either
     binance.stage.on_refused(older, Refusal("HTTP 401", fatal=True), binance.now)
+    assert binance.stage.counters()["trades_lost"] == 0
+    binance.stage.on_refused(binance.request(), Refusal("HTTP 401", fatal=True), binance.now)
     counters = binance.stage.counters()
     assert (counters["trades_filled"], counters["trades_lost"]) == (10, 84)
     assert binance.reported()[-1]["reason"] == "trades lost: at least 84"
+
+
+def aggregate(first: int, last: int, ms: int, size: str, price: str = "100.5") -> dict[str, Any]:
+    return {"a": first, "p": price, "q": size, "f": first, "l": last, "T": MS + ms, "m": True}
+
+
+def refuse_older(bench: Bench, *, fatal: bool = True) -> Request:
+    """Refuse single trades before those of the newest list; return the request for aggregates."""
+    for _ in range(1 if fatal else REFUSALS):
+        bench.answer([rest_trade(id, id) for id in range(95, 105)])
+        bench.stage.on_refused(bench.request(), Refusal("HTTP 403", fatal=fatal), bench.now)
+        if len(bench.stage.demand):
+            break
+        bench.timer(11)
+    return bench.request()
+
+
+@pytest.mark.parametrize("fatal", [True, False])
+def test_where_rest_has_no_older_single_trades_aggregates_fill_a_gap(
+    binance: Bench, fatal: bool
+) -> None:
+    for id in (5, 6):
+        binance.frame(trade(id, id, maker=True))
+    binance.frame(trade(100, 100))
+    binance.timer(1)
+    asked = refuse_older(binance, fatal=fatal)
+    assert asked.path == f"/api/v3/aggTrades?symbol=BTCUSDT&startTime={MS + 6}&limit=1000"
+    rows = [
+        # 5 and 6 came by the stream with a size of 0.25 each
+        aggregate(5, 9, 6, "1.10000000"),
+        aggregate(10, 10, 7, "0.3"),
+        aggregate(11, 60, 8, "5"),
+    ]
+    binance.stage.on_answer(asked, orjson.dumps(rows), binance.now)
+    more = binance.request()
+    assert f"startTime={MS + 8}&" in more.path
+    # 95 and later ones came as single trades
+    rows = [rows[-1], aggregate(61, 90, 9, "3"), aggregate(91, 98, 95, "1.75")]
+    binance.stage.on_answer(more, orjson.dumps(rows), binance.now)
+    filled = [one for one in binance.trades() if one.flags & REST]
+    assert [(one.id, one.trades, one.values.tolist()[1]) for one in filled] == [
+        (7, 3, 0.6),
+        (10, 1, 0.3),
+        (11, 50, 5.0),
+        (61, 30, 3.0),
+        (91, 4, 0.75),
+        *((id, 1, 0.25) for id in range(95, 100)),
+    ]
+    assert [bool(one.flags & AGGREGATED) for one in filled[:5]] == [True, False, True, True, True]
+    counters = binance.stage.counters()
+    assert (counters["trades_missing"], counters["trades_filled"]) == (93, 93)
+    assert (counters["trades_aggregated"], counters["trades_lost"]) == (87, 0)
+    # single trades that come late are in the aggregates already
+    binance.frame(trade(12, 8, maker=True))
+    assert len(binance.trades()) == len(filled) + 3
+    assert binance.stage.counters()["differing"] == 0
+
+
+def test_what_an_aggregate_does_not_prove_stays_lost(binance: Bench) -> None:
+    binance.frame(trade(5, 5, maker=True))
+    binance.frame(trade(100, 100))
+    binance.timer(1)
+    rows = [
+        # the price of 5 is another one, so the ids are not what they seem
+        aggregate(5, 9, 6, "1.1", price="99"),
+        # 95 to 98 have a larger size than the aggregate
+        aggregate(90, 98, 95, "0.9"),
+        aggregate(10, 10 + MOST_TRADES, 8, "1"),
+    ]
+    binance.stage.on_answer(refuse_older(binance), orjson.dumps(rows), binance.now)
+    assert [one.id for one in binance.trades() if one.flags & REST] == [95, 96, 97, 98, 99]
+    assert binance.stage.counters()["trades_lost"] == 89
+
+
+def test_a_new_process_knows_the_trades_in_aggregates(binance: Bench) -> None:
+    binance.frame(trade(5, 5))
+    binance.frame(trade(10, 10))
+    binance.timer(1)
+    binance.answer([rest_trade(id, id) for id in range(9, 11)])
+    binance.stage.on_refused(binance.request(), Refusal("HTTP 404", fatal=True), binance.now)
+    asked = binance.request()
+    binance.stage.on_answer(asked, orjson.dumps([aggregate(6, 8, 6, "1")]), binance.now)
+    after = restarted(binance, "binance", "BTCUSDT", "BTC/USDT")
+    after.timer(5)
+    assert after.stage.take_requests() == []
+    for id in range(6, 12):
+        after.frame(trade(id, id))
+    assert after.ids() == [11]
 
 
 def test_trades_missed_between_two_connections_are_found_by_their_ids(binance: Bench) -> None:

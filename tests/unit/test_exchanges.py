@@ -181,11 +181,13 @@ def test_binance_markets_come_from_the_list() -> None:
         {"symbol": "BTCUSDT", "baseAsset": "BTC", "quoteAsset": "USDT", "status": "TRADING"},
         {"symbol": "OLDUSDT", "baseAsset": "OLD", "quoteAsset": "USDT", "status": "BREAK"},
         {"symbol": "币安USDT", "baseAsset": "币安", "quoteAsset": "USDT", "status": "TRADING"},
+        {"symbol": "ВТСUSDT", "baseAsset": "ВТС", "quoteAsset": "USDT", "status": "TRADING"},
     ]
     listings = exchange("binance").read_markets(orjson.dumps({"symbols": symbols}))
     assert [(one.market, one.trading) for one in listings] == [
         (Market("BTC", "USDT"), True),
         (Market("OLD", "USDT"), False),
+        (Market("币安", "USDT"), True),
     ]
 
 

@@ -13,6 +13,7 @@ import io
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
+from urllib.parse import quote
 
 import orjson
 from blacksheep.contents import StreamedContent
@@ -304,6 +305,6 @@ async def paged(
 
 
 def file_name(words: Sequence[str], media: str) -> str:
-    """Return a file name for a download."""
+    """Return a file name for a download; letters beyond ASCII are percent-encoded."""
     ending = {CSV: "csv", ARROW: "arrow", PARQUET: "parquet"}[media]
-    return "-".join(word.replace("/", "") for word in words) + "." + ending
+    return quote("-".join(word.replace("/", "") for word in words), safe="$:+") + "." + ending

@@ -55,6 +55,7 @@ def trade(context: Context, message: Message) -> Trade:
         size=decimal(size) or "0",
         side="sell" if message.side == "sell" else "buy",
         trade_id=str(message.id),
+        trades=message.trades,
     )
 
 

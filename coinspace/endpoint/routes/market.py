@@ -41,6 +41,7 @@ TRADE_COLUMNS: bulk.Columns = {
     "price": "number",
     "size": "number",
     "trade_id": "integer",
+    "trades": "integer",
 }
 
 
@@ -189,4 +190,5 @@ def _trade(row: dict[str, Any]) -> Trade:
         size=decimal(row["size"]) or "0",
         side="sell" if row["side"] == "sell" else "buy",
         trade_id=str(row["trade_id"]),
+        trades=row["trades"],
     )
