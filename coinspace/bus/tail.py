@@ -76,7 +76,7 @@ class Piece:
 
     begin: Place
     end: Place
-    records: bytes
+    records: memoryview
     lost: list[Lost]
     lasts: dict[bytes, int]
     count: int
@@ -172,10 +172,12 @@ class Tail:
 
     def _read(self, size: int) -> Piece | None:
         begin = self.mark.place
+        if not any(os.pread(self._file, WORD_BYTES, begin.offset)):
+            return None
         data = os.pread(self._file, size, begin.offset)
         index = SegmentIndex()
         index.extend(data)
-        if index.end == SEGMENT_HEAD_SIZE and len(data) == size and any(data[:WORD_BYTES]):
+        if index.end == SEGMENT_HEAD_SIZE and len(data) == size:
             # one record that is larger; a record begins with its size
             whole = min(int.from_bytes(data[:SIZE_BYTES], "little"), WINDOW_LIMIT)
             data = os.pread(self._file, whole, begin.offset)
@@ -193,7 +195,7 @@ class Tail:
             lasts[topic] = max(last, known or 0)
         end = begin._replace(offset=begin.offset + used)
         self.mark.pass_to(end, lasts)
-        return Piece(begin, end, data[:used], lost, lasts, index.records)
+        return Piece(begin, end, memoryview(data)[:used], lost, lasts, index.records)
 
     def _finished(self) -> bool:
         """Return whether the segment gets no further record: a later one has some."""
