@@ -47,6 +47,7 @@ from coinspace.errors import ConfigError, MarketError
 from coinspace.exchanges import EXCHANGES, UNUSABLE, every
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.settings import ExchangeSettings
+from coinspace.files import replace_file
 from coinspace.market import ASSETS, RATED_QUOTES, Market
 from coinspace.plain_options import config_option as config_option
 
@@ -623,6 +624,13 @@ def _asset(text: str) -> str:
     return name
 
 
+def _is_asset(text: str) -> bool:
+    try:
+        return _asset(text) == text
+    except ValueError:
+        return False
+
+
 def _asset_or_pattern(text: str) -> str:
     name = text.strip().upper()
     if "*" in name:
@@ -643,6 +651,10 @@ def _changes(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 _Changes = Annotated[dict[str, Any], Names(like=IndexParameters), AfterValidator(_changes)]
+
+
+# an index takes about 200 KB over all processes; no exchange lists more coins
+MOST_ASSETS = 5000
 
 
 class IndexSettings(Section):
@@ -710,6 +722,25 @@ class IndexSettings(Section):
         ]
         self.assets = named + found
         self._shared = frozenset(found)
+
+    def admit(self, asset: str) -> bool:
+        """Give an asset of a pattern an index from now on; return whether it is new.
+
+        The list of assets stays the same object, so that everything that has it knows the asset.
+        """
+        if (
+            asset in self.assets
+            or not (self.may_have(asset) and _is_asset(asset))
+            or len(self.assets) >= MOST_ASSETS
+        ):
+            return False
+        self.assets.append(asset)
+        self._shared |= {asset}
+        return True
+
+    def is_shared(self, asset: str) -> bool:
+        """Return whether a pattern brought an asset in."""
+        return asset in self._shared
 
     def may_have(self, asset: str) -> bool:
         """Return whether an asset has an index, or may have one by a pattern."""
@@ -1063,6 +1094,16 @@ def read_venues(data: Path) -> dict[str, int]:
             f"{path}: expected the numbers of venues of assets: {error};"
             " `coinspace assets --update` writes the file"
         ) from None
+
+
+def keep_venues(data: Path, venues: Mapping[str, int]) -> None:
+    """Write the file that `read_venues` reads. Raises: ConfigError."""
+    path = venues_path(data)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, orjson.dumps(venues, option=orjson.OPT_INDENT_2))
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a place to write, {error.strerror}") from None
 
 
 def _variables() -> dict[str, str]:

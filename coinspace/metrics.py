@@ -179,6 +179,11 @@ COUNTERS = {
     "rate_refused": "Requests that gave no quotation, by source and reason.",
     "rates_held": "Times that quotations jumped or differed without a confirmation.",
     "quotations_refused": "Quotations of the bus that were unreadable, old or of another source.",
+    # facts beside the price
+    "fact_answers": "Answers with facts beside the price.",
+    "fact_answers_refused": "Requests that gave no facts beside the price, by reason.",
+    "fact_rows_unread": "Rows left out of those answers because they could not be read.",
+    "facts_published": "Messages of facts beside the price.",
     # recorders
     "recorded": "Frames recorded.",
     "record_dropped": "Frames not recorded because the queue was full.",
@@ -285,6 +290,8 @@ GAUGES = {
     "links_missing": "Connections of the setting links that are not open.",
     "volumes_proven": "Markets whose trades are proven complete by the volume.",
     "volume_excess": "Published volume beyond the exchange's, in base units.",
+    "wallets_closed": "Collected markets whose coin cannot be deposited or withdrawn.",
+    "markets_warned": "Collected markets that the exchange warns of.",
     "usd_krw": "KRW per USD; absent without a usable rate.",
     "rate_quoted": "KRW per USD of a source's last quotation.",
     "record_waiting": "Frames waiting to be written.",

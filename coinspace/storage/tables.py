@@ -172,6 +172,24 @@ RATE = Table(
     partition="MONTH",
 )
 
+FACT = Table(
+    "fact",
+    (
+        EXCHANGE,
+        MARKET,
+        # open, partial, closed, unknown; open, limited, suspended, unknown; none to danger, unknown
+        *several("SYMBOL", "deposit withdraw trading warning"),
+        # names of warnings, by comma; why trading is not open; day on which it ends
+        *several("VARCHAR", "flags detail delisting"),
+        # JSON: each network; the newest notices
+        *several("VARCHAR", "networks notices"),
+        *IDENTITY,
+        *several(TIME, "published_ts ts"),
+    ),
+    keys=("ts", "exchange", "market", "epoch", "seq"),
+    partition="MONTH",
+)
+
 STATE = Table(
     "state",
     (
@@ -348,6 +366,7 @@ TABLES = (
     TICKER,
     TRADE,
     RATE,
+    FACT,
     STATE,
     GAP,
     INDEX_TICK,
@@ -363,7 +382,7 @@ TABLES = (
 # stores them again when a table's columns were damaged
 STORED = {
     "orderbook-storage-worker": ("orderbook-collector", ("orderbook", "state")),
-    "ticker-storage-worker": ("ticker-collector", ("ticker", "trade", "state")),
+    "ticker-storage-worker": ("ticker-collector", ("ticker", "trade", "fact", "state")),
 }
 # this one also stores the quotations of the process that has no exchange
 RATE_WORKER = "ticker-storage-worker"
