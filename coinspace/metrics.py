@@ -62,6 +62,7 @@ COUNTERS = {
     "stream_lost": "Messages that the journal had removed before they could be sent.",
     "stream_rewinds": "Times that the stream had lost messages, which were sent again.",
     "stream_malformed": "Batches of the stream that could not be read.",
+    "stream_failed": "Batches that failed by an internal error; they are delivered again.",
     "stream_confirmed": "Batches whose rows are stored.",
     # subscribers
     "received": "Messages received from the bus.",

@@ -79,13 +79,13 @@ def stream_of(publisher: str) -> str:
     return BOOKS if publisher.startswith("orderbook") else "ticker"
 
 
-def packed(records: bytes, lost: Sequence[Lost] = ()) -> bytes:
+def packed(records: bytes | memoryview, lost: Sequence[Lost] = ()) -> bytes:
     """Return the body of a batch."""
     facts: dict[str, Any] = {}
     if lost:
         facts["lost"] = [[one.topic.decode(), *one[1:]] for one in lost]
     head = orjson.dumps(facts)
-    return len(head).to_bytes(SIZE_BYTES, "little") + head + records
+    return b"".join((len(head).to_bytes(SIZE_BYTES, "little"), head, records))
 
 
 def _lost(given: Any) -> Lost:

@@ -42,20 +42,26 @@ BEGIN = Place()
 
 @dataclass
 class Mark:
-    """A place, and the last sequence of each topic of its epoch before it."""
+    """A place, the last sequence of each topic of its epoch before it, and the epochs before it.
+
+    Epochs are no order: a clock that was set back gives a later process a smaller one.
+    """
 
     place: Place = BEGIN
     lasts: dict[bytes, int] = field(default_factory=dict)
+    done: set[int] = field(default_factory=set)
 
     def pass_to(self, place: Place, lasts: Mapping[bytes, int]) -> None:
         """Move on. Args: lasts: those that have changed; all of a new epoch."""
         if place.epoch != self.place.epoch:
             self.lasts = {}
+            if self.place.epoch:
+                self.done.add(self.place.epoch)
         self.place = place
         self.lasts |= lasts
 
     def copy(self) -> Mark:
-        return Mark(self.place, dict(self.lasts))
+        return Mark(self.place, dict(self.lasts), set(self.done))
 
 
 @dataclass
@@ -70,7 +76,7 @@ class Piece:
 
     begin: Place
     end: Place
-    records: bytes
+    records: memoryview
     lost: list[Lost]
     lasts: dict[bytes, int]
     count: int
@@ -124,20 +130,28 @@ class Tail:
             self._file = -1
 
     def behind(self) -> int:
-        """Return the number of bytes in the journal's later segments, and 0 in the last one."""
-        sizes = 0
-        for path in segment_paths(self.folder):
+        """Return the number of bytes in later segments of the journal."""
+        size = 0
+        for path in self._later(self.mark.place.segment + 1):
             with contextlib.suppress(OSError):
-                if _numbers(path) > self.mark.place[:2]:
-                    sizes += path.stat().st_blocks * 512
-        return sizes
+                size += path.stat().st_blocks * 512
+        return size
+
+    def _later(self, segment: int) -> list[Path]:
+        """Return the segments of the mark's epoch from a number on, then those of other epochs."""
+        own, others = [], []
+        epoch, done = self.mark.place.epoch, self.mark.done
+        for path in segment_paths(self.folder):
+            found, number = _numbers(path)
+            if found == epoch and number >= segment:
+                own.append(path)
+            elif found not in done and found != epoch:
+                others.append(path)
+        return own + others
 
     def _open(self) -> bool:
         """Open the segment of the mark, or the first one after it."""
-        for path in segment_paths(self.folder):
-            numbers = _numbers(path)
-            if numbers < self.mark.place[:2]:
-                continue
+        for path in self._later(self.mark.place.segment):
             try:
                 found = SegmentFile(path)
                 self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -149,6 +163,7 @@ class Tail:
             place = self.mark.place
             if (found.epoch, found.number) != place[:2]:
                 if found.epoch != place.epoch:
+                    self.mark.done &= {_numbers(one)[0] for one in segment_paths(self.folder)}
                     # the first of all may be an epoch whose beginning was removed long ago
                     self._followed = bool(place.epoch) or found.number == 1
                 self.mark.pass_to(Place(found.epoch, found.number), {})
@@ -157,10 +172,12 @@ class Tail:
 
     def _read(self, size: int) -> Piece | None:
         begin = self.mark.place
+        if not any(os.pread(self._file, WORD_BYTES, begin.offset)):
+            return None
         data = os.pread(self._file, size, begin.offset)
         index = SegmentIndex()
         index.extend(data)
-        if index.end == SEGMENT_HEAD_SIZE and len(data) == size and any(data[:WORD_BYTES]):
+        if index.end == SEGMENT_HEAD_SIZE and len(data) == size:
             # one record that is larger; a record begins with its size
             whole = min(int.from_bytes(data[:SIZE_BYTES], "little"), WINDOW_LIMIT)
             data = os.pread(self._file, whole, begin.offset)
@@ -178,18 +195,15 @@ class Tail:
             lasts[topic] = max(last, known or 0)
         end = begin._replace(offset=begin.offset + used)
         self.mark.pass_to(end, lasts)
-        return Piece(begin, end, data[:used], lost, lasts, index.records)
+        return Piece(begin, end, memoryview(data)[:used], lost, lasts, index.records)
 
     def _finished(self) -> bool:
         """Return whether the segment gets no further record: a later one has some."""
         place = self.mark.place
         if os.fstat(self._file).st_size <= place.offset:
             return True
-        for path in segment_paths(self.folder):
-            numbers = _numbers(path)
-            if numbers <= place[:2]:
-                continue
-            if numbers[0] != place.epoch:
+        for path in self._later(place.segment + 1):
+            if _numbers(path)[0] != place.epoch:
                 return True
             with contextlib.suppress(OSError), path.open("rb") as file:
                 if any(os.pread(file.fileno(), WORD_BYTES, SEGMENT_HEAD_SIZE)):
@@ -284,13 +298,13 @@ class Progress:
 
 def _plain(mark: Mark) -> dict[str, Any]:
     lasts = {topic.decode(): last for topic, last in mark.lasts.items()}
-    return {"place": list(mark.place), "lasts": lasts}
+    return {"place": list(mark.place), "lasts": lasts, "done": sorted(mark.done)}
 
 
 def _mark(facts: Mapping[str, Any]) -> Mark:
     epoch, segment, offset = (int(one) for one in facts["place"])
     lasts = {topic.encode(): int(last) for topic, last in facts["lasts"].items()}
-    return Mark(Place(epoch, segment, offset), lasts)
+    return Mark(Place(epoch, segment, offset), lasts, {int(one) for one in facts["done"]})
 
 
 def _numbers(path: Path) -> tuple[int, int]:

@@ -50,7 +50,7 @@ class Intake:
         self._bytes = 0
         # pulled, and not yet stored as a whole
         self._waiting: deque[Batch] = deque()
-        self._messages = self._confirmed = 0
+        self._messages = self._confirmed = self._failed = 0
         self._reader = read_stream(settings, stream_of(worker))
 
     def counters(self) -> dict[str, int | float]:
@@ -58,6 +58,7 @@ class Intake:
             **self._reader.counters(),
             "stream_messages": self._messages,
             "stream_confirmed": self._confirmed,
+            "stream_failed": self._failed,
             "stream_unconfirmed": len(self._unconfirmed),
         }
 
@@ -96,7 +97,12 @@ class Intake:
             self._waiting.extend(await self._reader.pull())
         found = bool(self._waiting)
         while self._waiting:
-            await self._store(self._waiting[0])
+            try:
+                await self._store(self._waiting[0])
+            except Exception:
+                # it is delivered again later, and keeps no other batch from being stored
+                self._failed += 1
+                log.exception("batch failed", publisher=self._waiting[0].publisher)
             self._waiting.popleft()
         return found
 

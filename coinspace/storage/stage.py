@@ -108,6 +108,10 @@ class StorageStage:
             stream = self._stream(publisher, message)
             if stream is None:
                 return True
+        if message.kind_name != stream.name.kind:
+            # live messages are compared with their topics by the receiver
+            self.malformed += 1
+            return True
         if message.kind in REPEATED and message.flags & REPEAT:
             self.repeats += 1
         stream.last = max(stream.last, message.sequence)

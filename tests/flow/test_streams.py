@@ -17,6 +17,7 @@ from coinspace.bus.nats.server import Cluster
 from coinspace.bus.publisher import open_publisher
 from coinspace.bus.streams import Lost, Reader, packed
 from coinspace.bus.transport import read_stream
+from coinspace.config import JournalSettings
 from coinspace.observe import doctor
 from tests.flow.bus_stage import BOOK, PROCESS, next_epoch
 from tests.flow.streaming import deleted, on_servers, state_of, streamed
@@ -99,6 +100,33 @@ async def test_an_outage_delays_messages_and_keeps_their_order(
         return not (await asyncio.to_thread(state_of, settings, STREAM)).messages
 
     await until(empty, "an empty stream")
+
+
+async def test_an_outage_longer_than_the_journal_is_named(
+    tmp_path: Path, server: Cluster, closing: Callable[[Any], Any]
+) -> None:
+    small = JournalSettings(segment_bytes=1 << 16, max_bytes=1 << 20, min_free_bytes=0)
+    settings = streamed(tmp_path, server.url).model_copy(update={"journal": small})
+    server.start()
+    publisher = closing(open_publisher(PROCESS, settings, next_epoch()))
+    send(publisher, 10)
+    await until(lambda: publisher.counters()["stream_messages"] == 10)
+    server.kill("n1")
+
+    def removed() -> bool:
+        send(publisher, 100)
+        return bool(publisher.counters()["journal_segments_removed"] > 3)
+
+    await until(removed, "messages that no journal has")
+    last = publisher.topic(BOOK).sequence
+    await asyncio.to_thread(server.start)
+    taken = Taken(closing(read_stream(settings, STREAM)))
+    await taken.all(last)
+    assert taken.lost
+    named = {n for one in taken.lost for n in range(one.first, one.last + 1)}
+    assert named | set(taken.sequences) == set(range(1, last + 1))
+    assert not named & set(taken.sequences)
+    assert publisher.counters()["stream_lost"] == len(named)
 
 
 async def test_a_restarted_publisher_goes_on_where_it_ended(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from coinspace._ext.message import TRADE, Message, encode_header
 from coinspace.bus.streams import Batch, Lost, Reader, packed
 from coinspace.bus.tail import Tail
 from coinspace.config import Settings, StreamSettings
@@ -168,6 +169,38 @@ async def test_bad_batches_are_refused_and_do_not_end_the_work(made: Stage, tmp_
     made.reader.batches += [*bad, good]
     await until(lambda: len(sequences(made.rows)) == 3)
     assert made.reader.refused == bad
+    assert made.reader.confirmed == []
+
+
+async def test_an_internal_error_keeps_no_other_batch_waiting(
+    made: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = batches(tmp_path, 20)
+    take = made.stage.take
+
+    def fail_at_first(publisher: str, message: Message) -> bool:
+        if message.sequence == 1:
+            raise RuntimeError("defect")
+        return take(publisher, message)
+
+    monkeypatch.setattr(made.stage, "take", fail_at_first)
+    made.reader.batches += given
+    rest = sum(len(one.read()[0]) for one in given[1:])
+    await until(lambda: len(sequences(made.rows)) == rest)
+    made.rows.done = rest
+    await until(lambda: made.reader.confirmed == given[1:])
+    # it comes again
+    monkeypatch.undo()
+    made.reader.batches.append(given[0])
+    await until(lambda: len(sequences(made.rows)) == 20)
+
+
+async def test_a_message_of_another_kind_than_its_topic_is_counted(made: Stage) -> None:
+    header = encode_header(TRADE, payload_size=16, epoch=7, sequence=1)
+    wrong = Message.decode(BOOK, header, bytes(16))
+    assert made.stage.take(PROCESS, wrong)
+    assert made.stage.malformed == 1
+    assert made.rows.rows == []
 
 
 def test_the_stand_in_is_a_reader() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from coinspace._ext.segment import SEGMENT_HEAD_SIZE
 from coinspace.bus.segments import JournalReader, segment_paths
+from coinspace.config import StreamSettings
 from coinspace.storage.catchup import CatchUp
 from coinspace.storage.gaps import Damage
 from coinspace.storage.ledger import Hole, StreamKey
@@ -97,6 +98,26 @@ async def test_a_damaged_table_makes_holes_of_its_stored_messages(tmp_path: Path
     # the damage is reported again until its row is closed, and adds no more holes
     assert await catchup.restore(damage)
     assert len(stream.holes) == 1
+    catchup.close()
+
+
+async def test_with_streams_all_of_a_damaged_table_is_stored_again(tmp_path: Path) -> None:
+    """Another worker may have stored the newest, and a whole epoch."""
+    written = Written(tmp_path)
+    written.send(N)
+    written.close()
+    other = Written(tmp_path)
+    other.send(N)
+    other.close()
+    rows = Rows()
+    made = stage(rows)
+    made.ledger.restore(made.ledger.stream(PROCESS, BOOK, written.publisher.epoch), 3, [])
+    streams = StreamSettings(enabled=True)
+    settings = written.settings.model_copy(update={"streams": streams})
+    catchup = CatchUp(settings, made, [PROCESS])
+    assert await catchup.restore(Damage("worker", "orderbook", "schema changed: x", 1 << 62))
+    found = sorted((row["epoch"], row["first"], row["last"]) for row in rows.of("gap"))
+    assert found == [(one.publisher.epoch, 1, N) for one in (written, other)]
     catchup.close()
 
 

@@ -15,6 +15,7 @@ from coinspace.bus.streams import Batch, Lost, packed
 from coinspace.bus.tail import CHECKPOINTS, FILE, Checkpoints, Mark, Piece, Place, Progress, Tail
 from coinspace.errors import JournalError
 from tests.flow.bus_stage import BOOK, PROCESS
+from tests.unit import test_journal
 from tests.unit.test_journal import OTHER, Written
 
 SIZE = 4096
@@ -94,6 +95,35 @@ def test_it_goes_on_from_any_mark_also_in_a_later_epoch(written: Written, tail: 
         again.close()
 
 
+def test_a_clock_that_was_set_back_hides_no_epoch(
+    written: Written, tail: Tail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written.send(20)
+    assert sequences(pieces(tail)) == list(range(1, 21))
+    written.close()
+    folder = written.folder.parent.parent
+    for epoch in (7, 5, written.publisher.epoch + 1000):
+        monkeypatch.setattr(test_journal, "next_epoch", lambda epoch=epoch: epoch)
+        again = Written(folder)
+        try:
+            again.send(30)
+            assert sequences(pieces(tail)) == list(range(1, 31))
+            resumed = Tail(written.folder, tail.mark)
+            assert resumed.next(SIZE) is None
+            resumed.close()
+        finally:
+            again.close()
+    # epochs that are gone are forgotten
+    for path in segment_paths(written.folder)[:-1]:
+        path.unlink()
+    again = Written(folder)
+    try:
+        again.send(1)
+        assert sequences(pieces(tail)) == []
+    finally:
+        again.close()
+
+
 def test_removed_segments_are_lost_by_name(written: Written, tail: Tail) -> None:
     written.send(50)
     first = tail.next(SIZE)
@@ -157,13 +187,13 @@ def test_stored_marks_follow_the_stream_in_bounded_memory() -> None:
         assert points.stored.place.offset <= max(number, Place().offset)
         assert points.stored.place.offset >= at or at == Place().offset
         at = points.stored.place.offset
-    assert points.stored == Mark(Place(2, 1, 1000), {BOOK: 1000})
+    assert (points.stored.place, points.stored.lasts) == (Place(2, 1, 1000), {BOOK: 1000})
 
 
 def test_progress_is_kept_in_a_file(tmp_path: Path) -> None:
     assert Progress.read(tmp_path) == Progress()
     mark = Mark(Place(7, 2, 640), {BOOK: 9})
-    progress = Progress("2026-01-01", 12, mark, Mark())
+    progress = Progress("2026-01-01", 12, mark, Mark(done={3, 5}))
     progress.write(tmp_path)
     assert Progress.read(tmp_path) == progress
     content = (tmp_path / FILE).read_bytes()

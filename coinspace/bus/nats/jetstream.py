@@ -119,6 +119,17 @@ def wanted(settings: Settings, stream: str) -> dict[str, Any]:
     }
 
 
+def reason(error: BaseException) -> str:
+    """Return what a failed request means and what to do."""
+    if isinstance(error, Refused) and error.number == FULL:
+        return "it is full: see whether the storage workers run, or raise streams.max_bytes"
+    if isinstance(error, nats.errors.NoRespondersError):
+        return "JetStream does not answer: see that most servers run, with JetStream on"
+    if isinstance(error, TimeoutError | nats.errors.TimeoutError):
+        return "no answer in time: see that most servers run"
+    return f"{error!s:.300}" or repr(error)
+
+
 async def agreed(client: Client, settings: Settings, stream: str) -> StreamState:
     """Make a stream, or compare it with the settings.
 

@@ -184,5 +184,7 @@ class NatsReader:
         if self._failing_since is None:
             self._failing_since = now
         if isinstance(error, Refused) or now - self._failing_since >= TROUBLE_S:
-            self._link.troubles[self._name] = f"no messages from the stream: {error!s:.300}"
+            self._link.troubles[self._name] = (
+                f"no messages from stream {self._name}: {jetstream.reason(error)}"
+            )
         await asyncio.sleep(RETRY_S)

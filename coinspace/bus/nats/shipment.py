@@ -20,7 +20,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from coinspace.bus.nats import jetstream
-from coinspace.bus.nats.jetstream import FAILURES, FULL, Refused, StreamState
+from coinspace.bus.nats.jetstream import FAILURES, Refused, StreamState
 from coinspace.bus.nats.link import open_link
 from coinspace.bus.streams import Lost, packed, stream_of
 from coinspace.bus.tail import Checkpoints, Mark, Piece, Place, Progress, Tail
@@ -153,7 +153,7 @@ class NatsShipment:
                 f"{names}: a message of {len(records)} bytes is too large for the stream:"
                 " raise max_payload in the servers' configuration"
             )
-            records = b""
+            records = records[:0]
         for number in range(0, max(1, len(lost)), LOST_EACH):
             part = lost[number : number + LOST_EACH]
             whole = number + LOST_EACH >= len(lost)
@@ -214,15 +214,10 @@ class NatsShipment:
         now = self._link.loop.time()
         if self._failing_since is None:
             self._failing_since = now
-        if isinstance(error, Refused) and error.number == FULL:
-            reason = "it is full: see whether the storage workers run, or raise streams.max_bytes"
-        elif isinstance(error, Refused):
-            reason = str(error)
-        else:
-            reason = f"no acknowledgement ({error!r:.200})"
         if isinstance(error, Refused) or now - self._failing_since >= TROUBLE_S:
             self._link.troubles[self._subject] = (
-                f"stream {self._stream} does not take messages, which wait in the journal: {reason}"
+                f"stream {self._stream} does not take messages, which wait in the journal:"
+                f" {jetstream.reason(error)}"
             )
 
     def _save(self) -> None:
