@@ -229,11 +229,24 @@ class OrderbookAggregator:
         self._due.clear()
         self._due_ns = self.last_ts_ns = 0
 
-    def absorb(self, ts_ns: int) -> None:
-        """Apply the messages known at an instant, without making a tick."""
-        self._take(ts_ns, {})
+    def absorb(self, ts_ns: int, inputs: Mapping[str, Input] | None = None) -> None:
+        """Apply the messages known at an instant, without making a tick.
+
+        Args: inputs: of the next tick in its stored record: messages later than these wait for it.
+        """
+        self._apply_waiting(ts_ns, inputs or {})
 
     def _take(self, ts_ns: int, inputs: Mapping[str, Input]) -> None:
+        self._apply_waiting(ts_ns, inputs)
+        for name, given in inputs.items():
+            venue = self._named.get(name)
+            if venue is not None:
+                venue.recall(given)
+        if inputs:
+            # the exchange offered every venue of the record
+            self._absent = {one for one in self._patterned if one.name not in inputs}
+
+    def _apply_waiting(self, ts_ns: int, inputs: Mapping[str, Input]) -> None:
         waiting, self._waiting = self._waiting, deque()
         # a publisher's messages arrive in order: all after a late one are late
         late: set[str] = set()
@@ -246,13 +259,6 @@ class OrderbookAggregator:
             else:
                 self.counts["clock_ahead"] += ahead_ns > 0
                 self._apply(message, ts_ns)
-        for name, given in inputs.items():
-            venue = self._named.get(name)
-            if venue is not None:
-                venue.recall(given)
-        if inputs:
-            # the exchange offered every venue of the record
-            self._absent = {one for one in self._patterned if one.name not in inputs}
 
     def lacks(self, inputs: Mapping[str, Input]) -> bool:
         """Return whether a stored record lacks a book or a quotation that has arrived here."""

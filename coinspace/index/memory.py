@@ -187,7 +187,7 @@ def read_fx_memory(
 
     Args: asset: any index; all share the rates.
     """
-    found = {}
+    found: dict[str, Any] = {}
     references: dict[str, tuple[int, Mids]] | None = None
     for name, column, market in (("fx", "fx", FX_MARKET), ("dollar", "usdt_usd", DOLLAR_MARKET)):
         rows = stored.rates(connection, asset, before_ns - window_ns, before_ns, column)

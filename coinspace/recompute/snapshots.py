@@ -126,7 +126,9 @@ class SnapshotReader:
         fx = self._rate(ts_ns, parameters, venues, rates, fx_facts, fx_books)
         if dollar_facts and self._dollar is None:
             self._dollar = FxIndex(parameters)
-        dollar = self._dollar and self._dollar.update(ts_ns, dollar_facts, dollar_books)
+        dollar = None
+        if self._dollar is not None:
+            dollar = self._dollar.update(ts_ns, dollar_facts, dollar_books)
         consolidator = self._consolidators.setdefault(asset, Consolidator(asset))
         return consolidator.consolidate(
             ts_ns,

@@ -178,10 +178,10 @@ async def test_a_percentile_counts_the_stored_premiums(questdb: Settings, tmp_pa
     minute_ns = 60 * SECOND_NS
     newest_ns = time.time_ns() // minute_ns * minute_ns
     rows = ", ".join(
-        f"('{STORED}', 'ok', {number / 1000}, {newest_ns - number * minute_ns})"
+        f"('{STORED}', 'ok', {number / 1000}, {number / 1000}, {newest_ns - number * minute_ns})"
         for number in range(1, 41)
     )
-    query(questdb, f"INSERT INTO index_tick (asset, status, premium_b, ts) VALUES {rows}")
+    query(questdb, f"INSERT INTO index_tick (asset, status, premium, premium_b, ts) VALUES {rows}")
     applied(questdb)
     seen = f"SELECT count() FROM premium_1m WHERE asset = '{STORED}'"
     await until(lambda: query(questdb, seen)[0][0] >= 40, shown=lambda: query(questdb, seen))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -24,6 +25,7 @@ from coinspace.recompute import audit
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row
+from tests import rate_day
 from tests.flow.database import applied, emptied, query
 from tests.unit.test_index_record import CASES, computed, rows_of, stored_rows
 from tests.waiting import until
@@ -224,6 +226,21 @@ async def test_every_stored_record_is_recomputed_exactly(
     rows = query(settings, "SELECT value, original, operator, because FROM index_recalc")
     assert rows[0][1] == pytest.approx(rows[0][0] * 1.01)
     assert rows[0][2:] == ("kim", "a test")
+
+
+def test_rates_that_change_are_recomputed_over_the_end_of_a_week(
+    settings: Settings, tmp_path: Path
+) -> None:
+    schema.create(address(settings), StorageSettings(ttl="off"))
+    emptied(settings, "index_tick", "index_venue")
+    # ten minutes before the session ends, and ten after it
+    start_ns = rate_day.CLOSE_NS - 600 * SECOND_NS
+    day = rate_day.run(settings, tmp_path, start_ns, 1200, interval_ms=5000)
+    assert day.verdict.differences == []
+    assert day.verdict.good
+    assert day.verdict.equal == day.verdict.ticks > 180
+    assert {"ok", "held", "closed"} <= {status for status, _ in day.statuses}
+    assert day.rates > 5
 
 
 def test_the_chain_finds_a_changed_record(settings: Settings) -> None:

@@ -248,6 +248,37 @@ def test_a_book_of_usdt_in_usd_prices_the_premium_against_usd() -> None:
     assert run.tick(*books, dollar_book(0.899, 0.901), usd_krw=1380).usdt_usd_status == "suspect"
 
 
+@pytest.mark.parametrize(
+    ("upbit", "bithumb", "world", "known"),
+    [
+        # trading is halted in Korea, or outside: one side alone is no premium
+        ("halted", "halted", "ok", False),
+        ("ok", "ok", "halted", False),
+        ("halted", "ok", "ok", True),
+        # listed on one side only
+        (None, None, "ok", False),
+        ("ok", "ok", None, False),
+    ],
+)
+def test_a_premium_needs_a_live_book_of_both_sides(
+    upbit: str | None, bithumb: str | None, world: str | None, known: bool
+) -> None:
+    prices = {"upbit": 143e6, "bithumb": 143e6, "binance": 1e5}
+    states = {"upbit": upbit, "bithumb": bithumb, "binance": world}
+    books = [
+        {**book(name, price), "state": states[name]}
+        for name, price in prices.items()
+        if states[name] is not None
+    ]
+    record = Run().tick(*books, *rate_books(1400, 1400), usd_krw=1380)
+    parts = record.premium_parts
+    assert (parts.a is not None, parts.b is not None) == (known, known)
+    assert (record.kr is None) == ({upbit, bithumb} <= {"halted", None})
+    assert (record.gl is None) == (world != "ok")
+    # that of USDT itself needs no coin
+    assert parts.c == pytest.approx(1400 / 1380 - 1)
+
+
 def test_executable_premium_pays_both_fees() -> None:
     free = Run(sizes=[1.0]).prices(100_000, 103_000, 103_000).premium_executable
     paid = Run(sizes=[1.0], taker_fees={"upbit": 0.0005, "bithumb": 0.0005, "binance": 0.001})
