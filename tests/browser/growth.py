@@ -8,42 +8,30 @@ memory to spare runs late, so an unforced reading climbs although nothing is kep
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
-from selenium import webdriver
 
 from tests.browser.site import build_page, chromium
-from tests.browser.test_page import Feed
+from tests.browser.test_page import Feed, measured
 
 ASSETS = ["BTC", "ETH", *(f"A{number:03}" for number in range(248))]
 EVERY_S = 30.0
-MEASURES = {"JSHeapUsedSize": "heap MB", "Nodes": "nodes", "JSEventListeners": "listeners"}
+MEASURES = ("heap MB", "nodes", "listeners")
 
 
-def read(driver: webdriver.Chrome) -> list[float]:
-    """Collect all garbage; return heap in MB, DOM nodes and listeners."""
-    for _ in range(2):
-        # what the first one finalises is free after the second one
-        driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
-    found = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
-    values = {one["name"]: one["value"] for one in found}
-    return [values["JSHeapUsedSize"] / 1e6, values["Nodes"], values["JSEventListeners"]]
-
-
-def cpu_s(driver: webdriver.Chrome) -> float:
-    """Return the CPU seconds of all processes of the browser."""
-    total = 0.0
-    for one in psutil.Process(driver.service.process.pid).children(recursive=True):
-        try:
-            times = one.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system
-    return total
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds of a process and all below it."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0.0
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(cpu_s(int(one)) for one in below)
 
 
 def watch(minutes: float) -> None:
@@ -54,16 +42,17 @@ def watch(minutes: float) -> None:
         driver.get(f"{feed.url}/#/premium")
         driver.execute_cdp_cmd("Performance.enable", {})
         time.sleep(15)
-        begun, used, rows = time.monotonic(), cpu_s(driver), []
+        pid = driver.service.process.pid
+        begun, used, rows = time.monotonic(), cpu_s(pid), []
         while (now := time.monotonic() - begun) < 60 * minutes:
-            rows.append([now / 60, *read(driver)])
+            rows.append([now / 60, *measured(driver)])
             print(*(f"{value:.3f}" for value in rows[-1]), flush=True)
             time.sleep(EVERY_S)
         shown = driver.execute_script("return document.querySelectorAll('#premium-list tr').length")
-        share = (cpu_s(driver) - used) / (time.monotonic() - begun)
+        share = (cpu_s(pid) - used) / (time.monotonic() - begun)
     table = np.array(rows)
     print(f"{len(ASSETS)} assets at 1 Hz, {shown} rows, {100 * share:.1f} % of a core")
-    for column, name in enumerate(MEASURES.values(), 1):
+    for column, name in enumerate(MEASURES, 1):
         for part, label in ((table, "all"), (table[len(table) // 4 :], "after a quarter")):
             slope = np.polyfit(part[:, 0], part[:, column], 1)[0]
             first, last = part[0, column], part[-1, column]

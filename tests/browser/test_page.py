@@ -126,6 +126,16 @@ def page(feed: Feed, browser: webdriver.Chrome) -> webdriver.Chrome:
     return browser
 
 
+def measured(driver: webdriver.Chrome) -> tuple[float, ...]:
+    """Collect all garbage; return heap in MB, DOM nodes and listeners."""
+    for _ in range(2):
+        # what the first one finalises is free after the second one
+        driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+    metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    found = {one["name"]: one["value"] for one in metrics}
+    return found["JSHeapUsedSize"] / 1e6, found["Nodes"], found["JSEventListeners"]
+
+
 def text(driver: webdriver.Chrome, name: str) -> str:
     return str(
         driver.execute_script("return document.getElementById(arguments[0]).innerText", name)
