@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
 from coinspace.config import CONSTITUENTS, IndexSettings, Settings
-from coinspace.exchanges import EXCHANGES
+from coinspace.exchanges import EXCHANGES, every
 from coinspace.exchanges.identity import assets_of, identity, names_of
-from coinspace.market import FX_MARKET, RATED_QUOTES, Market
+from coinspace.market import DOLLAR_MARKET, FX_MARKET, RATE_MARKETS, RATED_QUOTES, Market
 from coinspace.method.parameters import CURRENCIES, region_of
 
 
@@ -45,9 +45,11 @@ def _candidates(index: IndexSettings, exchange: str) -> Iterator[str]:
                 market = Market(name, quote)
                 if counts(index, exchange, market):
                     yield str(market)
-    # the rate comes from exchanges that quote in its currency by default
+    # the rates come from exchanges that quote in their currencies by default
     if _matches(CONSTITUENTS, exchange, FX_MARKET):
         yield FX_MARKET
+    if any(exchange == one.NAME and DOLLAR_MARKET in one.SETTINGS.markets for one in every()):
+        yield DOLLAR_MARKET
 
 
 def counts(index: IndexSettings, exchange: str, market: Market) -> bool:
@@ -56,7 +58,7 @@ def counts(index: IndexSettings, exchange: str, market: Market) -> bool:
     A market whose quote has no rate never does. Exchanges without a collector appear only in
     snapshots of books; their markets count by the quote.
     """
-    if market.quote not in RATED_QUOTES or str(market) == FX_MARKET:
+    if market.quote not in RATED_QUOTES or str(market) in RATE_MARKETS:
         return False
     if exchange not in EXCHANGES:
         return True

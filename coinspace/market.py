@@ -13,8 +13,10 @@ from coinspace.errors import MarketError
 ASSETS = ("BTC", "ETH", "XRP", "SOL")
 # quotes that have a rate to the index's currency: only their markets can enter a composite
 RATED_QUOTES = ("USDT", "KRW")
-# the books of this market give the rate
+# the books of these markets give KRW and USD per USDT
 FX_MARKET = "USDT/KRW"
+DOLLAR_MARKET = "USDT/USD"
+RATE_MARKETS = (FX_MARKET, DOLLAR_MARKET)
 
 _NAME = re.compile(r"[A-Z0-9$]{1,20}")
 # of a name, in characters and in bytes: names become topics, file names and symbols of frames

@@ -34,6 +34,7 @@ class Consolidator:
         rates: Mapping[str, float | None] | None = None,
         usd_krw: float | None = None,
         reference: ReferenceFacts | None = None,
+        dollar: FxFacts | None = None,
         fx_venues: Sequence[VenueFacts] = (),
     ) -> Aggregate:
         """Return the aggregate of one tick.
@@ -42,7 +43,7 @@ class Consolidator:
             venues: in the order of their names.
             rates: venue -> units of quote per unit of index currency; replaces the FX rate.
             usd_krw: KRW per USD given beside the books. reference: of the sources of USD/KRW.
-            fx_venues: the venues of the FX rate.
+            dollar: USD per USDT. fx_venues: the venues of both rates.
         """
         given = rates or {}
         facts = [
@@ -81,6 +82,7 @@ class Consolidator:
             usd_krw,
             list(fx_venues),
             reference=reference,
+            dollar=dollar,
         )
 
 

@@ -25,8 +25,8 @@ from coinspace.config import Settings
 from coinspace.constituents import assets_with, collected, named, venues_of
 from coinspace.errors import MarketError, MessageError
 from coinspace.exchanges.identity import identity, is_renamed, summable
-from coinspace.market import FX_MARKET, Market
-from coinspace.method.aggregate import Aggregate, encode
+from coinspace.market import DOLLAR_MARKET, FX_MARKET, Market
+from coinspace.method.aggregate import Aggregate, FxFacts, VenueFacts, encode
 from coinspace.method.fx import FxIndex
 from coinspace.method.reference import USD_KRW, Reference, decode_quotation
 
@@ -92,12 +92,13 @@ class OrderbookAggregator:
         self._patterned: set[Venue] = set()
         self._absent: set[Venue] = set()
         self.fx_venues: list[Venue] = []
+        self.dollar_venues: list[Venue] = []
         # exchange -> its markets by its collector's heartbeats, without halted ones
         self._listed: dict[str, frozenset[str]] = {}
         self._add_assets(settings.index.assets)
-        self.fx = FxIndex(
-            settings.index.parameters, apart_ns=0 if self.interval_ns else FX_APART_NS
-        )
+        apart_ns = 0 if self.interval_ns else FX_APART_NS
+        self.fx = FxIndex(settings.index.parameters, apart_ns=apart_ns)
+        self.dollar = FxIndex(settings.index.parameters, apart_ns=apart_ns)
         self.reference = Reference(settings.rates.sources, settings.rates.holidays)
         self._fx_lag_ns = int(settings.index.parameters.lag_ms * MILLISECOND_NS)
         self._waiting: deque[tuple[int, Message]] = deque()
@@ -121,32 +122,34 @@ class OrderbookAggregator:
 
     def _make_venues(self) -> None:
         settings = self._settings
+        rates = {FX_MARKET: self.fx_venues, DOLLAR_MARKET: self.dollar_venues}
         for exchange in settings.exchanges:
             by_name = set(named(settings, exchange))
             for text in collected(settings, exchange):
                 market = Market.parse(text)
-                is_fx = text == FX_MARKET
-                # every asset uses the FX rate
+                rated = rates.get(text)
+                # every asset uses the rates
                 meant = (
-                    tuple(self.assets) if is_fx else assets_with(settings.index, exchange, market)
+                    assets_with(settings.index, exchange, market)
+                    if rated is None
+                    else tuple(self.assets)
                 )
-                if not meant and not is_fx:
+                if not meant and rated is None:
                     continue
                 venue = self.venues.get((exchange, text)) or self._venue(exchange, market)
                 venue.assets = meant
                 if text not in by_name:
                     self._patterned.add(venue)
-                if is_fx:
-                    if venue not in self.fx_venues:
-                        self.fx_venues.append(venue)
+                if rated is not None:
+                    if venue not in rated:
+                        rated.append(venue)
                     continue
                 for asset in meant:
                     if venue not in self.assets[asset]:
                         self.assets[asset].append(venue)
                 if is_renamed(exchange, market.base):
                     self._renamed.add(venue)
-        self.fx_venues.sort(key=lambda one: one.name)
-        for venues in self.assets.values():
+        for venues in (self.fx_venues, self.dollar_venues, *self.assets.values()):
             venues.sort(key=lambda one: one.name)
 
     def _follow_listings(self, exchange: str, states: Mapping[str, Any], at_ns: int) -> None:
@@ -269,15 +272,29 @@ class OrderbookAggregator:
         for venue in self.venues.values():
             venue.forget()
         self.fx.rate.forget()
+        self.dollar.rate.forget()
         self.reference.forget()
         self._due.clear()
         self._due_ns = self.last_ts_ns = 0
 
-    def absorb(self, ts_ns: int) -> None:
-        """Apply the messages known at an instant, without making a tick."""
-        self._take(ts_ns, {})
+    def absorb(self, ts_ns: int, inputs: Mapping[str, Input] | None = None) -> None:
+        """Apply the messages known at an instant, without making a tick.
+
+        Args: inputs: of the next tick in its stored record: messages later than these wait for it.
+        """
+        self._apply_waiting(ts_ns, inputs or {})
 
     def _take(self, ts_ns: int, inputs: Mapping[str, Input]) -> None:
+        self._apply_waiting(ts_ns, inputs)
+        for name, given in inputs.items():
+            venue = self._named.get(name)
+            if venue is not None:
+                venue.recall(given)
+        if inputs:
+            # the exchange offered every venue of the record
+            self._absent = {one for one in self._patterned if one.name not in inputs}
+
+    def _apply_waiting(self, ts_ns: int, inputs: Mapping[str, Input]) -> None:
         waiting, self._waiting = self._waiting, deque()
         # a publisher's messages arrive in order: all after a late one are late
         late: set[str] = set()
@@ -290,13 +307,6 @@ class OrderbookAggregator:
             else:
                 self.counts["clock_ahead"] += ahead_ns > 0
                 self._apply(message, ts_ns)
-        for name, given in inputs.items():
-            venue = self._named.get(name)
-            if venue is not None:
-                venue.recall(given)
-        if inputs:
-            # the exchange offered every venue of the record
-            self._absent = {one for one in self._patterned if one.name not in inputs}
 
     def lacks(self, inputs: Mapping[str, Input]) -> bool:
         """Return whether a stored record lacks a book or a quotation that has arrived here."""
@@ -325,9 +335,8 @@ class OrderbookAggregator:
             self.flush()
 
     def _emit(self, ts_ns: int, assets: Iterable[str]) -> None:
-        fx_venues = self._offered(self.fx_venues)
-        fx_facts = [one.facts(ts_ns, self._fx_lag_ns, 1.0) for one in fx_venues]
-        fx = self.fx.update(ts_ns, fx_facts, [one.book for one in fx_venues])
+        fx, fx_facts = self._rate(ts_ns, self.fx, self.fx_venues)
+        dollar, dollar_facts = self._rate(ts_ns, self.dollar, self.dollar_venues)
         sources = self._settings.rates.sources
         reference = self.reference.at(ts_ns) if sources else None
         for asset in assets:
@@ -337,12 +346,20 @@ class OrderbookAggregator:
                 fx,
                 self._lag_ns[asset],
                 reference=reference,
-                fx_venues=fx_facts,
+                dollar=dollar if dollar_facts else None,
+                fx_venues=[*fx_facts, *dollar_facts],
             )
             if self._on_aggregate is not None:
                 self._on_aggregate(aggregate)
             if self._sink is not None:
                 self._publish(self._sink, aggregate)
+
+    def _rate(
+        self, ts_ns: int, rate: FxIndex, venues: list[Venue]
+    ) -> tuple[FxFacts, list[VenueFacts]]:
+        offered = self._offered(venues)
+        facts = [one.facts(ts_ns, self._fx_lag_ns, 1.0) for one in offered]
+        return rate.update(ts_ns, facts, [one.book for one in offered]), facts
 
     def _publish(self, sink: Sink, aggregate: Aggregate) -> None:
         topic = self._topics.get(aggregate.asset)
@@ -430,15 +447,17 @@ class OrderbookAggregator:
                 known.state = str(state)
 
     def state(self) -> dict[str, Any]:
-        """Return the state from which a later process goes on: the memory of both rates."""
+        """Return the state from which a later process goes on: the memory of all rates."""
         return {
             "ts_ns": self.last_ts_ns,
             "fx": self.fx.state(),
+            "dollar": self.dollar.state(),
             "usd_krw": self.reference.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.fx.restore(dict(state.get("fx", {})))
+        self.dollar.restore(dict(state.get("dollar", {})))
         self.reference.restore(state.get("usd_krw", {}))
 
     def counters(self) -> dict[str, int | float]:

@@ -296,6 +296,9 @@ class TickValue(Answer):
     usd_krw: float | None
     usd_krw_status: str | None
     usd_krw_source: str | None
+    usdt_usd: float | None
+    usdt_usd_status: str | None
+    value_usd: float | None
     kr: Regional | None
     gl: Regional | None
     premium: Premium | None
@@ -466,6 +469,8 @@ class PremiumSummary(Answer):
     usd_krw: float | None
     usd_krw_status: str | None
     usd_krw_source: str | None
+    usdt_usd: float | None
+    usdt_usd_status: str | None
     premium: Premium | None
     day: PremiumDay | None
     same_coin: str

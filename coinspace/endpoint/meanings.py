@@ -460,6 +460,16 @@ FIELDS: dict[str, Meaning] = {
     "usd_krw_source": Meaning(
         "who gave USD/KRW: a source, `configuration` or `given`; null without a rate", "dunamu"
     ),
+    "usdt_usd": Meaning("USD per USDT from USDT/USD books; null without a usable rate", "0.9994"),
+    "usdt_usd_status": Meaning(
+        "ok: of books now; held, suspect: the last rate, for at most 10 s; none: no rate, and no"
+        " premium against USD; assumed: no USDT/USD book is collected, and a USDT counts as a USD;"
+        " null = not computed",
+        "ok",
+    ),
+    "value_usd": Meaning(
+        "the index × usdt_usd, in USD per unit of base: a converted number", "64135.12"
+    ),
     "StoredQuotation.source": Meaning("name of the source", "dunamu"),
     "StoredQuotation.rate": Meaning("KRW per USD", "1371.5"),
     "StoredQuotation.received": Meaning(

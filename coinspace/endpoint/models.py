@@ -33,6 +33,8 @@ FxStatus = Literal["ok", "held", "suspect", "none"]
 UsdKrwStatus = Literal[
     "ok", "closed", "late", "daily", "held", "fixed", "unconfirmed", "stale", "none"
 ]
+# of USD per USDT; assumed: no book gives it, and a USDT counts as a USD
+UsdtUsdStatus = Literal["ok", "held", "suspect", "none", "assumed"]
 Interval = Literal["1s", "1m", "5m", "1h", "1d"]
 # of a premium: against USDT, against USD
 Basis = Literal["coin", "fiat"]
@@ -115,6 +117,7 @@ class Premium(Struct, kw_only=True):
     reason=NoValue | None,
     fx_status=FxStatus | None,
     usd_krw_status=UsdKrwStatus | None,
+    usdt_usd_status=UsdtUsdStatus | None,
     curve_end=Literal["D", "exhausted"] | None,
 )
 class IndexValue(Struct, kw_only=True):
@@ -404,6 +407,8 @@ class PremiumSummary(Struct, kw_only=True):
     usd_krw: Number
     usd_krw_status: UsdKrwStatus | None
     usd_krw_source: str | None
+    usdt_usd: Number
+    usdt_usd_status: UsdtUsdStatus | None
     premium: Premium | None
     day: PremiumDay | None
     same_coin: SameCoin

@@ -27,7 +27,7 @@ from coinspace.method.record import IndexRecord, Valuation, VenueRecord
 CURRENCY: Currency = "USDT"
 # columns of stored rows: a region's value, rounded as the index's own, and computed prices
 REGIONAL = ("kr", "gl")
-CONVERTED = ("value_krw", "best_bid", "best_ask", "fx")
+CONVERTED = ("value_krw", "value_usd", "best_bid", "best_ask", "fx")
 # columns of premiums: by basis, and of their candles
 PREMIUMS = ("coin", "fiat", "usdt", "open", "high", "low", "close")
 

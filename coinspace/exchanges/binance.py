@@ -82,7 +82,7 @@ IDENTITIES = (
 )
 COLOURS = ("#f0c93d", "#c49a00")
 LOAD = Load(Rates(10, 1, 20), Rates(10, 1, 0.8), {"USDT": 450})
-# published for accounts without a discount
+# published at binance.com, "Fee Schedule", spot, for accounts without a discount
 TAKER_FEE = 0.001
 PROTOCOL = "binance"
 # "How to manage a local order book correctly" (WebSocket Streams): updates are applied to a REST

@@ -61,7 +61,7 @@ BY_DEFAULT = True
 IDENTITIES = (Identity(NAME, "ALT", "ARCHLOOT"),)
 COLOURS = ("#ff9147", "#df6a13")
 LOAD = Load(Rates(5, 4, 2), Rates(1, 0.5, 0.1), {"KRW": 480})
-# published, without a coupon; 0.04 % with one
+# published at bithumb.com, "수수료 안내", for markets in KRW without a coupon; 0.04 % with one
 TAKER_FEE = 0.0025
 PROTOCOL = "bithumb"
 # documented: each frame is the whole book, of at most 15 levels. Seen: half of the frames repeat

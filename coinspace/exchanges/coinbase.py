@@ -61,6 +61,9 @@ BY_DEFAULT = False
 IDENTITIES: tuple[Identity, ...] = ()
 COLOURS = ("#7a9bff", "#2f55d4")
 LOAD = Load(Rates(15, 5, 5), Rates(2, 0.3, 0.3), {"USD": 400})
+# published at help.coinbase.com, "Exchange fees": the tier of accounts that trade under 10,000 USD
+# in 30 days
+TAKER_FEE = 0.006
 PROTOCOL = "coinbase"
 # documented: updates of `level2_batch` have absolute sizes, every 50 ms
 UPDATES = True

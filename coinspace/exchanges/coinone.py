@@ -59,7 +59,7 @@ IDENTITIES: tuple[Identity, ...] = ()
 COLOURS = ("#5cc8c0", "#0b8f86")
 # seen: 363 books give 200 frames a second; 29 % of the markets have no trade in 24 hours
 LOAD = Load(Rates(5, 1, 1), Rates(0.5, 0.1, 0.05), {"KRW": 363})
-# published; promotions for programs vary
+# published at coinone.co.kr, "수수료"; promotions for programs vary
 TAKER_FEE = 0.002
 PROTOCOL = "coinone"
 # documented and seen: each frame is the whole book of 16 levels per side. Seen: asks come worst

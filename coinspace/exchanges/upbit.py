@@ -42,7 +42,7 @@ BY_DEFAULT = True
 IDENTITIES = (Identity(NAME, "TON", "TOKAMAK"),)
 COLOURS = ("#4c8dff", "#1f66e5")
 LOAD = Load(Rates(8, 4, 3), Rates(2.4, 0.5, 0.2), {"KRW": 290})
-# published for markets in KRW
+# published at upbit.com, "거래 수수료", for markets in KRW
 TAKER_FEE = 0.0005
 PROTOCOL = "upbit"
 # documented and seen: each frame is the whole book, never a change of it

@@ -11,7 +11,7 @@ from coinspace.clock import SECOND_NS, STEP_NS
 from coinspace.config import IndexParameters
 from coinspace.index.outage import Outage, milliseconds
 from coinspace.index.published import Published
-from coinspace.method.aggregate import COMPOSITE, Aggregate, VenueFacts
+from coinspace.method.aggregate import COMPOSITE, Aggregate, FxFacts, VenueFacts
 from coinspace.method.composite import evaluate, explain
 from coinspace.method.digits import rounded
 from coinspace.method.filter import Candidate, VenueFilter
@@ -45,6 +45,8 @@ from coinspace.method.siblings import (
 REGIONS = tuple(CURRENCIES)
 # sources of a constant USD/KRW: beside the books, and index.parameters.usd_krw
 GIVEN, CONFIGURED = "given", "configuration"
+# status of USD per USDT where no book gives it
+ASSUMED = "assumed"
 # missed ticks that are emitted at once; more of them would delay the live ticks
 AT_ONCE = 50
 # a longer outage means that the clock was wrong or is wrong now
@@ -95,7 +97,16 @@ class Index:
         raw = composite.value_raw
         usd_krw = self._usd_krw(aggregate)
         rate = fx.doubted if fx.rate is None else fx.rate
-        parts = premium(kr, gl, rate, None if usd_krw is None else usd_krw.rate)
+        dollar = aggregate.dollar
+        usdt_usd = None if dollar is None else dollar.rate
+        parts = premium(
+            kr,
+            gl,
+            rate,
+            None if usd_krw is None else usd_krw.rate,
+            # without a market of it, a USDT counts as a USD
+            1.0 if dollar is None else usdt_usd,
+        )
         doubted = fx.rate is None or any(one.unjudged for one in regions.values())
         self.last_ts_ns = ts_ns
         return IndexRecord(
@@ -112,6 +123,9 @@ class Index:
             fx=fx.rate,
             fx_status=fx.status,
             **_reference(usd_krw),
+            usdt_usd=usdt_usd,
+            usdt_usd_status=_dollar_status(dollar, usd_krw),
+            value_usd=None if raw is None or usdt_usd is None else raw * usdt_usd,
             kr=kr,
             gl=gl,
             regions=regions,
@@ -131,13 +145,13 @@ class Index:
             size_cap=composite.size_cap,
             liquidity=self._liquidity() if raw is not None else [],
             flagged=sorted(self.filter.flags),
-            fx_flagged=fx.flagged,
+            fx_flagged=fx.flagged if dollar is None else [*fx.flagged, *dollar.flagged],
             split=self.filter.split,
             failed=self._failed(ts_ns, raw),
             method_version=METHOD_VERSION,
             parameter_hash=self.hash,
             venues=_venues(aggregate.venues, ts_ns, reasons, composite.shares),
-            fx_venues=_venues(aggregate.fx_venues, ts_ns, fx.reasons, fx.shares, native=True),
+            fx_venues=_rate_venues(aggregate),
             inputs=_inputs(aggregate),
         )
 
@@ -293,6 +307,12 @@ def _reference(found: ReferenceFacts | None) -> dict[str, Any]:
         "usd_krw_observed_ns": found.observed_ns or None,
         "usd_krw_heard_ns": found.heard_ns or None,
     }
+
+
+def _dollar_status(dollar: FxFacts | None, usd_krw: ReferenceFacts | None) -> str | None:
+    if dollar is not None:
+        return dollar.status
+    return None if usd_krw is None else ASSUMED
 
 
 class IndexCalculator:
@@ -483,6 +503,14 @@ def _venues(
         )
         for one in venues
     }
+
+
+def _rate_venues(aggregate: Aggregate) -> dict[str, VenueRecord]:
+    reasons, shares = aggregate.fx.reasons, aggregate.fx.shares
+    if aggregate.dollar is not None:
+        reasons = reasons | aggregate.dollar.reasons
+        shares = shares | aggregate.dollar.shares
+    return _venues(aggregate.fx_venues, aggregate.ts_ns, reasons, shares, native=True)
 
 
 def _inputs(aggregate: Aggregate) -> dict[str, InputRecord]:

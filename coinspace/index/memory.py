@@ -12,6 +12,7 @@ from typing import Any
 from coinspace.clock import SECOND_NS
 from coinspace.index.calculator import Index
 from coinspace.index.outage import NOT_COMPUTED, Outage
+from coinspace.market import DOLLAR_MARKET, FX_MARKET
 from coinspace.method.aggregate import COMPOSITE
 from coinspace.method.filter import DEVIATING, FROZEN, Mids
 from coinspace.method.reference import CLOSED, DAILY, DAILY_AGE_NS, HOLD_NS, LATE, OK
@@ -182,14 +183,35 @@ def read_reference_memory(connection: Connection, asset: str, before_ns: int) ->
 def read_fx_memory(
     connection: Connection, asset: str, before_ns: int, window_ns: int
 ) -> dict[str, Any]:
-    """Return the FX memory before a tick: accepted rates of the window, flags, references.
+    """Return the memory of KRW and USD per USDT before a tick: rates, flags, references.
 
-    Args: asset: any index; all share the rate.
+    Args: asset: any index; all share the rates.
     """
-    rows = stored.rates(connection, asset, before_ns - window_ns, before_ns)
-    if not rows:
-        return {"fx": {}}
-    window = [(ts_ns, fx) for ts_ns, fx, status, _ in rows if status == "ok" and fx is not None]
-    last_ns, _, _, flagged = rows[-1]
-    references = read_references(connection, FX_ASSET, FX, last_ns)
-    return {"fx": {"window": window, "flagged": names_of(flagged), "references": references}}
+    found: dict[str, Any] = {}
+    references: dict[str, tuple[int, Mids]] | None = None
+    for name, column, market in (("fx", "fx", FX_MARKET), ("dollar", "usdt_usd", DOLLAR_MARKET)):
+        rows = stored.rates(connection, asset, before_ns - window_ns, before_ns, column)
+        if not rows:
+            found[name] = {}
+            continue
+        last_ns, _, _, flagged = rows[-1]
+        if references is None:
+            references = read_references(connection, FX_ASSET, FX, last_ns)
+        ending = f":{market}"
+        found[name] = {
+            "window": [
+                (ts_ns, rate)
+                for ts_ns, rate, status, _ in rows
+                if status == "ok" and rate is not None
+            ],
+            "flagged": [one for one in names_of(flagged) if one.endswith(ending)],
+            "references": {
+                venue: (
+                    at_ns,
+                    {other: mid for other, mid in mids.items() if other.endswith(ending)},
+                )
+                for venue, (at_ns, mids) in references.items()
+                if venue.endswith(ending)
+            },
+        }
+    return found

@@ -77,7 +77,7 @@ class VenueFacts(Struct, array_like=True, gc=False):
 
 
 class FxFacts(Struct, gc=False):
-    """The rate in use, KRW per USDT, and its status (`ok`, `held`, `suspect`, `none`).
+    """A rate in use, KRW or USD per USDT, and its status (`ok`, `held`, `suspect`, `none`).
 
     `reasons`: venue -> why it does not count (the reason in its facts, frozen or deviating).
     `doubted`: the suspect rate of the books when no rate is usable, because they are flagged or a
@@ -95,7 +95,8 @@ class FxFacts(Struct, gc=False):
 class Facts(Struct, gc=False):
     """The JSON part of the payload; `ladders`: name, bid levels and ask levels of each.
 
-    `usd_krw`: KRW per USD given beside the books, None = as in `reference`.
+    `usd_krw`: KRW per USD given beside the books, None = as in `reference`. `dollar`: of the
+    USDT/USD books, absent where none is collected. `fx_venues`: the venues of both rates.
     """
 
     asset: str
@@ -106,6 +107,7 @@ class Facts(Struct, gc=False):
     fx_venues: list[VenueFacts]
     ladders: list[tuple[str, int, int]]
     reference: ReferenceFacts | UnsetType = UNSET
+    dollar: FxFacts | UnsetType = UNSET
 
 
 @dataclass(slots=True)
@@ -123,6 +125,8 @@ class Aggregate:
     sequence: int = 0
     # of the sources of USD/KRW, None = none is configured
     reference: ReferenceFacts | None = None
+    # USD per USDT, None = no USDT/USD book is collected
+    dollar: FxFacts | None = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -146,6 +150,7 @@ def encode(aggregate: Aggregate) -> tuple[bytes, int, int]:
             aggregate.fx_venues,
             counts,
             UNSET if aggregate.reference is None else aggregate.reference,
+            UNSET if aggregate.dollar is None else aggregate.dollar,
         )
     )
     parts = [len(facts).to_bytes(8, "little"), facts, bytes(_pad(len(facts)))]
@@ -185,4 +190,5 @@ def decode(payload: memoryview | bytes, *, epoch: int = 0, sequence: int = 0) ->
         epoch,
         sequence,
         facts.reference or None,
+        facts.dollar or None,
     )

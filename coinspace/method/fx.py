@@ -1,6 +1,7 @@
 """KRW per USDT: the index calculation on the USDT/KRW books, and the guard against bad rates.
 
-The rate never comes from BTC prices: the premium would then be zero by construction.
+USD per USDT is the same calculation on the USDT/USD books. No rate ever comes from BTC prices: the
+premium would then be zero by construction.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class FxIndex:
         self._ladder = Ladder()
 
     def update(self, ts_ns: int, venues: list[VenueFacts], books: list[VenueBook]) -> FxFacts:
-        """Compute the rate of one tick from the USDT/KRW venues, in the order of their names."""
+        """Compute the rate of one tick from the venues of its market, in order of their names."""
         candidates = [
             Candidate(one.name, one.region, one.quote, mid, mid, one.changed_ns)
             for one in venues

@@ -152,7 +152,9 @@ class IndexRecord(Struct, kw_only=True, gc=False):
     value in KRW. `flagged`, `fx_flagged` and `split` are the memory of the method. `repeated`: the
     clock was set back, and the instant already has a stored record. `latency_ns`: from the tick
     to its publication. `usd_krw`: KRW per USD, its status, its source and that source's time;
-    `usd_krw_heard_ns`: receipt of the newest quotation that the tick knows.
+    `usd_krw_heard_ns`: receipt of the newest quotation that the tick knows. `usdt_usd`: USD per
+    USDT and its status; `assumed`: no USDT/USD book is collected, and a USDT counts as a USD.
+    `value_usd` is the composite's value in USD at that rate, as `value_krw` is in KRW.
     """
 
     asset: Name
@@ -172,6 +174,9 @@ class IndexRecord(Struct, kw_only=True, gc=False):
     usd_krw_source: NameOrNone = None
     usd_krw_observed_ns: Annotated[CountOrNone, INTERNAL] = None
     usd_krw_heard_ns: Annotated[CountOrNone, INTERNAL] = None
+    usdt_usd: Exact = None
+    usdt_usd_status: NameOrNone = None
+    value_usd: Price = None
     kr: Exact = None
     gl: Exact = None
     regions: Annotated[dict[str, Valuation] | None, Kind.PART] = None

@@ -55,16 +55,16 @@ def premium(
     world: float | None,
     krw_per_usdt: float | None,
     usd_krw: float | None,
-    usd_per_usdt: float = 1.0,
+    usd_per_usdt: float | None = 1.0,
 ) -> PremiumRecord:
     """Return the premium: (1 + a) = (1 + b)(1 + c).
 
     b is on coin basis, a on fiat basis, and c is USDT's own. a and c need the reference rate
     `usd_krw`.
 
-    Args: usd_per_usdt: price of USDT in USD; without one, the methodology counts a USDT as a USD.
+    Args: usd_per_usdt: price of USDT in USD, 1 where no book gives it, None = not usable now.
     """
-    krw_at_bank = None if usd_krw is None else usd_krw * usd_per_usdt
+    krw_at_bank = None if usd_krw is None or usd_per_usdt is None else usd_krw * usd_per_usdt
     c = None
     if krw_per_usdt is not None and krw_at_bank is not None:
         c = krw_per_usdt / krw_at_bank - 1.0

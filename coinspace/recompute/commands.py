@@ -189,7 +189,11 @@ class Output:
             raise CoinSpaceError(f"--explain: expected a tick at {at} ms, found none")
 
 
-REFERENCE = [name for name in IndexRecord.__struct_fields__ if name.startswith("usd_krw")]
+# status -> the fields that a record without it leaves out
+LATER = {
+    "usd_krw_status": [one for one in IndexRecord.__struct_fields__ if one.startswith("usd_krw")],
+    "usdt_usd_status": ["usdt_usd", "usdt_usd_status", "value_usd"],
+}
 
 
 def reproducible(record: IndexRecord) -> dict[str, Any]:
@@ -200,9 +204,10 @@ def reproducible(record: IndexRecord) -> dict[str, Any]:
     # so that the hash equals that of records without these fields
     if not record.repeated:
         del found["repeated"]
-    if record.usd_krw_status is None:
-        for name in REFERENCE:
-            del found[name]
+    for status, names in LATER.items():
+        if found[status] is None:
+            for name in names:
+                del found[name]
     return found
 
 

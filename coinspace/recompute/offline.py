@@ -26,6 +26,8 @@ from coinspace.recording.merge import merge
 
 # a longer time without a record is a pause of the recording: its ticks are skipped
 PAUSE_NS = 600 * SECOND_NS
+# the first stored tick is searched for so long; a guide reads some minutes at once
+FIRST_NS = 120 * SECOND_NS
 Emit = Callable[[IndexRecord, Aggregate | None], None]
 
 
@@ -85,6 +87,9 @@ class FeedReplay:
         self._end_ns = end_ns
         self._guide = guide
         self._next_ns = 0
+        # inputs of the first stored tick: what the live aggregator had not received by then is not
+        # applied before it; None = not read
+        self._known: dict[str, Input] | None = None
         # the aggregator's memory before ticks that were missed live, None outside of such ticks
         self._before: dict[str, Any] | None = None
         self.records = 0
@@ -131,10 +136,21 @@ class FeedReplay:
             self._next_ns = first_ns
         if now_ns < self._start_ns:
             # otherwise all messages before the first tick would wait for it
-            self.aggregator.absorb(now_ns)
+            if self._known is None:
+                self._known = {} if self._guide is None else self._first_inputs(self._guide)
+            self.aggregator.absorb(now_ns, self._known)
         while self._next_ns < now_ns:
             self._tick(self._next_ns, in_pause=self._next_ns - last_ns > PAUSE_NS)
             self._next_ns += step
+
+    def _first_inputs(self, guide: Guide) -> dict[str, Input]:
+        # the first ticks may have been missed
+        for ts_ns in range(self._next_ns, self._next_ns + FIRST_NS, self.interval_ns):
+            # a venue without a book in the record says nothing of what was late
+            found = guide.inputs(ts_ns).items()
+            if known := {name: one for name, one in found if one.received_ns}:
+                return known
+        return {}
 
     def _tick(self, ts_ns: int, *, in_pause: bool) -> None:
         guide = self._guide

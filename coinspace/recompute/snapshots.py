@@ -9,7 +9,8 @@ One line is one tick:
 `fx` is units of quote per unit of index currency (null = no rate). Without this key, the rate comes
 from the USDT/KRW books of the same line. Numbers may be strings. `state` is ok (default),
 disconnected, resyncing, halted or operator. Optional: `usd_krw`, a reference rate for the premium's
-fiat basis. The method's memory is kept from line to line.
+fiat basis; books of USDT/USD give the price of a USDT for it. The method's memory is kept from line
+to line.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from coinspace.clock import MILLISECOND_NS
 from coinspace.config import IndexParameters, IndexSettings
 from coinspace.constituents import counts
 from coinspace.errors import CoinSpaceError, MarketError
-from coinspace.market import FX_MARKET, Market
+from coinspace.market import DOLLAR_MARKET, FX_MARKET, RATE_MARKETS, Market
 from coinspace.method.aggregate import Aggregate, FxFacts, VenueFacts
 from coinspace.method.fx import FxIndex
 from coinspace.method.parameters import FX_CURRENCY
@@ -62,6 +63,7 @@ class SnapshotReader:
         self._venues: dict[tuple[str, str], Venue] = {}
         self._consolidators: dict[str, Consolidator] = {}
         self._fx: FxIndex | None = None
+        self._dollar: FxIndex | None = None
         self.ignored = 0
 
     def read(self, line: str, number: int) -> Aggregate:
@@ -92,7 +94,7 @@ class SnapshotReader:
         parameters = self._parameters_of(asset)
         lag_ns = int(parameters.lag_ms * MILLISECOND_NS)
         venues: list[Venue] = []
-        fx_venues: list[Venue] = []
+        rated: dict[str, list[Venue]] = {FX_MARKET: [], DOLLAR_MARKET: []}
         rates: dict[str, float | None] = {}
         seen = set()
         for i, book in enumerate(books):
@@ -108,15 +110,25 @@ class SnapshotReader:
                     f"books[{i}]: expected one book per venue, was a second book of {venue.name}"
                 )
             seen.add(venue.name)
-            if str(venue.market) == FX_MARKET:
-                fx_venues.append(venue)
+            if venue.market_name in rated:
+                rated[venue.market_name].append(venue)
                 continue
             venues.append(venue)
             rates |= rate
-        fx_venues.sort(key=lambda one: one.name)
-        fx_facts = [one.facts(ts_ns, lag_ns, 1.0) for one in fx_venues]
-        books = [one.book for one in fx_venues]
-        fx = self._rate(ts_ns, parameters, venues, rates, fx_facts, books)
+        for found in rated.values():
+            found.sort(key=lambda one: one.name)
+        facts = {
+            market: [one.facts(ts_ns, lag_ns, 1.0) for one in found]
+            for market, found in rated.items()
+        }
+        fx_books, dollar_books = ([one.book for one in found] for found in rated.values())
+        fx_facts, dollar_facts = facts.values()
+        fx = self._rate(ts_ns, parameters, venues, rates, fx_facts, fx_books)
+        if dollar_facts and self._dollar is None:
+            self._dollar = FxIndex(parameters)
+        dollar = None
+        if self._dollar is not None:
+            dollar = self._dollar.update(ts_ns, dollar_facts, dollar_books)
         consolidator = self._consolidators.setdefault(asset, Consolidator(asset))
         return consolidator.consolidate(
             ts_ns,
@@ -125,7 +137,8 @@ class SnapshotReader:
             lag_ns,
             rates=rates,
             usd_krw=_rate(line["usd_krw"], "usd_krw") if "usd_krw" in line else None,
-            fx_venues=fx_facts,
+            dollar=dollar,
+            fx_venues=[*fx_facts, *dollar_facts],
         )
 
     def _book(
@@ -143,10 +156,10 @@ class SnapshotReader:
             raise SnapshotError(f"state: expected one of {', '.join(STATES)}, was {state!r}")
         sides = _side(book, "bids"), _side(book, "asks")
         rate = {f"{exchange}:{market}": _rate(book["fx"], "fx")} if "fx" in book else {}
-        is_fx = str(market) == FX_MARKET
-        if not is_fx and (market.base != asset or not counts(self._index, exchange, market)):
+        is_rate = str(market) in RATE_MARKETS
+        if not is_rate and (market.base != asset or not counts(self._index, exchange, market)):
             return None, {}
-        key = ("" if is_fx else asset, f"{exchange}:{market}")
+        key = ("" if is_rate else asset, f"{exchange}:{market}")
         venue = self._venues.setdefault(key, Venue(exchange, market))
         venue.state = state
         venue.on_book(*sides, received_ns)

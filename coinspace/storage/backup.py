@@ -35,7 +35,11 @@ FORMAT = 1
 DATABASE = ("questdb/db", "questdb/.checkpoint", "questdb/conf")
 TRIGGER = "questdb/_restore"
 # everything else; logs, sockets and passwords of the server are made anew
-FILES = ("journal", "spool", "dead-letters", "keys.json", "run/orderbook-aggregator.state")
+FILES = (
+    *("journal", "spool", "dead-letters", "keys.json", "run/orderbook-aggregator.state"),
+    # alerts that stand or wait for their target
+    "outbox.json",
+)
 RECORDINGS = "archive"
 BLOCK_BYTES = 1 << 16
 ZEROS = bytes(BLOCK_BYTES)
@@ -217,7 +221,7 @@ def restore_backup(settings: Settings, source: Path) -> dict[str, Any]:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--recordings", is_flag=True, help="copy recordings too")
 def backup(config_path: str | None, folder: Path, recordings: bool) -> None:
-    """Copy the database, journals, spooled records and keys into a new folder.
+    """Copy the database, journals, spooled records, keys and alerts into a new folder.
 
     The platform may run meanwhile. The configuration file is not part of the data folder: keep it
     yourself.

@@ -103,7 +103,7 @@ def tick_row(
 
 
 def venue_rows(record: IndexRecord, *, fx: bool) -> Iterator[Row]:
-    """Yield a row per venue; fx: also the USDT/KRW venues, which all assets of a tick share."""
+    """Yield a row per venue; fx: also the venues of rates, which all assets of a tick share."""
     at_ns = tick_ns(record)
     roles = [(record.asset, CONSTITUENT, record.venues)]
     if fx:

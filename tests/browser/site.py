@@ -52,8 +52,10 @@ def _chromium() -> str | None:
 
 
 @contextlib.contextmanager
-def chromium(width: int = 1500, height: int = 1000) -> Iterator[webdriver.Chrome]:
-    """A browser that logs its console and every request."""
+def chromium(
+    width: int = 1500, height: int = 1000, *, requests: bool = True
+) -> Iterator[webdriver.Chrome]:
+    """A browser that logs its console and, with `requests`, every request."""
     assert browser_found(), HOW_TO_GET_ONE
     options = Options()
     options.binary_location = _chromium() or ""
@@ -69,7 +71,8 @@ def chromium(width: int = 1500, height: int = 1000) -> Iterator[webdriver.Chrome
         f"--window-size={width},{height}",
     ):
         options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    logged = {"browser": "ALL"} | ({"performance": "ALL"} if requests else {})
+    options.set_capability("goog:loggingPrefs", logged)
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
         yield driver

@@ -7,7 +7,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,8 @@ class Feed:
     Attributes: index, books (published while true), more (fields of the records), value (of BTC).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, assets: Sequence[str] = ASSETS) -> None:
+        self.assets = assets
         self.url = ""
         self.settings: Settings | None = None
         self.index = self.books = True
@@ -60,7 +61,7 @@ class Feed:
 
     async def _publish(self, folder: Path) -> None:
         chosen = settings(folder)
-        chosen.index.assets = ASSETS
+        chosen.index.assets = list(self.assets)
         self.settings = chosen
         async with running(chosen) as (stage, endpoint):
             self.url = endpoint.server.url
@@ -73,7 +74,7 @@ class Feed:
 
     def _one(self, stage: Stage, turn: int) -> None:
         if self.index:
-            for number, asset in enumerate(ASSETS if turn % 10 == 0 else ASSETS[:2]):
+            for number, asset in enumerate(self.assets if turn % 10 == 0 else self.assets[:2]):
                 value = self.value and self.value + 100 * number + turn % 7
                 premium = 0.0000145 + 0.0001 * number
                 parts = {"premium": premium, "premium_parts": PremiumRecord(None, premium, None)}
@@ -123,6 +124,16 @@ def page(feed: Feed, browser: webdriver.Chrome) -> webdriver.Chrome:
         browser.get(f"{feed.url}/#BTC")
     wait_for(lambda: state(browser) == "live", shown=lambda: state(browser))
     return browser
+
+
+def measured(driver: webdriver.Chrome) -> tuple[float, ...]:
+    """Collect all garbage; return heap in MB, DOM nodes and listeners."""
+    for _ in range(2):
+        # what the first one finalises is free after the second one
+        driver.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+    metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    found = {one["name"]: one["value"] for one in metrics}
+    return found["JSHeapUsedSize"] / 1e6, found["Nodes"], found["JSEventListeners"]
 
 
 def text(driver: webdriver.Chrome, name: str) -> str:

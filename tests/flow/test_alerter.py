@@ -18,9 +18,12 @@ import pytest_asyncio
 
 from coinspace._ext import message as m
 from coinspace.bus.publisher import Publisher
+from coinspace.clock import SECOND_NS
 from coinspace.config import Settings
 from coinspace.health_file import read_health
 from coinspace.method.record import PremiumRecord, encode
+from coinspace.storage.questdb.address import address
+from tests.flow.database import applied, query, whole
 from tests.flow.endpoint_stage import record
 from tests.flow.platform import environment
 from tests.receiver import CLOSE, Receiver, answer
@@ -38,29 +41,42 @@ over = {level}
 for_s = 0
 [alerts.targets.ops]
 """
+# an asset of our own on the shared server, with a percentile in the last hour
+STORED = "PCT"
+PERCENTILE = """
+[alerts]
+group_s = 0.1
+interval_s = 0
+[alerts.rules.rare]
+kind = "premium"
+over_percentile = 90
+window = "1h"
+for_s = 0
+[alerts.targets.ops]
+"""
 
 
 class Stage:
     """The calculator's publisher, a receiver, and the alerter as a process."""
 
-    def __init__(self, data: Path, receiver: Receiver) -> None:
-        self.data, self.receiver = data, receiver
+    def __init__(self, data: Path, receiver: Receiver, asset: str = "BTC") -> None:
+        self.data, self.receiver, self.asset = data, receiver, asset
         self.settings = Settings(data=data)
         (data / "run").mkdir()
         self.publisher = Publisher("index-calculator", self.settings.bus, time.time_ns())
-        self._topic = self.publisher.topic(b"index.BTC.")
+        self._topic = self.publisher.topic(f"index.{asset}.".encode())
 
     def configure(self, text: str) -> None:
         (self.data / "coinspace.toml").write_text(text)
 
     @contextmanager
-    def process(self) -> Iterator[subprocess.Popen[bytes]]:
+    def process(self, **more: str) -> Iterator[subprocess.Popen[bytes]]:
         variables = environment(self.data, free_port())
         variables["COINSPACE_ALERTS__TARGETS__OPS__URL"] = self.receiver.url
         with (self.data / "stderr").open("ab") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "coinspace", "alerter"],
-                env={**os.environ, **variables},
+                env={**os.environ, **variables, **more},
                 cwd=self.data,
                 stderr=stderr,
             )
@@ -72,7 +88,7 @@ class Stage:
 
     def premium(self, premium: float) -> None:
         parts = PremiumRecord(None, premium, None)
-        found = record(premium=premium, premium_parts=parts)
+        found = record(self.asset, premium=premium, premium_parts=parts)
         self.publisher.publish(self._topic, m.INDEX, encode(found))
 
     async def taken(self, count: int, premium: float) -> list[str]:
@@ -155,6 +171,34 @@ async def test_a_venue_delivers_once_a_heartbeat_says_so(stage: Stage) -> None:
             assert event["text"] == "upbit:BTC/KRW delivers again"
     finally:
         collector.close()
+
+
+async def test_a_percentile_counts_the_stored_premiums(questdb: Settings, tmp_path: Path) -> None:
+    whole(questdb)
+    minute_ns = 60 * SECOND_NS
+    newest_ns = time.time_ns() // minute_ns * minute_ns
+    rows = ", ".join(
+        f"('{STORED}', 'ok', {number / 1000}, {number / 1000}, {newest_ns - number * minute_ns})"
+        for number in range(1, 41)
+    )
+    query(questdb, f"INSERT INTO index_tick (asset, status, premium, premium_b, ts) VALUES {rows}")
+    applied(questdb)
+    seen = f"SELECT count() FROM premium_1m WHERE asset = '{STORED}'"
+    await until(lambda: query(questdb, seen)[0][0] >= 40, shown=lambda: query(questdb, seen))
+    found = address(questdb)
+    variables = {"COINSPACE_STORAGE__ILP": found.ilp, "COINSPACE_STORAGE__SQL": found.sql}
+    async with Receiver().running() as receiver:
+        stage = Stage(tmp_path, receiver, STORED)
+        stage.configure(PERCENTILE)
+        try:
+            with stage.process(COINSPACE_INDEX__ASSETS=STORED, **variables):
+                # 36 of 40 stored ones and the running one: 90.2 %
+                assert await stage.taken(1, 0.0365) == [f"raised rare {STORED}"]
+                assert 90 < receiver.taken[0]["alerts"][0]["value"] < 92
+                assert len(await stage.taken(2, 0.03)) == 2
+                assert 70 < receiver.taken[1]["alerts"][0]["value"] < 80
+        finally:
+            stage.publisher.close()
 
 
 async def test_a_rule_that_cannot_work_ends_the_start_with_its_name(stage: Stage) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -18,16 +19,18 @@ from coinspace.clock import SECOND_NS
 from coinspace.config import Settings, StorageSettings
 from coinspace.index import chain
 from coinspace.index.store import checked_links, store
+from coinspace.market import DOLLAR_MARKET
 from coinspace.method.record import decode
 from coinspace.recompute import audit
 from coinspace.storage import schema
 from coinspace.storage.questdb.address import address
 from coinspace.storage.records import Row
+from tests import rate_day
 from tests.flow.database import applied, emptied, query
 from tests.unit.test_index_record import CASES, computed, rows_of, stored_rows
 from tests.waiting import until
 
-EXCHANGES = ("upbit", "bithumb", "binance")
+EXCHANGES = ("upbit", "bithumb", "binance", "coinbase")
 RESTARTED = ("index-calculator", "orderbook-aggregator")
 RUN_S = 8
 PAUSE_S = 1.5
@@ -59,13 +62,16 @@ class Platform:
     def begin(self) -> None:
         # each fifth answer of a source jumps and is not confirmed
         fault = ("--fault", "rate:dunamu:form=jump:every=5")
-        simulator = self.start("simulate", "--seed", "11", *fault, stdout=subprocess.PIPE)
+        offered = [f"--exchange={name}" for name in EXCHANGES]
+        simulator = self.start("simulate", "--seed", "11", *offered, *fault, stdout=subprocess.PIPE)
         assert simulator.stdout is not None
         ready = orjson.loads(simulator.stdout.readline())
         urls = ready["exchanges"]
         self.environment["COINSPACE_RATES__SOURCES"] = "dunamu,naver"
         self.environment["COINSPACE_RATES__URLS"] = orjson.dumps(ready["rates"]).decode()
         self.environment["COINSPACE_RATES__POLL_S"] = "dunamu=1,naver=1"
+        # only what gives USD per USDT
+        self.environment["COINSPACE_EXCHANGES__COINBASE__MARKETS"] = DOLLAR_MARKET
         for name in EXCHANGES:
             prefix = f"COINSPACE_EXCHANGES__{name.upper()}__"
             self.environment[f"{prefix}WEBSOCKET"] = urls[name]["websocket"]
@@ -117,13 +123,19 @@ async def test_every_stored_record_is_recomputed_exactly(
     schema.create(address(settings), StorageSettings(ttl="off"))
     emptied(settings, "index_tick", "index_venue", "index_recalc")
     platform = Platform(settings)
+    # coinbase is off by default
+    settings.exchanges["coinbase"].markets = [DOLLAR_MARKET]
     good = "SELECT count() FROM index_tick WHERE asset = 'SOL' AND premium_a != null"
     try:
         platform.begin()
         # ticks and memory lost by a restart make no difference
         for part, command in enumerate((*RESTARTED, None), 1):
             enough = part * RUN_S * 5 // 2
-            await until(partial(lambda enough: query(settings, good)[0][0] >= enough, enough), good)
+            await until(
+                partial(lambda enough: query(settings, good)[0][0] >= enough, enough),
+                good,
+                limit_s=180,
+            )
             if command is not None:
                 await platform.restart(command)
     finally:
@@ -145,6 +157,14 @@ async def test_every_stored_record_is_recomputed_exactly(
     assert len({rate for rate, _, _ in found}) >= 2
     assert "held" in {status for _, status, _ in found} != {"held"}
     assert not any(missing for _, _, missing in found)
+    # and a dollar that is not always at 1 USDT
+    dollars = query(
+        settings,
+        "SELECT DISTINCT usdt_usd, usdt_usd_status FROM index_tick"
+        f" WHERE value != null AND ts >= {first}::timestamp_ns AND ts < {last}::timestamp_ns",
+    )
+    assert len({rate for rate, _ in dollars}) >= 2
+    assert "ok" in {status for _, status in dollars} <= {"ok", "held"}
     # a recording names the sources that it was made with
     del platform.environment["COINSPACE_RATES__SOURCES"]
     result = platform.run(
@@ -206,6 +226,21 @@ async def test_every_stored_record_is_recomputed_exactly(
     rows = query(settings, "SELECT value, original, operator, because FROM index_recalc")
     assert rows[0][1] == pytest.approx(rows[0][0] * 1.01)
     assert rows[0][2:] == ("kim", "a test")
+
+
+def test_rates_that_change_are_recomputed_over_the_end_of_a_week(
+    settings: Settings, tmp_path: Path
+) -> None:
+    schema.create(address(settings), StorageSettings(ttl="off"))
+    emptied(settings, "index_tick", "index_venue")
+    # ten minutes before the session ends, and ten after it
+    start_ns = rate_day.CLOSE_NS - 600 * SECOND_NS
+    day = rate_day.run(settings, tmp_path, start_ns, 1200, interval_ms=5000)
+    assert day.verdict.differences == []
+    assert day.verdict.good
+    assert day.verdict.equal == day.verdict.ticks > 180
+    assert {"ok", "held", "closed"} <= {status for status, _ in day.statuses}
+    assert day.rates > 5
 
 
 def test_the_chain_finds_a_changed_record(settings: Settings) -> None:

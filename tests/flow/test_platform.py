@@ -16,6 +16,7 @@ from coinspace.config import Settings
 from coinspace.method.reference import USD_KRW as RATE_MARKET
 from coinspace.simulator.rates import SIMULATED_SOURCES, USD_KRW
 from coinspace.simulator.simulated_feed import write_feeds
+from tests import premium_oracle
 from tests.flow.database import applied
 from tests.flow.platform import Database, Platform, alive, environment, platform, query
 from tests.waiting import wait_for
@@ -63,7 +64,9 @@ def transport(request: pytest.FixtureRequest) -> dict[str, str]:
 def test_platform_runs_end_to_end_and_stops_cleanly(
     tmp_path: Path, transport: dict[str, str]
 ) -> None:
-    with platform(tmp_path, **transport) as running:
+    # a book is stored with 30 levels: so the premiums can be computed from the stored ones
+    depth = {"COINSPACE_EXCHANGES__BINANCE__DEPTH": "30"}
+    with platform(tmp_path, **depth, **transport) as running:
         wait_for(
             lambda: values(running).keys() == ASSETS, "an index value of every asset", limit_s=150
         )
@@ -77,6 +80,9 @@ def test_platform_runs_end_to_end_and_stops_cleanly(
             wait_for(partial(complete, tmp_path, table), f"every market in {table}")
         indices = "select distinct asset from index_tick where value is not null"
         wait_for(lambda: len(query(tmp_path, indices)) >= len(ASSETS), "every index in index_tick")
+        usual = "fx_status = 'ok' and usd_krw_status = 'ok' and premium_a is not null"
+        premiums = f"select count() from index_tick where {usual}"
+        wait_for(lambda: query(tmp_path, premiums)[0][0] >= 300, "enough premiums on both bases")
         pids = running.pids()
         health = tmp_path / "run"
         assert running.stop() == 0
@@ -93,6 +99,12 @@ def test_platform_runs_end_to_end_and_stops_cleanly(
         assert counts(tmp_path, "orderbook") == published > 0
         prices = [c for name, c in counted.items() if name.startswith("ticker-collector")]
         assert counts(tmp_path, "ticker") == sum(c["tickers"] for c in prices) > 0
+        # premiums on both bases, computed a second time
+        report = premium_oracle.check(Settings(data=tmp_path), instants=200, seed=7)
+        assert report.differences == []
+        # not those of the last seconds, whose books may not have been stored at the end
+        assert report.compared["a"] == report.compared["b"] == report.instants >= 20
+        assert report.assets == len(ASSETS)
         # by default the last seconds, whose messages may be on their way, are left out
         until_ms = str(time.time_ns() // 1_000_000)
         reconciled = running.run("reconcile", "--json", "--to", until_ms)

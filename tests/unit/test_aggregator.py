@@ -103,6 +103,49 @@ class Bench:
         return self.aggregates[-1]
 
 
+def test_usdt_in_usd_is_of_the_market_that_is_collected() -> None:
+    settings = Settings()
+    settings.index.assets = ["BTC"]
+    assert not OrderbookAggregator(settings).dollar_venues
+    settings.exchanges["coinbase"].markets = ["*/USD"]
+    found: list[Aggregate] = []
+    stage = OrderbookAggregator(settings, on_aggregate=found.append, heartbeats=False)
+    assert [one.name for one in stage.dollar_venues] == ["coinbase:USDT/USD"]
+    assert b"orderbook.coinbase.USDT/USD." in stage.topics
+    sink = ListSink(1, clock=lambda: START_NS)
+    levels = np.array([0.997, 100.0, 0.999, 100.0])
+    for number, at_ns in enumerate((START_NS, START_NS + 1), 1):
+        topic = sink.topic(b"orderbook.coinbase.USDT/USD.")
+        sink.publish(topic, ORDERBOOK, levels, n_bids=1, n_asks=1, received_ns=at_ns)
+        stage.on_message(sink.messages[-1])
+        stage.tick(START_NS + (number - 1) * STEP_NS)
+    last = decode(encode(found[-1])[0])
+    assert last.dollar is not None
+    assert last.dollar.rate == pytest.approx(0.998)
+    assert last.dollar.status == "ok"
+    assert [(one.name, one.received_ns) for one in last.fx_venues] == [
+        *((f"{one}:USDT/KRW", 0) for one in ("bithumb", "upbit")),
+        ("coinbase:USDT/USD", START_NS + 1),
+    ]
+    # a later process goes on from its memory
+    later = OrderbookAggregator(settings, on_aggregate=found.append, heartbeats=False)
+    later.restore(orjson.loads(orjson.dumps(stage.state())))
+    later.tick(START_NS + 2 * STEP_NS)
+    assert found[-1].dollar is not None
+    assert (found[-1].dollar.rate, found[-1].dollar.status) == (last.dollar.rate, "held")
+
+
+def test_a_recording_before_the_first_tick_leaves_out_what_was_late_in_it() -> None:
+    bench = Bench()
+    bench.books(START_NS)
+    late_ns = START_NS + STEP_NS - 1
+    bench.book("upbit", late_ns, 141_000_000)
+    inputs = {"upbit:BTC/KRW": Input(START_NS, None)}
+    bench.stage.absorb(START_NS + STEP_NS, inputs)
+    assert bench.tick(1, inputs)["received"]["upbit"] == START_NS
+    assert bench.tick(2, {"upbit:BTC/KRW": Input(late_ns, None)})["received"]["upbit"] == late_ns
+
+
 def test_a_tick_contains_what_was_received_up_to_it() -> None:
     bench = Bench()
     bench.books(START_NS + STEP_NS)

@@ -24,6 +24,7 @@ FILES = {
     "spool/index-calculator.jsonl": b"records",
     "dead-letters/orderbook-storage-worker.jsonl": b"rows",
     "keys.json": b"keys",
+    "outbox.json": b"alerts",
     "run/orderbook-aggregator.state": b"state",
 }
 RECORDING = "archive/upbit/book.feed.zst"
@@ -168,7 +169,7 @@ def test_existing_data_is_never_restored_over(settings: Settings, tmp_path: Path
         ("not JSON", "expected a backup with backup.json"),
         ("half a manifest", "expected a backup with backup.json, 'files'"),
         ("another format", "expected a backup of format 1, was 2"),
-        ("a missing file", "expected 7 files, found 6: it is not complete"),
+        ("a missing file", "expected 8 files, found 7: it is not complete"),
         ("a cut file", "expected [0-9]+ bytes, found [0-9]+: a file is cut or was changed"),
     ],
 )

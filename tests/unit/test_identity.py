@@ -70,6 +70,19 @@ def test_the_day_decides_what_a_name_means() -> None:
     assert (names(after["LUNC"]), names(after["LUNA"])) == ([], ["binance:LUNA/USDT"])
 
 
+def test_an_asset_that_is_redenominated_at_midnight_keeps_its_price(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # from that day on, a thousand old units are one
+    registry = (Identity("upbit", "ABC", "ABC", 1000.0, DAY),)
+    monkeypatch.setattr("coinspace.exchanges.identity.declared", lambda: registry)
+    for at_ns, price, size in ((DAY - SECOND_NS, 0.25, 8000.0), (DAY, 250.0, 8.0)):
+        books = {("upbit", "ABC/USDT"): (price, size), ("binance", "ABC/USDT"): (0.25, 100.0)}
+        first, second = aggregates(["ABC"], books, at_ns)["ABC"].venues
+        assert (first.name, second.name) == ("binance:ABC/USDT", "upbit:ABC/USDT")
+        assert first.bid == second.bid == pytest.approx(0.25, rel=1e-12)
+
+
 def test_an_entry_of_the_exchange_comes_before_one_for_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

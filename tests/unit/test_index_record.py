@@ -59,7 +59,11 @@ CASES = [
 ALONE = ("ok", "grid with fees", "flagged", "split", "one empty book", "tiny price")
 
 # fields that the recorded version did not have
-ADDED = tuple(name for name in IndexRecord.__struct_fields__ if name.startswith("usd_krw"))
+ADDED = tuple(
+    name
+    for name in IndexRecord.__struct_fields__
+    if name.startswith(("usd_krw", "usdt_usd", "value_usd"))
+)
 
 each = pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from coinspace.clock import MILLISECOND_NS
@@ -206,6 +208,75 @@ def test_premium_parts_agree() -> None:
     run = Run(usd_krw=1400)
     assert run.prices(1e5, 1e5, 1e5).premium_parts == PremiumRecord(0.0, 0.0, 0.0)
     assert run.prices(1e5, 1e5, 1e5, usd_krw=1372).premium_parts.a == pytest.approx(7 / 343)
+
+
+def dollar_book(bid: float, ask: float) -> dict[str, Any]:
+    levels = {"bids": [[bid, 5000.0]], "asks": [[ask, 5000.0]]}
+    return {"exchange": "coinbase", "market": "USDT/USD", "recv_ms": None} | levels
+
+
+def test_a_book_of_usdt_in_usd_prices_the_premium_against_usd() -> None:
+    run = Run()
+    books = (
+        book("binance", 100_000),
+        book("upbit", 143_000_000),
+        book("bithumb", 143_000_000),
+        *rate_books(1400, 1400),
+    )
+    plain = run.tick(*books, usd_krw=1380)
+    assert (plain.usdt_usd, plain.usdt_usd_status, plain.value_usd) == (None, "assumed", None)
+    assert run.tick(*books).usdt_usd_status is None
+    record = run.tick(*books, dollar_book(0.9979, 0.9981), usd_krw=1380)
+    parts = record.premium_parts
+    assert (record.usdt_usd, record.usdt_usd_status) == (pytest.approx(0.998), "ok")
+    assert record.value_usd == pytest.approx(record.value_raw * 0.998)
+    assert parts.b == plain.premium_parts.b
+    assert parts.a == pytest.approx(143e6 / (100e3 * 0.998 * 1380) - 1)
+    assert (1 + parts.a) == pytest.approx((1 + parts.b) * (1 + parts.c))
+    venue = record.fx_venues["coinbase:USDT/USD"]
+    assert (venue.used, venue.mid) == (True, pytest.approx(0.998))
+    assert "coinbase:USDT/USD" in record.inputs
+    # a missing rate is held for 10 s; after that there is none, and USDT no longer counts as USD
+    held = run.tick(*books, dollar_book(0.9, 0.8), usd_krw=1380, step_ms=9000)
+    assert (held.usdt_usd, held.usdt_usd_status) == (record.usdt_usd, "held")
+    assert held.fx_venues["coinbase:USDT/USD"].reason == "crossed"
+    gone = run.tick(*books, dollar_book(0.9, 0.8), usd_krw=1380, step_ms=2000)
+    assert (gone.usdt_usd, gone.usdt_usd_status) == (None, "none")
+    assert gone.premium_parts == PremiumRecord(None, plain.premium_parts.b, None)
+    # a jump is not believed
+    run.tick(*books, dollar_book(0.9979, 0.9981), usd_krw=1380)
+    assert run.tick(*books, dollar_book(0.899, 0.901), usd_krw=1380).usdt_usd_status == "suspect"
+
+
+@pytest.mark.parametrize(
+    ("upbit", "bithumb", "world", "known"),
+    [
+        # trading is halted in Korea, or outside: one side alone is no premium
+        ("halted", "halted", "ok", False),
+        ("ok", "ok", "halted", False),
+        ("halted", "ok", "ok", True),
+        # listed on one side only
+        (None, None, "ok", False),
+        ("ok", "ok", None, False),
+    ],
+)
+def test_a_premium_needs_a_live_book_of_both_sides(
+    upbit: str | None, bithumb: str | None, world: str | None, known: bool
+) -> None:
+    prices = {"upbit": 143e6, "bithumb": 143e6, "binance": 1e5}
+    states = {"upbit": upbit, "bithumb": bithumb, "binance": world}
+    books = [
+        {**book(name, price), "state": states[name]}
+        for name, price in prices.items()
+        if states[name] is not None
+    ]
+    record = Run().tick(*books, *rate_books(1400, 1400), usd_krw=1380)
+    parts = record.premium_parts
+    assert (parts.a is not None, parts.b is not None) == (known, known)
+    assert (record.kr is None) == ({upbit, bithumb} <= {"halted", None})
+    assert (record.gl is None) == (world != "ok")
+    # that of USDT itself needs no coin
+    assert parts.c == pytest.approx(1400 / 1380 - 1)
 
 
 def test_executable_premium_pays_both_fees() -> None:

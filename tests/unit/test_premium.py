@@ -204,6 +204,33 @@ def test_as_high_is_the_minute_of_this_day_or_else_the_hour() -> None:
     assert found.windows[-1].percentile is None
 
 
+def test_after_ninety_days_without_rows_a_premium_begins_anew() -> None:
+    series = Series()
+    day_ms = 24 * 3_600_000
+    start_ms = 1_790_000_000_000 // day_ms * day_ms
+    series.add(start_ms, 0.05)
+    series.add(start_ms + day_ms, 0.01)
+    # the oldest hour is still one of the newest 90 days
+    series.add(start_ms + 90 * day_ms - 1, 0.02)
+    window = series.statistics("90d")
+    assert (window.samples, window.high, window.low) == (3, 0.05, 0.01)
+    assert series.all().as_high_ts == start_ms
+    series.add(start_ms + 90 * day_ms, 0.02)
+    assert series.statistics("90d").high == 0.02
+    assert series.all().as_high_ts == start_ms + 90 * day_ms - 60_000
+    for basis in (series, Series()):
+        # nothing from before is left, and what a database still had is as old
+        last_ms = start_ms + 181 * day_ms
+        basis.add(last_ms, 0.03)
+        for samples in basis.sampled:
+            old = (last_ms - 91 * day_ms) // samples.step_ms
+            samples.fill({old: 9_000_000, old - 1: -9_000_000})
+        found = basis.all()
+        assert [one.samples for one in found.windows] == [1] * 5
+        assert [one.percentile for one in found.windows] == ["1"] * 5
+        assert (found.as_high_ts, found.as_low_ts, found.change_24h) == (None, None, None)
+
+
 async def test_stored_premiums_wait_for_the_database_and_leave_live_ones(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,8 @@ class PremiumTable:
             usd_krw=price(record.usd_krw),
             usd_krw_status=record.usd_krw_status,
             usd_krw_source=record.usd_krw_source,
+            usdt_usd=price(record.usdt_usd),
+            usdt_usd_status=record.usdt_usd_status,
             premium=value.premium,
             day=self.stats.of(value.asset)["coin"].day(),
             same_coin=same_coin(value.asset, found),

@@ -201,17 +201,20 @@ def _reasons(reasons: Sequence[str]) -> str:
 
 
 def rates(
-    connection: Connection, asset: str, first_ns: int, end_ns: int
+    connection: Connection, asset: str, first_ns: int, end_ns: int, column: str = "fx"
 ) -> list[tuple[int, float | None, str, str | None]]:
-    """Return (ts_ns, fx, fx_status, fx_flagged) of the ticks of [first, end) with a rate."""
+    """Return (ts_ns, rate, status, fx_flagged) of the ticks of [first, end) with a rate.
+
+    Args: column: of the rate, `fx` or `usdt_usd`.
+    """
     found = rows(
         connection,
-        "SELECT ts::long, fx, fx_status, fx_flagged FROM index_tick WHERE asset = %s"
-        " AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns AND fx_status != null"
+        f"SELECT ts::long, {column}, {column}_status, fx_flagged FROM index_tick WHERE asset = %s"
+        f" AND ts >= %s::timestamp_ns AND ts < %s::timestamp_ns AND {column}_status != null"
         " ORDER BY ts",
         (asset, first_ns, end_ns),
     )
-    return [(ts_ns, fx, status, flagged) for ts_ns, fx, status, flagged in found]
+    return [(ts_ns, rate, status, flagged) for ts_ns, rate, status, flagged in found]
 
 
 class LastReference(NamedTuple):
