@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -20,7 +21,7 @@ from coinspace.collector.beside import BesideTickers
 from coinspace.collector.connection import Connection
 from coinspace.collector.demand import budget
 from coinspace.collector.fetcher import Fetcher, RefusedError
-from coinspace.collector.grouped import GroupedBooks
+from coinspace.collector.grouped import GroupedBooks, GroupStage, grouped_markets
 from coinspace.collector.limits import Window, shared
 from coinspace.collector.markets import (
     MarketList,
@@ -48,6 +49,7 @@ from coinspace.exchanges.exchange import (
     Subscription,
 )
 from coinspace.exchanges.settings import ExchangeSettings
+from coinspace.market import FX_MARKET
 from coinspace.recording.recorder import Recorder
 from coinspace.tasks import Tasks
 
@@ -70,6 +72,23 @@ Recorders = Callable[[int], Recorder | None]
 def numbered(name: str, number: int) -> str:
     """Return the name of a connection's archive: orderbook, orderbook2 …"""
     return f"{name}{number + 1}" if number else name
+
+
+class FramesOnly:
+    """Records the frames of a second connection into the feed of a first one.
+
+    The marks and sent frames of a feed are about the first one. A frame of price groups shows
+    itself what it is.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.frame = recorder.frame
+
+    def sent(self, sent_ns: int, payload: bytes) -> None:
+        """Record nothing."""
+
+    def mark(self, name: str, **facts: Any) -> None:
+        """Record nothing."""
 
 
 class Health(Protocol):
@@ -104,7 +123,9 @@ class Collection:
         channels: what to subscribe to, the stream's own channels by default.
         assets: assets of the index. Their markets are requested before others.
         named: the assets whose markets are requested first.
-        recorders: make a recorder for each connection: a feed has the frames of one connection.
+        recorders: make a recorder for each connection: a feed has the frames of one connection,
+            and the price groups of its markets.
+        groups_file: remembers the price groups that the exchange refused.
     """
 
     def __init__(
@@ -120,6 +141,7 @@ class Collection:
         recorders: Recorders = lambda number: None,
         assets: Sequence[str] = (),
         named: Sequence[str] = (),
+        groups_file: Path | None = None,
     ) -> None:
         self.settings = settings
         self.exchange = exchange_named(exchange)
@@ -140,6 +162,7 @@ class Collection:
         self._open_recorder = recorders
         self._assets = assets
         self._named = named
+        self._groups_file = groups_file
         self._tuning = tuning
         self._tls = tls_context(settings)
         self.fetcher = Fetcher(
@@ -190,21 +213,22 @@ class Collection:
         if self.settings.format == "sbe" and not self.settings.api_key.get_secret_value():
             self.stage.on_key_refused("no API key is set")
         for subscription in self.exchange.subscriptions(self.settings, self.channels, symbols):
-            single = bool(subscription.groups) or subscription.aside
             links = [
                 self._connect(subscription, connects, number)
-                for number in range(1 if single else self.settings.links)
+                for number in range(1 if subscription.aside else self.settings.links)
             ]
             if len(links) > 1:
                 self.pairs.append(Pair(links))
+        if self.stream == "orderbook":
+            self._add_groups(entries, connects)
         self._ticker = self._tasks.spawn("timer", self._tick())
 
     async def prepare(self) -> None:
         """Prepare the new stage; called before it gets any data."""
 
     async def stop(self) -> None:
-        for connection in self.connections:
-            await connection.stop()
+        for connection in (*self.connections, *(self.grouped.connections if self.grouped else ())):
+            connection.end()
         if self._ticker is not None:
             await self._tasks.end(self._ticker)
         await self._tasks.finish(STOP_S)
@@ -215,8 +239,7 @@ class Collection:
             await asyncio.to_thread(recorder.close)
 
     def _connect(self, subscription: Subscription, connects: Window, address: int) -> Connection:
-        # grouped books are not recorded: a reader of the feed could not tell them from fine ones
-        recorder = None if subscription.groups else self._open_recorder(len(self.recorders))
+        recorder = self._open_recorder(len(self.recorders))
         if recorder is not None:
             self.recorders.append(recorder)
             # answers and marks go into the feed of the first connection
@@ -251,8 +274,6 @@ class Collection:
             recorder.mark(name, symbol=symbol, **facts)
 
     def _stage_of(self, subscription: Subscription) -> Stage:
-        if subscription.groups:
-            return self._extend(subscription)
         if subscription.aside:
             beside = BesideTickers(self.stage, subscription.symbols)
             self.beside.append(beside)
@@ -260,13 +281,39 @@ class Collection:
         stage: Stage = self.stage
         return stage
 
-    def _extend(self, subscription: Subscription) -> GroupedBooks:
-        groups = dict(zip(subscription.symbols, subscription.groups, strict=True))
-        self.grouped = GroupedBooks(self.exchange, groups)
-        for far in self.grouped.markets:
-            near = self.stage.entry(far.symbol.decode())
-            near.extension = far
-        return self.grouped
+    def _add_groups(self, entries: list[tuple[str, str]], connects: Window) -> None:
+        assets, named = self._assets, self._named
+        needed = needed_markets(self.exchange, entries, assets)
+        first = needed_markets(self.exchange, entries, named)
+        order = {name: int(name not in first) for name in needed if name != FX_MARKET}
+        names = [market for _, market in entries]
+        chosen = set(grouped_markets(self.exchange, self.settings, names, order))
+        books = [one for one in self.stage.markets if one.market in chosen]
+        if not books:
+            return
+
+        def connect(subscription: Subscription, stage: GroupStage) -> Connection:
+            recorder = self._recorder_of.get(subscription.symbols[0])
+            connection = Connection(
+                self.exchange,
+                subscription,
+                stage,
+                connects,
+                ssl_context=self._tls,
+                recorder=None if recorder is None else FramesOnly(recorder),
+                tuning=self._tuning,
+            )
+            self._tasks.spawn(f"groups {subscription.symbols[0]}", connection.run(), ends=True)
+            return connection
+
+        self.grouped = GroupedBooks(
+            self.exchange,
+            self.settings,
+            [(book, self.stage.groups_of(book)) for book in books],
+            connect,
+            self.fetcher.submit,
+            self._groups_file,
+        )
 
     async def _first_list(self) -> list[Listing] | None:
         # None = the process was stopped before a list came
@@ -294,6 +341,8 @@ class Collection:
         if now - self._markets_ns > MARKETS_INTERVAL_NS:
             self._markets_ns = now
             self.fetcher.submit(self.exchange.markets_request())
+        if self.grouped is not None:
+            self.grouped.on_timer(now)
         self._fetch()
         for number, frames in self.stage.take_frames().items():
             for connection in self.connections:
@@ -337,6 +386,8 @@ class Collection:
         if missing:
             shown = ", ".join(map(self._shown, missing[:5])) + (" …" if len(missing) > 5 else "")
             return [f"{len(missing)} of {len(self.stage.statuses)} not synced: {shown}"]
+        if self.grouped is not None and self.grouped.problems:
+            return self.grouped.problems
         return ["no connection for tickers"] if any(one.is_silent for one in self.beside) else []
 
     def _note_unsynced(self, missing: list[Status]) -> None:
@@ -357,6 +408,10 @@ class Collection:
     ) -> Awaitable[None] | None:
         if request.purpose == "markets":
             return self._on_list(payload)
+        if request.purpose == "groups":
+            if self.grouped is not None:
+                self.grouped.on_list(payload)
+            return None
         if request.purpose == "compare" and len(payload) > LARGE_ANSWER:
             return self._on_books(request, payload)
         self.stage.on_answer(request, payload, received_ns)
@@ -390,7 +445,7 @@ class Collection:
             self.stage.on_listing(event.change, event.listing, monotonic_ns())
 
     def _on_refused(self, request: Request, refusal: Refusal, received_ns: int) -> None:
-        if request.purpose != "markets":
+        if request.purpose not in ("markets", "groups"):
             self.stage.on_refused(request, refusal, received_ns)
             self._fetch_soon()
 
@@ -410,7 +465,7 @@ class Collection:
         if self.pairs:
             found["links_missing"] = sum(pair.missing for pair in self.pairs)
         if self.grouped is not None:
-            found["grouped_frames"] = self.grouped.frames
+            found |= self.grouped.counters()
         return found
 
 

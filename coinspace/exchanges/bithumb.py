@@ -15,7 +15,9 @@ from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
     AddressLimit,
     Channel,
+    Grouping,
     Identity,
+    Label,
     Limit,
     Load,
     Rates,
@@ -35,6 +37,7 @@ SETTINGS = ExchangeSettings(
     websocket="wss://ws-api.bithumb.com/websocket/v1",
     rest="https://api.bithumb.com",
     markets=korean.MARKETS,
+    group_reach=0.01,
 )
 BY_DEFAULT = True
 # the same name as another asset elsewhere
@@ -76,6 +79,8 @@ SNAPSHOT_STEPS = ()
 
 FORMATS = ("SIMPLE", "DEFAULT")
 KST_OFFSET_NS = 9 * 3600 * 1_000_000_000
+# `level` of a book whose levels are no groups
+SINGLE = 1
 # a trade further in the future than this has a time in KST
 FUTURE_NS = 3600 * 1_000_000_000
 # the limit of another kind of call, used here for calls for books
@@ -106,10 +111,19 @@ def subscriptions(
     parts: list[dict[str, Any]] = [
         {"type": channel, "codes": list(names)} for channel in channels if channel != "top"
     ]
-    # `level` is left out: its default 1 means no grouping. Seen: an unsupported one is refused with
-    # WRONG_FORMAT and closes the connection
+    # `level` is left out: its default 1 means no grouping
     frame = korean.subscribe_frame(parts, settings.format)
     return [Subscription(settings.websocket, (frame,), names)]
+
+
+# seen: the unit of `level` is the tick, 1000 for KRW-BTC gave groups of 1,000,000 KRW. No list of
+# supported levels is published, and an unsupported one closes the connection
+GROUPING = Grouping(
+    (10, 100, 1000),
+    lambda level, price: level * korean.tick_of(price),
+    korean.tick_of,
+    korean.group_frame,
+)
 
 
 def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
@@ -164,7 +178,12 @@ refusal_of_answer = korean.refusal_of_answer
 
 # recordings
 
-label = korean.label
+
+def label(payload: bytes) -> Label:
+    """Return the label of a recorded frame."""
+    return korean.label(payload, SINGLE)
+
+
 ids_of = korean.ids_of
 request_of = korean.request_of
 recorded_book = korean.recorded_book

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +35,26 @@ from coinspace.market import ASSETS, Market, market_of_dashed
 
 MARKETS = [f"{base}/KRW" for base in (*ASSETS, "USDT")]
 
+# lowest price of a tick, and the tick, in KRW; documented by Upbit since 2025-07-31, and the steps
+# seen at Bithumb agree
+TICKS = (
+    (1_000_000, 1000.0),
+    (500_000, 500.0),
+    (100_000, 100.0),
+    (50_000, 50.0),
+    (10_000, 10.0),
+    (5_000, 5.0),
+    (100, 1.0),
+    (10, 0.1),
+    (1, 0.01),
+    (0.1, 0.001),
+    (0.01, 0.0001),
+    (0.001, 0.00001),
+    (0.0001, 0.000001),
+    (0.00001, 0.0000001),
+)
+LEAST_TICK = 1e-8
+
 BOOKS = "/v1/orderbook"
 TICKERS = "/v1/ticker"
 TRADES = "/v1/trades/ticks"
@@ -63,6 +84,18 @@ def subscribe_frame(parts: Sequence[dict[str, Any]], form: str) -> bytes:
     connection, with all its types and codes, so a second frame would end the markets of the first.
     """
     return orjson.dumps([{"ticket": str(uuid.uuid4())}, *parts, {"format": form}])
+
+
+def tick_of(price: float) -> float:
+    """Return the tick of a market in KRW at a price."""
+    return next((tick for least, tick in TICKS if price >= least), LEAST_TICK)
+
+
+def group_frame(settings: ExchangeSettings, symbol: str, level: float) -> bytes:
+    """Return the frame that subscribes to the price groups of one symbol, and to nothing else."""
+    spelled = int(level) if level == int(level) else level
+    part = {"type": "orderbook", "codes": [symbol], "level": spelled}
+    return subscribe_frame([part], settings.format)
 
 
 def compare_requests(symbols: Sequence[str], per_call: int) -> list[Request]:
@@ -169,6 +202,8 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
 
 _TYPE = re.compile(rb'"(?:ty|type)"\s*:\s*"([^"]*)"')
 _CODE = re.compile(rb'"(?:cd|code)"\s*:\s*"([^"]*)"')
+_LEVEL = re.compile(rb'"(?:lv|level)"\s*:\s*([0-9.eE+-]{1,24})')
+BOOK = "orderbook"
 # base -> Korean and English name in the list of markets
 NAMES = {
     "BTC": ("비트코인", "Bitcoin"),
@@ -213,12 +248,28 @@ LONG = {
 }
 
 
-def label(payload: bytes) -> Label:
-    """Return the label of a recorded frame; NOTHING for errors and status."""
+def label(payload: bytes, single: float = 0.0) -> Label:
+    """Return the label of a recorded frame; NOTHING for errors and status.
+
+    A book of price groups has a kind of its own, such as orderbook.10000.
+
+    Args: single: `level` of books whose levels are no groups.
+    """
     kind, code = _TYPE.search(payload), _CODE.search(payload)
     if kind is None or code is None:
         return NOTHING
-    return Label((short_name(kind[1]),), short_name(code[1]), payload[:1] == b"[")
+    name = short_name(kind[1])
+    if name == BOOK:
+        level = _LEVEL.search(payload)
+        with contextlib.suppress(ValueError):
+            if level is not None and float(level[1]) > single:
+                name = grouped_kind(float(level[1]))
+    return Label((name,), short_name(code[1]), payload[:1] == b"[")
+
+
+def grouped_kind(level: float) -> str:
+    """Return the kind of a book of price groups."""
+    return f"{BOOK}.{level:.15g}"
 
 
 def request_of(path: str) -> Request | None:
@@ -271,6 +322,17 @@ def answer(
             units = row.get("orderbook_units") or []
             row["orderbook_units"] = units[: number(query["count"], 30, 30)]
     return 200, rows
+
+
+def instrument(recording: Recording, code: str) -> dict[str, Any]:
+    """Return a market's entry in the list of instruments: levels whose groups are recorded."""
+    levels = (float(f"1e{power}") for power in range(-8, 9))
+    found = [level for level in levels if recording.last(grouped_kind(level), code) is not None]
+    return {
+        "market": code,
+        "quote_currency": code.partition("-")[0],
+        "supported_levels": ["0", *(f"{level:.15g}" for level in found)],
+    }
 
 
 def _refused(status: int, name: str | int, text: str) -> tuple[int, Any]:

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import orjson
+
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
     AddressLimit,
     Channel,
+    Grouping,
     Identity,
     Limit,
     Load,
@@ -22,9 +25,10 @@ from coinspace.exchanges.exchange import (
     Request,
     RestTrade,
     Subscription,
+    finite,
 )
 from coinspace.exchanges.settings import ExchangeSettings
-from coinspace.market import Market, dashed_symbol
+from coinspace.market import dashed_symbol
 
 NAME = "upbit"
 ORDER = 1
@@ -34,6 +38,7 @@ SETTINGS = ExchangeSettings(
     websocket="wss://api.upbit.com/websocket/v1",
     rest="https://api.upbit.com",
     markets=korean.MARKETS,
+    group_reach=0.01,
 )
 BY_DEFAULT = True
 # the same name as another asset elsewhere
@@ -73,6 +78,8 @@ SNAPSHOT_STEPS = ()
 
 # depths that the suffix of a code can ask for; any other number gives 30 levels
 SUFFIXES = (1, 5, 15)
+# tick and supported levels of markets
+INSTRUMENTS = "/v1/orderbook/instruments"
 # trades per call at most (known from other clients, not documented)
 TRADES = 500
 # of each market in a list with details
@@ -106,11 +113,8 @@ market_of = korean.market_of
 def subscriptions(
     settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
 ) -> list[Subscription]:
-    """Return one connection with one frame for everything, and one more for grouped books.
-
-    A second frame on the same connection would replace the first.
-    """
-    url, names = settings.websocket, tuple(symbols)
+    """Return the only connection, with one frame for everything."""
+    names = tuple(symbols)
     suffix = next((f".{n}" for n in SUFFIXES if settings.depth <= n), "")
     parts: list[dict[str, Any]] = [
         {"type": "orderbook", "codes": [name + suffix for name in names], "level": 0}
@@ -119,20 +123,36 @@ def subscriptions(
         for channel in channels
         if channel != "top"
     ]
-    found = [Subscription(url, (korean.subscribe_frame(parts, settings.format),), names)]
-    if "orderbook" not in channels:
-        return found
-    levels = {
-        dashed_symbol(Market.parse(market)): level
-        for market, level in settings.group_levels.items()
+    frame = korean.subscribe_frame(parts, settings.format)
+    return [Subscription(settings.websocket, (frame,), names)]
+
+
+def groups_request(symbols: Sequence[str]) -> Request:
+    """Request the supported levels of markets."""
+    path = f"{INSTRUMENTS}?markets={','.join(symbols)}"
+    return Request("groups", path, "orderbook", 1, tuple(symbols))
+
+
+def read_groups(payload: bytes) -> dict[str, tuple[float, ...]]:
+    """Return the supported levels of each market, without 0, which means single levels."""
+    return {
+        entry["market"]: tuple(
+            level for level in map(finite, entry["supported_levels"]) if level > 0
+        )
+        for entry in orjson.loads(payload)
     }
-    grouped = [name for name in names if name in levels]
-    if grouped:
-        parts = [{"type": "orderbook", "codes": [name], "level": levels[name]} for name in grouped]
-        frame = korean.subscribe_frame(parts, settings.format)
-        widths = tuple(float(levels[name]) for name in grouped)
-        found.append(Subscription(url, (frame,), tuple(grouped), widths))
-    return found
+
+
+# documented: `level` is the width of a group in KRW, for markets in KRW only. An unsupported one is
+# silent for ever, so the supported ones are requested first
+GROUPING = Grouping(
+    (),
+    lambda level, price: level,
+    korean.tick_of,
+    korean.group_frame,
+    groups_request,
+    read_groups,
+)
 
 
 def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
@@ -182,6 +202,9 @@ recorded_book = korean.recorded_book
 def answer(
     recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
 ) -> tuple[int, Any]:
+    if path == INSTRUMENTS:
+        codes = [one for one in query.get("markets", "").upper().split(",") if one]
+        return 200, [korean.instrument(recording, code) for code in codes]
     return korean.answer(recording, path, query, DETAILS)
 
 

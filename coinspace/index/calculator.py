@@ -480,6 +480,7 @@ def _venues(
             share=shares.get(one.name, 0.0),
             mid=one.native_mid if native else one.mid,
             age_ms=one.age_ms(ts_ns),
+            grouped_from=one.grouped_from,
         )
         for one in venues
     }

@@ -33,6 +33,8 @@ class VenueFacts(Struct, array_like=True, gc=False):
         bid, ask: best prices in quote currency, None = side empty.
         received_ns: last proof of life, 0 = never. changed_ns: last change of the book.
         publisher, epoch, sequence: the message that the book came from.
+        grouped_bid, grouped_ask: prices from which on its levels are price groups, in quote
+            currency; None = all are single levels.
     """
 
     name: str
@@ -52,6 +54,17 @@ class VenueFacts(Struct, array_like=True, gc=False):
     sequence: int = 0
     n_bids: int = 0
     n_asks: int = 0
+    grouped_bid: float | None = None
+    grouped_ask: float | None = None
+
+    @property
+    def grouped_from(self) -> float | None:
+        """Distance from the mid at which price groups begin, as a share of the mid."""
+        mid = self.native_mid
+        if mid is None or (self.grouped_bid is None and self.grouped_ask is None):
+            return None
+        found = [abs(one / mid - 1) for one in (self.grouped_bid, self.grouped_ask) if one]
+        return min(found, default=None)
 
     @property
     def native_mid(self) -> float | None:

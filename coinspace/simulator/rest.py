@@ -6,16 +6,17 @@ The exchange's module shapes the answers, from a simulated market as from a reco
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.binance import DEFAULT_LEVELS, STREAM_DEPTH, depth_weight
 from coinspace.exchanges.exchange import number
 from coinspace.exchanges.korean import TICKERS, TRADES
+from coinspace.exchanges.upbit import INSTRUMENTS
 from coinspace.simulator.answer import Answer as Answer
 from coinspace.simulator.answer import answer as answer
 from coinspace.simulator.markets.engine import Engine
-from coinspace.simulator.markets.korean import KST_S
+from coinspace.simulator.markets.korean import KST_S, KoreanMarket
 from coinspace.simulator.markets.market import MILLISECOND_NS, Event, SimulatedMarket
 from coinspace.window import Used
 
@@ -87,6 +88,7 @@ class KoreanRest(Rest):
     groups: Mapping[str, str] = {
         "/v1/market/all": "market",
         "/v1/orderbook": "orderbook",
+        INSTRUMENTS: "orderbook",
         TICKERS: "ticker",
         TRADES: "trade",
     }
@@ -108,6 +110,15 @@ class KoreanRest(Rest):
             return answer({"error": {"name": "too_many_requests", "message": text}}, 429, headers)
         status, content = self.content(path, query)
         return answer(content, status, headers)
+
+    def content(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
+        status, content = super().content(path, query)
+        if path == INSTRUMENTS and isinstance(content, list):
+            for row in content:
+                market = cast("KoreanMarket", self._markets[row["market"]])
+                row["tick_size"] = f"{market.tick_price:.15g}"
+                row["supported_levels"] = [f"{one:.15g}" for one in market.levels_supported()]
+        return status, content
 
     def _limit_headers(self, group: str, left: int) -> dict[str, str]:
         return {"Remaining-Req": f"group={group}; min={left * 60}; sec={left}"}
