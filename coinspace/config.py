@@ -901,13 +901,20 @@ class Settings(Section):
         return [name for name, section in self.exchanges.items() if section.markets]
 
     @property
-    def depths(self) -> dict[str, int]:
-        """Published levels per side of each exchange that is collected, or would be by default."""
-        return {
-            name: section.depth
-            for name, section in self.exchanges.items()
-            if section.markets or exchange_named(name).BY_DEFAULT
-        }
+    def depths(self) -> dict[str, float]:
+        """Published levels per side of each exchange that is collected, or would be by default.
+
+        With price groups also how far they reach, and the groups of single markets.
+        """
+        found: dict[str, float] = {}
+        for name, section in self.exchanges.items():
+            if section.markets or exchange_named(name).BY_DEFAULT:
+                found[name] = section.depth
+                if section.group_reach:
+                    found[f"{name} groups"] = section.group_reach
+                for market, level in section.group_levels.items():
+                    found[f"{name} groups {market}"] = level
+        return found
 
     def processes(self) -> list[tuple[str, list[str]]]:
         """Return (process name, command arguments) of every process, in flow order.

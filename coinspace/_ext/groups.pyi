@@ -1,5 +1,3 @@
-from typing import Any
-
 from coinspace._ext.collector import Collector, MarketEntry
 
 LIMIT_NS: int

@@ -81,6 +81,7 @@ class Consolidator:
             usd_krw,
             list(fx_venues),
             reference=reference,
+            groups={one.name: one.groups for one in venues if one.groups is not None},
         )
 
 

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from coinspace._ext.message import AGGREGATE, GROUPED, HEARTBEAT, ORDERBOOK, RATE, STATE, Message
 from coinspace._ext.sink import Sink, Topic
 from coinspace.aggregator.consolidate import Consolidator
-from coinspace.aggregator.venue import CLOCK_OFF_NS, NO_GROUPS, Input, Venue
+from coinspace.aggregator.venue import CLOCK_OFF_NS, Input, Venue
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, STEP_NS, Clock
 from coinspace.config import Settings
 from coinspace.constituents import assets_with, collected, named
 from coinspace.errors import MessageError
 from coinspace.exchanges.identity import identity, is_renamed, summable
 from coinspace.market import FX_MARKET, Market
-from coinspace.method.aggregate import Aggregate, encode
+from coinspace.method.aggregate import Aggregate, GroupFacts, encode
 from coinspace.method.fx import FxIndex
 from coinspace.method.reference import USD_KRW, Reference, decode_quotation
 
@@ -342,7 +342,7 @@ class OrderbookAggregator:
             bids, asks = bids * scale, asks * scale
         self._absent.discard(venue)
         venue.on_book(bids, asks, message.received_ns)
-        venue.grouped = _groups(message, bids, asks) if message.flags & GROUPED else NO_GROUPS
+        venue.groups = _groups(message, bids, asks) if message.flags & GROUPED else None
         venue.epoch, venue.sequence = message.epoch, message.sequence
         self.counts["levels_dropped"] += venue.book.dropped
         return venue
@@ -426,12 +426,9 @@ def _was_late(known_ns: int, message: Message, inputs: Mapping[str, Input], late
     return exchange in late
 
 
-def _groups(
-    message: Message, bids: NDArray[Any], asks: NDArray[Any]
-) -> tuple[float | None, float | None]:
-    # first bid and first ask that are price groups
+def _groups(message: Message, bids: NDArray[Any], asks: NDArray[Any]) -> GroupFacts:
     bid, ask = message.fine_bids, message.fine_asks
-    return (
+    return GroupFacts(
         float(bids[0, bid]) if bid < message.n_bids else None,
         float(asks[0, ask]) if ask < message.n_asks else None,
     )

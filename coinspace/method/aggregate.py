@@ -33,8 +33,6 @@ class VenueFacts(Struct, array_like=True, gc=False):
         bid, ask: best prices in quote currency, None = side empty.
         received_ns: last proof of life, 0 = never. changed_ns: last change of the book.
         publisher, epoch, sequence: the message that the book came from.
-        grouped_bid, grouped_ask: prices from which on its levels are price groups, in quote
-            currency; None = all are single levels.
     """
 
     name: str
@@ -54,17 +52,6 @@ class VenueFacts(Struct, array_like=True, gc=False):
     sequence: int = 0
     n_bids: int = 0
     n_asks: int = 0
-    grouped_bid: float | None = None
-    grouped_ask: float | None = None
-
-    @property
-    def grouped_from(self) -> float | None:
-        """Distance from the mid at which price groups begin, as a share of the mid."""
-        mid = self.native_mid
-        if mid is None or (self.grouped_bid is None and self.grouped_ask is None):
-            return None
-        found = [abs(one / mid - 1) for one in (self.grouped_bid, self.grouped_ask) if one]
-        return min(found, default=None)
 
     @property
     def native_mid(self) -> float | None:
@@ -87,6 +74,18 @@ class VenueFacts(Struct, array_like=True, gc=False):
             return None
         age = ts_ns - self.received_ns
         return age // MILLISECOND_NS if age % MILLISECOND_NS == 0 else age / MILLISECOND_NS
+
+
+class GroupFacts(Struct, array_like=True, gc=False):
+    """First bid and first ask of a venue that are price groups, in quote currency; None = none."""
+
+    bid: float | None
+    ask: float | None
+
+    def begin(self, mid: float | None) -> float | None:
+        """Return the distance from the mid at which groups begin, as a share of the mid."""
+        found = [abs(one / mid - 1) for one in (self.bid, self.ask) if one and mid]
+        return min(found, default=None)
 
 
 class FxFacts(Struct, gc=False):
@@ -119,6 +118,7 @@ class Facts(Struct, gc=False):
     fx_venues: list[VenueFacts]
     ladders: list[tuple[str, int, int]]
     reference: ReferenceFacts | UnsetType = UNSET
+    groups: dict[str, GroupFacts] | UnsetType = UNSET
 
 
 @dataclass(slots=True)
@@ -136,6 +136,8 @@ class Aggregate:
     sequence: int = 0
     # of the sources of USD/KRW, None = none is configured
     reference: ReferenceFacts | None = None
+    # venue -> its price groups, without venues that have none
+    groups: dict[str, GroupFacts] = field(default_factory=dict)
 
 
 _encode = msgspec.json.Encoder().encode
@@ -159,6 +161,7 @@ def encode(aggregate: Aggregate) -> tuple[bytes, int, int]:
             aggregate.fx_venues,
             counts,
             UNSET if aggregate.reference is None else aggregate.reference,
+            aggregate.groups or UNSET,
         )
     )
     parts = [len(facts).to_bytes(8, "little"), facts, bytes(_pad(len(facts)))]
@@ -198,4 +201,5 @@ def decode(payload: memoryview | bytes, *, epoch: int = 0, sequence: int = 0) ->
         epoch,
         sequence,
         facts.reference or None,
+        facts.groups or {},
     )

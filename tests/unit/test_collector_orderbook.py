@@ -712,7 +712,7 @@ def test_grouped_levels_extend_a_book_without_counting_an_order_twice(upbit: Ben
 
 
 def test_groups_enter_only_where_no_edge_of_theirs_can_reach_a_single_level(upbit: Bench) -> None:
-    """Whether a price is the low or the high edge of its group is not known: both must be beyond."""
+    """Whether a price is the low or the high edge of its group is not known: both are beyond."""
     fine = orjson.loads(whole(0))
     for last in range(60, 100):
         fine["orderbook_units"] = [
@@ -770,7 +770,8 @@ def test_groups_are_no_proof_of_life_of_the_book(upbit: Bench) -> None:
     upbit.frame(groups(0, 5, *FAR))
     market = upbit.stage.markets[0]
     assert (market.heard_ns, market.frames) == (heard, frames)
-    assert market.groups is not None and market.groups.frames == 1
+    assert market.groups is not None
+    assert market.groups.frames == 1
 
 
 # two clocks

@@ -74,7 +74,8 @@ def test_upbit_depth_goes_into_the_codes() -> None:
 def test_only_the_korean_streams_have_price_groups() -> None:
     assert {name for name in EXCHANGES if exchange(name).GROUPING} == {"upbit", "bithumb"}
     upbit, bithumb = (exchange(name).GROUPING for name in ("upbit", "bithumb"))
-    assert upbit is not None and bithumb is not None
+    assert upbit is not None
+    assert bithumb is not None
     # Upbit's level is a width in KRW, Bithumb's a number of ticks
     assert (upbit.width(10_000, 1.2e8), bithumb.width(1000, 1.2e8)) == (10_000, 1_000_000)
     for one, level, spelled in ((upbit, 10_000.0, 10_000), (bithumb, 0.1, 0.1)):
@@ -84,7 +85,9 @@ def test_only_the_korean_streams_have_price_groups() -> None:
 
 def test_the_supported_levels_of_upbit_are_read() -> None:
     grouping = exchange("upbit").GROUPING
-    assert grouping is not None and grouping.request is not None and grouping.read is not None
+    assert grouping is not None
+    assert grouping.request is not None
+    assert grouping.read is not None
     request = grouping.request(["KRW-BTC", "KRW-XRP"])
     assert request.path == "/v1/orderbook/instruments?markets=KRW-BTC,KRW-XRP"
     answer = [

@@ -23,7 +23,7 @@ from coinspace.endpoint.models import (
 from coinspace.endpoint.records import CURRENCY, constituent
 from coinspace.endpoint.values import decimal
 from coinspace.endpoint.values import price as price_text
-from coinspace.method.aggregate import COMPOSITE, Aggregate, VenueFacts
+from coinspace.method.aggregate import COMPOSITE, Aggregate
 from coinspace.method.record import VenueRecord
 
 DEPTH_PERCENTS = (0.1, 0.25, 0.5, 1.0, 2.0)
@@ -66,18 +66,22 @@ def consolidated(
         status=NO_VALUE if not usable else "ok" if len(usable) == len(names) else "degraded",
         currency=CURRENCY,
         fx=price_text(aggregate.fx.rate),
-        bids=grouped(bids, names, levels, [_limit(one, True) for one in aggregate.venues]),
-        asks=grouped(asks, names, levels, [_limit(one, False) for one in aggregate.venues]),
+        bids=grouped(bids, names, levels, _limits(aggregate, True)),
+        asks=grouped(asks, names, levels, _limits(aggregate, False)),
         depth=depths(bids, asks, within),
         profile=profile(bids, asks, names),
         venues=_venues(context, asset, aggregate),
     )
 
 
-def _limit(one: VenueFacts, is_bids: bool) -> float | None:
-    # the venue's first price group in index currency, as the ladder has it
-    price = one.grouped_bid if is_bids else one.grouped_ask
-    return None if price is None or one.fx is None else price / one.fx
+def _limits(aggregate: Aggregate, is_bids: bool) -> Sequence[float | None]:
+    # each venue's first price group in index currency, as the ladder has it
+    found: list[float | None] = []
+    for one in aggregate.venues if aggregate.groups else ():
+        groups = aggregate.groups.get(one.name)
+        price = None if groups is None else groups.bid if is_bids else groups.ask
+        found.append(None if price is None or one.fx is None else price / one.fx)
+    return found
 
 
 def grouped(
@@ -177,8 +181,9 @@ def _venues(context: Context, asset: str, aggregate: Aggregate) -> list[Constitu
             share=None,
             mid=one.mid,
             age_ms=one.age_ms(aggregate.ts_ns),
-            grouped_from=one.grouped_from,
         )
+        groups = aggregate.groups.get(one.name)
+        facts.grouped_from = None if groups is None else groups.begin(one.native_mid)
         part = judged.get(one.name)
         if part is not None:
             facts.used, facts.reason, facts.share = part.used, part.reason, part.share

@@ -160,7 +160,8 @@ class KoreanMarket(SimulatedMarket):
 
     def group_units(self, level: float) -> int:
         """Return the width of a grouping in units of the price."""
-        return round(level * 10**self.price_decimals)
+        scale: int = 10**self.price_decimals
+        return round(level * scale)
 
     def _top(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         return self.asks.top(self.depth), self.bids.top(self.depth)
