@@ -37,7 +37,7 @@ SETTINGS = ExchangeSettings(
     websocket="wss://ws-api.bithumb.com/websocket/v1",
     rest="https://api.bithumb.com",
     markets=korean.MARKETS,
-    group_reach=0.01,
+    group_reach=0.002,
 )
 BY_DEFAULT = True
 # the same name as another asset elsewhere

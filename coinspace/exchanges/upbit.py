@@ -38,7 +38,7 @@ SETTINGS = ExchangeSettings(
     websocket="wss://api.upbit.com/websocket/v1",
     rest="https://api.upbit.com",
     markets=korean.MARKETS,
-    group_reach=0.01,
+    group_reach=0.002,
 )
 BY_DEFAULT = True
 # the same name as another asset elsewhere

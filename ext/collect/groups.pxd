@@ -11,7 +11,7 @@ cdef class Groups(MarketEntry):
     cdef:
         readonly Py_ssize_t depth        # groups per side
         readonly double level            # the exchange's number of these groups, 0 = none have come
-        double *levels                   # owned: bid prices, bid sizes, ask prices, ask sizes, each with room for `depth`
+        double *levels                   # owned: prices and sizes of bids, then of asks, each with room for `depth`
         readonly Py_ssize_t n_bids
         readonly Py_ssize_t n_asks
         double bid_width                 # at least the width of a group, infinite where it is unknown

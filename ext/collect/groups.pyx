@@ -17,7 +17,7 @@ from libc.string cimport memcpy
 
 from coinspace._ext.collector cimport Collector, MarketEntry, in_order
 from coinspace._ext.message cimport FINE_SHIFT, FLAG_GROUPED, FLAG_REPEAT, Header
-from coinspace._ext.parser cimport ORDERBOOK, Parser
+from coinspace._ext.parser cimport Parser
 
 # groups are out of date when the book has changed for this long without them
 LIMIT_NS = 10_000_000_000

@@ -111,13 +111,13 @@ def test_listed_levels_are_requested_first_and_the_finest_that_reaches_is_taken(
         b'[{"market":"KRW-BTC","supported_levels":["0","10000","100000","1000000"]}]'
     )
     bench.timer()
-    assert bench.levels == [100_000]
+    assert bench.levels == [10_000]
     assert request.purpose == "groups"
     stage = bench.opened[0][1]
-    stage.on_frame(book(1.4e8, 100_000), bench.now, 2)
+    stage.on_frame(book(1.4e8, 10_000), bench.now, 2)
     assert bench.groups.counters()["grouped_markets"] == 1
     bench.timer(60)
-    assert bench.levels == [100_000]
+    assert bench.levels == [10_000]
 
 
 def test_an_unreadable_list_is_requested_again() -> None:
@@ -141,7 +141,7 @@ def test_a_refused_level_is_reported_once_and_the_next_one_is_tried(
     path = tmp_path / "groups.json"
     bench = Bench("bithumb", path, monkeypatch)
     bench.start()
-    # 15 groups of 100 ticks reach 1.07 %
+    # 15 groups of 10 ticks reach 0.11 % only
     assert bench.levels == [100]
     bench.refuse()
     assert bench.opened[0][2].ended
