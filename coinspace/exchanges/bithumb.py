@@ -25,6 +25,7 @@ from coinspace.exchanges.exchange import (
     Request,
     RestTrade,
     Subscription,
+    Trial,
 )
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import dashed_symbol
@@ -37,7 +38,7 @@ SETTINGS = ExchangeSettings(
     websocket="wss://ws-api.bithumb.com/websocket/v1",
     rest="https://api.bithumb.com",
     markets=korean.MARKETS,
-    group_reach=0.002,
+    group_reach=0.005,
 )
 BY_DEFAULT = True
 # the same name as another asset elsewhere
@@ -198,5 +199,11 @@ def answer(
 
 # `probe`
 
-trials = korean.trials
+
+def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
+    """Return the trials of both exchanges, and one of price groups."""
+    groups = korean.group_trial(settings, 10, closes=True)
+    return [*korean.trials(settings, symbol), groups] if symbol else korean.trials(settings, symbol)
+
+
 bad_request = korean.bad_request

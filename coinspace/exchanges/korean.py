@@ -54,6 +54,8 @@ TICKS = (
     (0.00001, 0.0000001),
 )
 LEAST_TICK = 1e-8
+# a level that neither exchange has
+UNSUPPORTED_LEVEL = 7
 
 BOOKS = "/v1/orderbook"
 TICKERS = "/v1/ticker"
@@ -408,3 +410,25 @@ def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
         }
         found.append(Trial(url, frames, facts))
     return found
+
+
+def group_trial(settings: ExchangeSettings, level: float, *, closes: bool) -> Trial:
+    """Return the trial of price groups of KRW-BTC: a level that is sent, then an unsupported one.
+
+    Args: closes: the unsupported one closes the connection; else it is silent.
+    """
+
+    def sent(heard: Heard) -> tuple[bool, bool]:
+        return True, heard.before > 0
+
+    def refused(heard: Heard) -> tuple[bool, bool]:
+        ended = heard.close.startswith("1000") and bool(heard.controls)
+        return True, ended if closes else not (heard.after or heard.controls or heard.close)
+
+    frames = tuple(group_frame(settings, "KRW-BTC", one) for one in (level, UNSUPPORTED_LEVEL))
+    end = "closes the connection" if closes else "is silent"
+    facts = {
+        f"price groups of level {level:g} are sent": sent,
+        f"an unsupported level {end}": refused,
+    }
+    return Trial(settings.websocket, frames, facts)

@@ -25,6 +25,7 @@ from coinspace.exchanges.exchange import (
     Request,
     RestTrade,
     Subscription,
+    Trial,
     finite,
 )
 from coinspace.exchanges.settings import ExchangeSettings
@@ -38,7 +39,7 @@ SETTINGS = ExchangeSettings(
     websocket="wss://api.upbit.com/websocket/v1",
     rest="https://api.upbit.com",
     markets=korean.MARKETS,
-    group_reach=0.002,
+    group_reach=0.005,
 )
 BY_DEFAULT = True
 # the same name as another asset elsewhere
@@ -210,5 +211,11 @@ def answer(
 
 # `probe`
 
-trials = korean.trials
+
+def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
+    """Return the trials of both exchanges, and one of price groups."""
+    groups = korean.group_trial(settings, 10_000, closes=False)
+    return [*korean.trials(settings, symbol), groups] if symbol else korean.trials(settings, symbol)
+
+
 bad_request = korean.bad_request

@@ -111,13 +111,13 @@ def test_listed_levels_are_requested_first_and_the_finest_that_reaches_is_taken(
         b'[{"market":"KRW-BTC","supported_levels":["0","10000","100000","1000000"]}]'
     )
     bench.timer()
-    assert bench.levels == [10_000]
+    assert bench.levels == [100_000]
     assert request.purpose == "groups"
     stage = bench.opened[0][1]
-    stage.on_frame(book(1.4e8, 10_000), bench.now, 2)
+    stage.on_frame(book(1.4e8, 100_000), bench.now, 2)
     assert bench.groups.counters()["grouped_markets"] == 1
     bench.timer(60)
-    assert bench.levels == [10_000]
+    assert bench.levels == [100_000]
 
 
 def test_an_unreadable_list_is_requested_again() -> None:

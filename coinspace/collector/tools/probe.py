@@ -465,6 +465,7 @@ class Probe:
                 self._judge_ids(read)
                 await self._check_older(read[0])
         await self._check_bad_code(symbols[0])
+        await self._check_groups(symbols)
 
     def _judge_ids(self, trades: list[RestTrade]) -> None:
         shared = len(self._trade_ids & {trade.trade_id for trade in trades})
@@ -497,6 +498,18 @@ class Probe:
         ]
         detail = f"{len(older)} of {len(read)} before {oldest.trade_id}"
         self._add("older trades by REST", bool(older), read[:1] == older[:1], detail)
+
+    async def _check_groups(self, symbols: list[str]) -> None:
+        grouping = self.exchange.GROUPING
+        if grouping is None or grouping.request is None or grouping.read is None:
+            return
+        name = "list of price groups by REST"
+        try:
+            found = grouping.read(await self._fetcher.get(grouping.request(symbols)))
+        except (RefusedError, *UNREADABLE) as error:
+            self._add(name, True, False, f"{error!r}")
+        else:
+            self._add(name, True, any(found.values()), f"{len(found)} markets")
 
     async def _check_bad_code(self, symbol: str) -> None:
         name, request = self.exchange.bad_request(symbol)
