@@ -120,7 +120,6 @@ class GroupedBooks:
     """Chooses the groups of an exchange's markets and keeps their connections.
 
     Args:
-        books: the markets to extend.
         connect: opens a connection for a subscription. request: sends a REST request.
         memory: file of refused levels, None = they are forgotten at the end.
     """
@@ -129,7 +128,6 @@ class GroupedBooks:
         self,
         exchange: Exchange,
         settings: ExchangeSettings,
-        books: Sequence[tuple[BookMarket, Groups]],
         connect: Callable[[Subscription, GroupStage], Connection],
         request: Callable[[Any], object],
         memory: Path | None = None,
@@ -142,15 +140,21 @@ class GroupedBooks:
         self._settings = settings
         self._connect, self._request = connect, request
         self._memory = Memory(memory)
-        self.markets = [
-            Grouped(
-                book,
-                book.symbol.decode(),
-                GroupStage(exchange, book, groups),
-                given_level(settings.group_levels, book.market),
-            )
-            for book, groups in books
-        ]
+        self.markets: list[Grouped] = []
+
+    def add(self, book: BookMarket, groups: Groups) -> None:
+        """Extend the book of one more market, unless there are too many."""
+        if len(self.markets) < MOST:
+            given = given_level(self._settings.group_levels, book.market)
+            stage = GroupStage(self.exchange, book, groups)
+            self.markets.append(Grouped(book, book.symbol.decode(), stage, given))
+
+    def remove(self, symbol: str) -> None:
+        """End the groups of a market that is not collected any more."""
+        for one in [one for one in self.markets if one.symbol == symbol]:
+            self.markets.remove(one)
+            if one.connection is not None:
+                one.connection.end()
 
     def on_timer(self, now_ns: int) -> None:
         """Choose levels, and give up those that bring nothing; called a few times a second."""

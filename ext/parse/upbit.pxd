@@ -29,7 +29,8 @@ cdef enum:
     VOLUME_DAY = 21
     MARKET_STATE = 22
     SUSPENDED = 23
-    GROUP_LEVEL = 24
+    DELISTING_DATE = 24
+    GROUP_LEVEL = 25
 
 cdef class UpbitParser(Parser):
     cdef:

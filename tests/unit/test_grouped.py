@@ -63,11 +63,11 @@ class Bench:
         self.groups = GroupedBooks(
             self.exchange,
             self.exchange.SETTINGS.model_copy(update=changes),
-            [(market, self.stage.groups_of(market))],
             self.connect,
             self.requests.append,
             path,
         )
+        self.groups.add(market, self.stage.groups_of(market))
 
     def connect(self, subscription: Subscription, stage: GroupStage) -> Any:
         level = orjson.loads(subscription.frames[0])[1]["level"]
