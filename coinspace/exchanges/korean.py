@@ -405,8 +405,15 @@ def answer(
     return 200, rows
 
 
-def instrument(recording: Recording, code: str) -> dict[str, Any]:
-    """Return a market's entry in the list of instruments: levels whose groups are recorded."""
+def instruments(recording: Recording, markets: str) -> tuple[int, Any]:
+    """Answer a request for the levels of price groups: those that are recorded."""
+    codes = [one for one in markets.upper().split(",") if one]
+    if not codes or any(code not in recording.symbols for code in codes):
+        return _refused(404, 404, "Code not found")
+    return 200, [_instrument(recording, code) for code in codes]
+
+
+def _instrument(recording: Recording, code: str) -> dict[str, Any]:
     levels = (float(f"1e{power}") for power in range(-8, 9))
     found = [level for level in levels if recording.last(grouped_kind(level), code) is not None]
     return {

@@ -223,8 +223,7 @@ def answer(
     recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
 ) -> tuple[int, Any]:
     if path == INSTRUMENTS:
-        codes = [one for one in query.get("markets", "").upper().split(",") if one]
-        return 200, [korean.instrument(recording, code) for code in codes]
+        return korean.instruments(recording, query.get("markets", ""))
     return korean.answer(recording, path, query, wall_ns, korean.Rules(DETAILS, DAYS_KEY))
 
 

@@ -152,7 +152,9 @@ class KoreanRest(Rest):
             content = [self._warned(row) for row in content]
         return answer(content, status, headers)
 
-    def content(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
+    def content(
+        self, path: str, query: Mapping[str, str], *, micro: bool = False
+    ) -> tuple[int, Any]:
         status, content = super().content(path, query)
         if path == INSTRUMENTS and isinstance(content, list):
             for row in content:
