@@ -182,7 +182,12 @@ class GroupedBooks:
         request = self.grouping.request
         if request is not None and not one.listed and one.given is None:
             if now_ns - one.asked_ns > LIST_NS:
-                waiting = [other for other in self.markets if not other.listed]
+                # one code that is not offered would fail the whole call, and it has no book
+                waiting = [
+                    other
+                    for other in self.markets
+                    if not other.listed and other.given is None and other.book.usable
+                ]
                 for other in waiting:
                     other.asked_ns = now_ns
                 self._request(request([other.symbol for other in waiting]))
