@@ -25,7 +25,7 @@ from coinspace.collector.demand import budget
 from coinspace.collector.facts import FactStage
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.grouped import GroupedBooks, GroupStage, grouped_markets
-from coinspace.collector.limits import Window, shared
+from coinspace.collector.limits import Leftover, Window, shared
 from coinspace.collector.markets import (
     ListingChange,
     MarketList,
@@ -336,7 +336,8 @@ class Collection:
             self.exchange,
             subscription,
             stage,
-            self._connects,
+            # the books' own connections come first
+            Leftover(self._connects),
             ssl_context=self._tls,
             recorder=None if recorder is None else FramesOnly(recorder),
             tuning=self._tuning,

@@ -19,9 +19,10 @@ from coinspace.collector.grouped import (
     GroupStage,
     grouped_markets,
 )
+from coinspace.collector.limits import Leftover, Window
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.exchanges import exchange
-from coinspace.exchanges.exchange import Refusal, Subscription
+from coinspace.exchanges.exchange import Limit, Refusal, Subscription
 
 S = SECOND_NS
 T0 = 1_790_000_000 * S
@@ -211,3 +212,15 @@ def test_which_markets_get_groups() -> None:
     assert len(grouped_markets(upbit, settings, many, dict.fromkeys(many, 0))) == MOST
     binance = exchange("binance")
     assert grouped_markets(binance, binance.SETTINGS, ["BTC/USDT"], {"BTC/USDT": 0}) == []
+
+
+def test_connections_of_groups_leave_one_dial_for_the_books() -> None:
+    window = Window(Limit(3, 1.0))
+    left = Leftover(window)
+    for _ in range(2):
+        assert left.wait_ns(T0) == 0
+        left.take(T0)
+    assert left.wait_ns(T0) > 0
+    assert window.wait_ns(T0) == 0
+    left.block(T0 + S)
+    assert window.wait_ns(T0) == S
