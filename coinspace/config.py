@@ -970,13 +970,20 @@ class Settings(Section):
         return [name for name, section in self.exchanges.items() if section.markets]
 
     @property
-    def depths(self) -> dict[str, int]:
-        """Published levels per side of each exchange that is collected, or would be by default."""
-        return {
-            name: section.depth
-            for name, section in self.exchanges.items()
-            if section.markets or exchange_named(name).BY_DEFAULT
-        }
+    def depths(self) -> dict[str, float]:
+        """Published levels per side of each exchange that is collected, or would be by default.
+
+        With price groups also how far they reach, and the groups of single markets.
+        """
+        found: dict[str, float] = {}
+        for name, section in self.exchanges.items():
+            if section.markets or exchange_named(name).BY_DEFAULT:
+                found[name] = section.depth
+                if section.group_reach:
+                    found[f"{name} groups"] = section.group_reach
+                for market, level in section.group_levels.items():
+                    found[f"{name} groups {market}"] = level
+        return found
 
     def processes(self) -> list[tuple[str, list[str]]]:
         """Return (process name, command arguments) of every process, in flow order.
@@ -1181,9 +1188,7 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
             key = "links" if exchange.links > 1 else "correct_touch"
             problem = "expected the default: its updates have no ids to put them in order by"
             yield f"exchanges.{name}.{key}", problem
-        for market in exchange.group_levels:
-            if not collects(settings, name, market):
-                yield f"exchanges.{name}.group_levels", _not_collected(settings, name, market)
+        yield from _groups(settings, name)
     for key in ("endpoints", "replay_endpoints"):
         for process in getattr(settings.bus, key):
             if process not in PROCESSES:
@@ -1215,6 +1220,26 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
             collects(settings, one, market) for one in exchanges
         ):
             yield "index.constituents", _not_collected(settings, exchanges[0], market)
+
+
+def _groups(settings: Settings, name: str) -> Iterator[tuple[str, str]]:
+    section, module = settings.exchanges[name], exchange_named(name)
+    if module.GROUPING is None:
+        for key in ("group_levels", "group_reach"):
+            if getattr(section, key):
+                offer = ", ".join(one for one in EXCHANGES if exchange_named(one).GROUPING)
+                problem = (
+                    f"expected none, as the stream of {name} has no price groups; {offer} have"
+                )
+                yield f"exchanges.{name}.{key}", problem
+        return
+    for market in section.group_levels:
+        if not collects(settings, name, market):
+            yield f"exchanges.{name}.group_levels", _not_collected(settings, name, market)
+        elif market.rpartition("/")[2] not in module.QUOTES:
+            quotes = " or ".join(module.QUOTES)
+            problem = f"expected markets in {quotes}, as only they have groups, was {market!r}"
+            yield f"exchanges.{name}.group_levels", problem
 
 
 def collects(settings: Settings, exchange: str, market: str) -> bool:

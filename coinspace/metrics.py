@@ -90,6 +90,7 @@ COUNTERS = {
     "levels_dropped": "Book levels beyond the room for them.",
     "template_misses": "Frames that needed the general parser.",
     "grouped_frames": "Frames with grouped book levels.",
+    "group_levels_refused": "Levels of price groups that the exchange refused or did not send.",
     "backwards": "Messages older than the one before.",
     "clock_steps": "Steps of the exchange's or the host's clock.",
     "failures": "Frames that failed by an internal error.",
@@ -275,6 +276,7 @@ COUNTERS = {
 }
 # exported as coinspace_NAME
 GAUGES = {
+    "grouped_markets": "Markets whose books price groups extend now.",
     "journal_stopped": "1 while messages are not journalled.",
     "publishers_unheard": "Publishers without a heartbeat since the start.",
     "bus_publishers_unheard": "Publishers without a heartbeat since the start.",

@@ -15,6 +15,7 @@ class Parser:
     capacity: int
     kind: int
     exchange_ns: int
+    grouping: float
     snapshot: bool
     first_update_id: int
     final_update_id: int

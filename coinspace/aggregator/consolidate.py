@@ -83,6 +83,7 @@ class Consolidator:
             list(fx_venues),
             reference=reference,
             dollar=dollar,
+            groups={one.name: one.groups for one in venues if one.groups is not None},
         )
 
 

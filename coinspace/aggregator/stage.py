@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from coinspace._ext.message import AGGREGATE, HEARTBEAT, ORDERBOOK, RATE, STATE, Message
+from coinspace._ext.message import AGGREGATE, GROUPED, HEARTBEAT, ORDERBOOK, RATE, STATE, Message
 from coinspace._ext.sink import Sink, Topic
 from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import CLOCK_OFF_NS, Input, Venue
@@ -26,7 +27,7 @@ from coinspace.constituents import assets_with, collected, named, venues_of
 from coinspace.errors import MarketError, MessageError
 from coinspace.exchanges.identity import identity, is_renamed, summable
 from coinspace.market import DOLLAR_MARKET, FX_MARKET, Market
-from coinspace.method.aggregate import Aggregate, FxFacts, VenueFacts, encode
+from coinspace.method.aggregate import Aggregate, FxFacts, GroupFacts, VenueFacts, encode
 from coinspace.method.fx import FxIndex
 from coinspace.method.reference import USD_KRW, Reference, decode_quotation
 
@@ -406,6 +407,7 @@ class OrderbookAggregator:
             bids, asks = bids * scale, asks * scale
         self._absent.discard(venue)
         venue.on_book(bids, asks, message.received_ns)
+        venue.groups = _groups(message, bids, asks) if message.flags & GROUPED else None
         venue.epoch, venue.sequence = message.epoch, message.sequence
         self.counts["levels_dropped"] += venue.book.dropped
         return venue
@@ -491,6 +493,14 @@ def _was_late(known_ns: int, message: Message, inputs: Mapping[str, Input], late
         if given is not None and known_ns > given.received_ns:
             late.add(exchange)
     return exchange in late
+
+
+def _groups(message: Message, bids: NDArray[Any], asks: NDArray[Any]) -> GroupFacts:
+    bid, ask = message.fine_bids, message.fine_asks
+    return GroupFacts(
+        float(bids[0, bid]) if bid < message.n_bids else None,
+        float(asks[0, ask]) if ask < message.n_asks else None,
+    )
 
 
 def _facts(message: Message) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from coinspace._ext.ladder import VenueBook
 from coinspace.clock import SECOND_NS
 from coinspace.market import Market
-from coinspace.method.aggregate import VenueFacts
+from coinspace.method.aggregate import GroupFacts, VenueFacts
 from coinspace.method.parameters import region_of
 
 # state of a venue in collector messages and snapshots -> the published reason
@@ -69,6 +69,7 @@ class Venue:
         stepped: the clock was set after its last book.
         assets: the assets whose ticks use it.
         excluded: an operator excludes it.
+        groups: where its price groups begin, None = it has none.
         recalled: reason from a stored record that replaces its judgement, see `recall`.
     """
 
@@ -89,6 +90,7 @@ class Venue:
     stepped: bool = False
     assets: tuple[str, ...] = ()
     excluded: bool = False
+    groups: GroupFacts | None = None
     recalled: str | None = None
 
     def __post_init__(self) -> None:
@@ -113,6 +115,7 @@ class Venue:
     def forget(self) -> None:
         """Forget book and heartbeats: the clock was set, so their times are invalid."""
         self.book = VenueBook()
+        self.groups = None
         self.received_ns = self.changed_ns = self.heard_ns = 0
         self.clock_wrong = False
         self.stepped = True
@@ -127,6 +130,7 @@ class Venue:
         self.recalled = given.reason if unseen or given.reason in NOT_RECORDED else None
         if unseen:
             self.book = VenueBook()
+            self.groups = None
             self.received_ns = self.changed_ns = 0
 
     def facts(self, ts_ns: int, lag_ns: int, fx: float | None) -> VenueFacts:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from coinspace._ext.message import REPEAT, Message
+from coinspace._ext.message import GROUPED, REPEAT, Message
 from coinspace._ext.segment import SEGMENT_HEAD_SIZE, messages
 from coinspace.bus.segments import SegmentFile, segment_paths
 from coinspace.config import config_option, load
@@ -208,7 +208,7 @@ def _facts(message: Message) -> dict[str, Any]:
         "exchange_ns": message.exchange_ns or None,
         "received_ns": message.received_ns or None,
         "published_ns": message.published_ns,
-        "id": message.id or None,
+        "id": None if message.flags & GROUPED else message.id or None,
     }
     if message.kind_name == "orderbook":
         facts["bids"] = message.bids.T.tolist()

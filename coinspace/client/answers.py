@@ -194,6 +194,7 @@ class Constituent(Answer):
     share: float | None
     mid: float | None
     age_ms: int | None
+    grouped_from: float | None
 
     _shown = ("venue", "used", "share", "mid", "reason")
 
@@ -665,6 +666,7 @@ class VenueSize(Answer):
 
     venue: str
     size: float
+    grouped: bool
 
     _shown = ("venue", "size")
 

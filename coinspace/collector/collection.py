@@ -10,7 +10,8 @@ import contextlib
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import structlog
 
@@ -23,8 +24,8 @@ from coinspace.collector.connection import Connection
 from coinspace.collector.demand import budget
 from coinspace.collector.facts import FactStage
 from coinspace.collector.fetcher import Fetcher, RefusedError
-from coinspace.collector.grouped import GroupedBooks
-from coinspace.collector.limits import Window, shared
+from coinspace.collector.grouped import GroupedBooks, GroupStage, grouped_markets
+from coinspace.collector.limits import Leftover, Window, shared
 from coinspace.collector.markets import (
     ListingChange,
     MarketList,
@@ -53,6 +54,7 @@ from coinspace.exchanges.exchange import (
     Subscription,
 )
 from coinspace.exchanges.settings import ExchangeSettings
+from coinspace.market import FX_MARKET
 from coinspace.recording.recorder import Recorder
 from coinspace.tasks import Tasks
 
@@ -79,6 +81,23 @@ Recorders = Callable[[int], Recorder | None]
 def numbered(name: str, number: int) -> str:
     """Return the name of a connection's archive: orderbook, orderbook2 …"""
     return f"{name}{number + 1}" if number else name
+
+
+class FramesOnly:
+    """Records the frames of a second connection into the feed of a first one.
+
+    The marks and sent frames of a feed are about the first one. A frame of price groups shows
+    itself what it is.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.frame = recorder.frame
+
+    def sent(self, sent_ns: int, payload: bytes) -> None:
+        """Record nothing."""
+
+    def mark(self, name: str, **facts: Any) -> None:
+        """Record nothing."""
 
 
 class Health(Protocol):
@@ -113,7 +132,9 @@ class Collection:
         channels: what to subscribe to, the stream's own channels by default.
         assets: assets of the index. Their markets are requested before others.
         named: the assets whose markets are requested first.
-        recorders: make a recorder for each connection: a feed has the frames of one connection.
+        recorders: make a recorder for each connection: a feed has the frames of one connection,
+            and the price groups of its markets.
+        groups_file: remembers the price groups that the exchange refused.
     """
 
     def __init__(
@@ -129,6 +150,7 @@ class Collection:
         recorders: Recorders = lambda number: None,
         assets: Sequence[str] = (),
         named: Sequence[str] = (),
+        groups_file: Path | None = None,
     ) -> None:
         self.settings = settings
         self.exchange = exchange_named(exchange)
@@ -151,6 +173,7 @@ class Collection:
         self._open_recorder = recorders
         self._assets = assets
         self._named = named
+        self._groups_file = groups_file
         self._tuning = tuning
         self._tls = tls_context(settings)
         self._connects = Window(shared(self.exchange.CONNECT_LIMIT, stream))
@@ -210,14 +233,16 @@ class Collection:
             self.stage.on_key_refused("no API key is set")
         for subscription in self._subscriptions(symbols):
             self._open(subscription)
+        if self.stream == "orderbook":
+            self._add_groups(entries)
         self._ticker = self._tasks.spawn("timer", self._tick())
 
     async def prepare(self) -> None:
         """Prepare the new stage; called before it gets any data."""
 
     async def stop(self) -> None:
-        for connection in self.connections:
-            await connection.stop()
+        for connection in (*self.connections, *(self.grouped.connections if self.grouped else ())):
+            connection.end()
         if self._ticker is not None:
             await self._tasks.end(self._ticker)
         await self._tasks.finish(STOP_S)
@@ -238,8 +263,7 @@ class Collection:
         return links
 
     def _connect(self, subscription: Subscription, address: int) -> Connection:
-        # grouped books are not recorded: a reader of the feed could not tell them from fine ones
-        recorder = None if subscription.groups else self._open_recorder(len(self.recorders))
+        recorder = self._open_recorder(len(self.recorders))
         if recorder is not None:
             self.recorders.append(recorder)
         self._note_recorder(subscription, recorder)
@@ -278,8 +302,6 @@ class Collection:
             recorder.mark(name, symbol=symbol, **facts)
 
     def _stage_of(self, subscription: Subscription) -> Stage:
-        if subscription.groups:
-            return self._extend(subscription)
         if subscription.aside:
             beside = BesideTickers(self.stage, subscription.symbols)
             self.beside.append(beside)
@@ -287,13 +309,41 @@ class Collection:
         stage: Stage = self.stage
         return stage
 
-    def _extend(self, subscription: Subscription) -> GroupedBooks:
-        groups = dict(zip(subscription.symbols, subscription.groups, strict=True))
-        self.grouped = GroupedBooks(self.exchange, groups)
-        for far in self.grouped.markets:
-            near = self.stage.entry(far.symbol.decode())
-            near.extension = far
-        return self.grouped
+    def _add_groups(self, entries: Sequence[tuple[str, str]]) -> None:
+        """Extend the books of markets by price groups, where the settings want it."""
+        needed = needed_markets(self.exchange, entries, self._assets)
+        first = needed_markets(self.exchange, entries, self._named)
+        order = {name: int(name not in first) for name in needed if name != FX_MARKET}
+        symbols = {market: symbol for symbol, market in entries}
+        chosen = grouped_markets(self.exchange, self.settings, list(symbols), order)
+        if chosen and self.grouped is None:
+            self.grouped = GroupedBooks(
+                self.exchange,
+                self.settings,
+                self._connect_groups,
+                self.fetcher.submit,
+                self._groups_file,
+            )
+        for market in chosen:
+            if self.grouped is not None:
+                book = self.stage.entry(symbols[market])
+                self.grouped.add(book, self.stage.groups_of(book))
+
+    def _connect_groups(self, subscription: Subscription, stage: GroupStage) -> Connection:
+        (symbol,) = subscription.symbols
+        recorder = self._recorder_of.get(symbol)
+        connection = Connection(
+            self.exchange,
+            subscription,
+            stage,
+            # the books' own connections come first
+            Leftover(self._connects),
+            ssl_context=self._tls,
+            recorder=None if recorder is None else FramesOnly(recorder),
+            tuning=self._tuning,
+        )
+        self._tasks.spawn(f"groups {symbol}", connection.run(), ends=True)
+        return connection
 
     async def _first_list(self) -> list[Listing] | None:
         # None = the process was stopped before a list came
@@ -321,6 +371,8 @@ class Collection:
         if now >= self._list_due_ns:
             self._list_due_ns = now + self._list_interval_ns()
             self.fetcher.submit(self.exchange.markets_request())
+        if self.grouped is not None:
+            self.grouped.on_timer(now)
         if self.facts is not None:
             for request in self.facts.take_requests(now):
                 self.fetcher.submit(request)
@@ -374,6 +426,8 @@ class Collection:
         if missing:
             shown = ", ".join(map(self._shown, missing[:5])) + (" …" if len(missing) > 5 else "")
             return [f"{len(missing)} of {len(self.stage.states)} not synced: {shown}"]
+        if self.grouped is not None and self.grouped.problems:
+            return self.grouped.problems
         return ["no connection for tickers"] if any(one.is_silent for one in self.beside) else []
 
     def _note_unsynced(self, missing: list[Status]) -> None:
@@ -394,6 +448,10 @@ class Collection:
     ) -> Awaitable[None] | None:
         if request.purpose == "markets":
             return self._on_list(request, payload)
+        if request.purpose == "groups":
+            if self.grouped is not None:
+                self.grouped.on_list(payload)
+            return None
         if request.purpose == "facts":
             return self._on_facts(request, payload)
         if request.purpose == "compare" and len(payload) > LARGE_ANSWER:
@@ -494,6 +552,8 @@ class Collection:
             self.stage.add(symbol, market, now_ns, "listed")
             if self.stream == "orderbook":
                 equip(self.stage.entry(symbol), self.settings)
+        if self.stream == "orderbook":
+            self._add_groups(entries)
         for status in self.stage.of(tuple(one for one in again if one in self._added)):
             self.stage.want_reconnect(status, f"{status.market} is listed again")
         if symbols := [*markets, *(one for one in again if one not in self._added)]:
@@ -509,7 +569,7 @@ class Collection:
                 continue
             for connection in self._later[number]:
                 connection.subscribe(subscription)
-                self._note_recorder(subscription, connection.recorder)
+                self._note_recorder(subscription, cast(Recorder | None, connection.recorder))
         for subscription in self._subscriptions(symbols):
             if not _is_main(subscription):
                 self._open(subscription)
@@ -522,6 +582,8 @@ class Collection:
             self._missing_ns.pop(symbol, None)
             if self.stage.collects(symbol):
                 self.stage.remove(symbol, now_ns, reason)
+            if self.grouped is not None:
+                self.grouped.remove(symbol)
         self._added = [one for one in self._added if one not in symbols]
         for connection in list(self.connections):
             self._leave_out(connection, symbols)
@@ -542,7 +604,7 @@ class Collection:
     def _on_refused(self, request: Request, refusal: Refusal, received_ns: int) -> None:
         if self.facts is not None and self.facts.wants(request):
             self.facts.on_refused(request, refusal, received_ns)
-        if request.purpose not in ("markets", "facts"):
+        if request.purpose not in ("markets", "facts", "groups"):
             self.stage.on_refused(request, refusal, received_ns)
             self._fetch_soon()
 
@@ -564,7 +626,7 @@ class Collection:
         if self.pairs:
             found["links_missing"] = sum(pair.missing for pair in self.pairs)
         if self.grouped is not None:
-            found["grouped_frames"] = self.grouped.frames
+            found |= self.grouped.counters()
         return found
 
 
@@ -608,4 +670,4 @@ def equip(market: BookMarket, settings: ExchangeSettings) -> None:
 
 def _is_main(subscription: Subscription) -> bool:
     # whether it decides the states of its markets
-    return not (subscription.groups or subscription.aside)
+    return not subscription.aside

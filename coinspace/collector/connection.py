@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from aiohappyeyeballs import start_connection
@@ -43,7 +43,6 @@ from coinspace.collector.limits import (
 from coinspace.collector.stage import Stage
 from coinspace.config import TuningSettings
 from coinspace.exchanges.exchange import Exchange, Refusal, Subscription, country_refusal, plain
-from coinspace.recording.recorder import Recorder
 from coinspace.text import MASK, shown_address
 from coinspace.tuning import tune_socket
 
@@ -72,6 +71,14 @@ KEY_REFUSED = (400, 401, 403)
 # picows logs faults of the peer, some with a traceback; they are counted here instead
 _SILENT = logging.getLogger("picows.coinspace")
 _SILENT.setLevel(logging.CRITICAL + 1)
+
+
+class Records(Protocol):
+    """Takes what a connection receives and sends: a recorder, or a part of one."""
+
+    def frame(self, received_ns: int, payload: bytes) -> None: ...
+    def sent(self, sent_ns: int, payload: bytes) -> None: ...
+    def mark(self, name: str, **facts: Any) -> None: ...
 
 
 class DialError(Exception):
@@ -247,7 +254,7 @@ class Connection:
         connects: Window,
         *,
         ssl_context: ssl.SSLContext | None = None,
-        recorder: Recorder | None = None,
+        recorder: Records | None = None,
         tuning: TuningSettings | None = None,
         seed: int | None = None,
         address: int = 0,
@@ -290,12 +297,8 @@ class Connection:
             for link in self.links:
                 link.abandon()
 
-    async def stop(self) -> None:
-        """Close all links, so that `run` returns."""
-        self.end()
-
     def end(self) -> None:
-        """Close all links without waiting for it."""
+        """Close all links, so that `run` returns."""
         self._stopping = True
         self._wake.set()
         self._end_links()

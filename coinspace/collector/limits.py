@@ -97,6 +97,23 @@ class Window:
         self._blocked_ns = max(self._blocked_ns, until_ns)
 
 
+class Leftover(Window):
+    """What another window leaves: one unit of it always stays free for its other users."""
+
+    def __init__(self, window: Window) -> None:
+        super().__init__(window.limit)
+        self._window = window
+
+    def wait_ns(self, now_ns: int, units: int = 1) -> int:
+        return self._window.wait_ns(now_ns, units + 1)
+
+    def take(self, now_ns: int, units: int = 1) -> None:
+        self._window.take(now_ns, units)
+
+    def block(self, until_ns: int) -> None:
+        self._window.block(until_ns)
+
+
 class Budget:
     """Budget of all programs of this address in one minute, as the exchange counts it.
 

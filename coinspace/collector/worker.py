@@ -52,6 +52,7 @@ class Worker(Collection):
             recorders=lambda number: open_recorder(settings, exchange, stream, number),
             assets=settings.index.assets,
             named=settings.index.named,
+            groups_file=settings.data / f"groups-{exchange}.json",
         )
 
     async def start(self) -> None:

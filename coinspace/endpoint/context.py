@@ -61,7 +61,7 @@ class Context:
         return self.settings.endpoint.stale_ms
 
     @property
-    def depths(self) -> dict[str, int]:
+    def depths(self) -> dict[str, float]:
         """Published levels per side of each exchange, which are part of the parameter hash."""
         return self.settings.depths
 

@@ -566,6 +566,11 @@ FIELDS: dict[str, Meaning] = {
     "CurveSegment.end": Meaning("the step's volume is at most this, in base units", "0.5"),
     "weight": Meaning("the step's part of the value, 0 to 1; 0 beyond the used depth", "0.442"),
     "share": Meaning("the venue's part of the curve's weight, 0 to 1", "0.373"),
+    "grouped_from": Meaning(
+        "distance from the venue's mid, as a share of it, from which on its levels are sums of"
+        " price ranges; null = none are",
+        "0.00031",
+    ),
     "confidence": Meaning(
         "distance in `currency` from the median of the venues' bids, mids and asks to the farther"
         " quartile",
@@ -612,6 +617,7 @@ FIELDS: dict[str, Meaning] = {
     "Definition.constituents": Meaning("venues of the index", list(_VENUES)),
     "venues": Meaning("venues, one by one"),
     "Level.venues": Meaning("each venue's size at the price"),
+    "grouped": Meaning("whether the size is the sum of a range of prices", False),
     "ConsolidatedBook.venues": Meaning("venues of the index, used or not", _CONSTITUENTS),
     "excluded": Meaning("venues that are left out", []),
     "fx_venues": Meaning(

@@ -607,10 +607,11 @@ class QuotationPage(Struct, kw_only=True):
 
 
 class VenueSize(Struct):
-    """One venue's size at a level."""
+    """One venue's size at a level; `grouped`: it is the sum of a range of prices."""
 
     venue: str
     size: DecimalText
+    grouped: bool = False
 
 
 class Level(Struct, kw_only=True):

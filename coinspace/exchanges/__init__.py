@@ -13,7 +13,7 @@ import pkgutil
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, UnionType
 from typing import cast, get_origin, get_type_hints
 
 from coinspace.errors import ConfigError
@@ -54,10 +54,12 @@ def _check(module: ModuleType) -> None:
     if not _NAME.fullmatch(module.NAME):
         raise ValueError(f"NAME: expected letters a-z and digits, was {module.NAME!r}")
     for needed, kind in get_type_hints(Exchange).items():
-        kind = get_origin(kind) or kind
+        kind = kind if isinstance(kind, UnionType) else get_origin(kind) or kind
         value = getattr(module, needed, None)
-        if not isinstance(value, (int, float) if kind is float else kind):
-            raise ValueError(f"{needed}: expected {kind.__name__}, was {value!r}")
+        right = isinstance(value, (int, float) if kind is float else kind)
+        if not (right and hasattr(module, needed)):
+            name = getattr(kind, "__name__", str(kind))
+            raise ValueError(f"{needed}: expected {name}, was {value!r}")
     for needed, function in vars(Exchange).items():
         if callable(function) and needed[0] != "_" and not callable(getattr(module, needed, None)):
             raise ValueError(f"{needed}: expected a function, was none")

@@ -236,6 +236,10 @@ def depth_weight(levels: int) -> int:
     return next(weight for most, weight in DEPTH_WEIGHTS if levels <= most)
 
 
+# its stream has no price groups
+GROUPING = None
+
+
 def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
     """Return none: REST brings a snapshot."""
     return ()

@@ -21,7 +21,9 @@ from coinspace.exchanges.exchange import (
     AddressLimit,
     Channel,
     FactSource,
+    Grouping,
     Identity,
+    Label,
     Limit,
     Load,
     Rates,
@@ -30,6 +32,7 @@ from coinspace.exchanges.exchange import (
     RestTrade,
     Subscription,
     TradePage,
+    Trial,
 )
 from coinspace.exchanges.facts import (
     LEVELS,
@@ -55,6 +58,7 @@ SETTINGS = ExchangeSettings(
     websocket="wss://ws-api.bithumb.com/websocket/v1",
     rest="https://api.bithumb.com",
     markets=korean.MARKETS,
+    group_reach=0.005,
 )
 BY_DEFAULT = True
 # the same name as another asset elsewhere
@@ -98,6 +102,8 @@ SNAPSHOT_STEPS = ()
 
 FORMATS = ("SIMPLE", "DEFAULT")
 KST_OFFSET_NS = 9 * 3600 * 1_000_000_000
+# `level` of a book whose levels are no groups
+SINGLE = 1
 # a trade further in the future than this has a time in KST
 FUTURE_NS = 3600 * 1_000_000_000
 # the limit of another kind of call, used here for calls for books
@@ -130,10 +136,19 @@ def subscriptions(
     parts: list[dict[str, Any]] = [
         {"type": channel, "codes": list(names)} for channel in channels if channel != "top"
     ]
-    # `level` is left out: its default 1 means no grouping. Seen: an unsupported one is refused with
-    # WRONG_FORMAT and closes the connection
+    # `level` is left out: its default 1 means no grouping
     frame = korean.subscribe_frame(parts, settings.format)
     return [Subscription(settings.websocket, (frame,), names)]
+
+
+# seen: the unit of `level` is the tick, 1000 for KRW-BTC gave groups of 1,000,000 KRW. No list of
+# supported levels is published, and an unsupported one closes the connection
+GROUPING = Grouping(
+    (10, 100, 1000),
+    lambda level, price: level * korean.tick_of(price),
+    korean.tick_of,
+    korean.group_frame,
+)
 
 
 def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
@@ -290,7 +305,12 @@ refusal_of_answer = korean.refusal_of_answer
 
 # recordings
 
-label = korean.label
+
+def label(payload: bytes) -> Label:
+    """Return the label of a recorded frame."""
+    return korean.label(payload, SINGLE)
+
+
 ids_of = korean.ids_of
 request_of = korean.request_of
 recorded_book = korean.recorded_book
@@ -318,5 +338,11 @@ def wallet_list(symbols: Iterable[str]) -> list[dict[str, Any]]:
 
 # `probe`
 
-trials = korean.trials
+
+def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
+    """Return the trials of both exchanges, and one of price groups."""
+    groups = korean.group_trial(settings, 10, closes=True)
+    return [*korean.trials(settings, symbol), groups] if symbol else korean.trials(settings, symbol)
+
+
 bad_request = korean.bad_request

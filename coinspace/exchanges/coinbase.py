@@ -139,6 +139,10 @@ def request_frame(kind: str, symbol: str, channels: Sequence[str]) -> bytes:
     return orjson.dumps({"type": kind, "product_ids": [symbol], "channels": list(channels)})
 
 
+# its stream has no price groups
+GROUPING = None
+
+
 def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
     """Return the frames that make the exchange send the whole book of one market again."""
     channels = [CHANNELS["orderbook"]]

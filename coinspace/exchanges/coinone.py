@@ -144,10 +144,8 @@ def subscriptions(
 ) -> list[Subscription]:
     """Return the only connection, with one frame for each channel of each market.
 
-    Raises: ConfigError for a format that only Upbit has, and for grouped books.
+    Raises: ConfigError for a format that only Upbit has.
     """
-    if settings.group_levels:
-        raise ConfigError("exchanges.coinone.group_levels: expected none, since only REST groups")
     if settings.format not in FORMATS:
         raise ConfigError(
             f"exchanges.coinone.format: expected {' or '.join(FORMATS)}, was {settings.format!r}"
@@ -170,6 +168,10 @@ def subscribe_frame(channel: str, symbol: str, form: str) -> bytes:
             "format": form,
         }
     )
+
+
+# its stream has no price groups; only REST has
+GROUPING = None
 
 
 def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:

@@ -20,7 +20,7 @@ from coinspace.market import Market
 Stream = Literal["orderbook", "ticker"]
 # channels of a subscription; top: best prices, where an exchange has a channel for them
 Channel = Literal["orderbook", "top", "ticker", "trade"]
-Purpose = Literal["snapshot", "compare", "trades", "markets", "facts"]
+Purpose = Literal["snapshot", "compare", "trades", "markets", "facts", "groups"]
 
 # errors of `read_books`, `read_trades` and `read_markets` for an answer of an unknown form
 UNREADABLE = (
@@ -87,7 +87,6 @@ class AddressLimit:
 class Subscription:
     """One connection: its URL, the frames to send when it is open, and the symbols it delivers.
 
-    groups: width of a price group of each symbol, () = books of single levels.
     headers: of the handshake; they have a secret, which is shown nowhere.
     fallback: the subscription without the key, for an exchange that refuses the key.
     aside: it brings other channels of markets whose states another subscription decides.
@@ -96,7 +95,6 @@ class Subscription:
     url: str
     frames: tuple[bytes, ...]
     symbols: tuple[str, ...]
-    groups: tuple[float, ...] = ()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     fallback: Subscription | None = None
     aside: bool = False
@@ -132,6 +130,40 @@ class FactSource:
     request: Request
     parts: tuple[Part, ...]
     every_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """How an exchange sends books whose levels are price groups.
+
+    levels: the exchange's numbers of groups that can be tried, ascending; () = REST lists them.
+    width: width of the groups of a number in quote currency, at a price.
+    tick: smallest step of prices at a price.
+    frame: subscribes to the groups of one symbol.
+    request, read: the list of numbers by REST, as symbol -> numbers; None = there is none.
+    """
+
+    levels: tuple[float, ...]
+    width: Callable[[float, float], float]
+    tick: Callable[[float], float]
+    frame: Callable[[ExchangeSettings, str, float], bytes]
+    request: Callable[[Sequence[str]], Request] | None = None
+    read: Callable[[bytes], dict[str, tuple[float, ...]]] | None = None
+
+    def finest(
+        self, levels: Iterable[float], price: float, count: int, reach: float
+    ) -> float | None:
+        """Return the finest groups of which `count` reach as far as wanted.
+
+        Args: levels: numbers of groups. reach: share of the price. Returns: the widest groups
+            where none reach so far; None without any, or where single levels reach so far.
+        """
+        wanted = reach * price
+        if count * self.tick(price) >= wanted:
+            return None
+        by_width = sorted((self.width(level, price), level) for level in levels)
+        far = [level for width, level in by_width if count * width >= wanted]
+        return far[0] if far else by_width[-1][1] if by_width else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +376,8 @@ class Exchange(Protocol):
     JOINABLE_TRADES: bool
     # deepest book of the stream, levels per side
     STREAM_DEPTH: int
+    # None = the stream has no price groups
+    GROUPING: Grouping | None
     PING_INTERVAL_S: float
     # text that is sent to keep a connection alive, b"" = a ping of the protocol
     PING_FRAME: bytes

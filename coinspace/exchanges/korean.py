@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,6 +42,28 @@ from coinspace.market import ASSETS, Market, market_of_dashed
 
 MARKETS = [f"{base}/KRW" for base in (*ASSETS, "USDT")]
 
+# lowest price of a tick, and the tick, in KRW; documented by Upbit since 2025-07-31, and the steps
+# seen at Bithumb agree
+TICKS = (
+    (1_000_000, 1000.0),
+    (500_000, 500.0),
+    (100_000, 100.0),
+    (50_000, 50.0),
+    (10_000, 10.0),
+    (5_000, 5.0),
+    (100, 1.0),
+    (10, 0.1),
+    (1, 0.01),
+    (0.1, 0.001),
+    (0.01, 0.0001),
+    (0.001, 0.00001),
+    (0.0001, 0.000001),
+    (0.00001, 0.0000001),
+)
+LEAST_TICK = 1e-8
+# a level that neither exchange has
+UNSUPPORTED_LEVEL = 7
+
 BOOKS = "/v1/orderbook"
 TICKERS = "/v1/ticker"
 TRADES = "/v1/trades/ticks"
@@ -75,6 +98,18 @@ def subscribe_frame(parts: Sequence[dict[str, Any]], form: str) -> bytes:
     connection, with all its types and codes, so a second frame would end the markets of the first.
     """
     return orjson.dumps([{"ticket": str(uuid.uuid4())}, *parts, {"format": form}])
+
+
+def tick_of(price: float) -> float:
+    """Return the tick of a market in KRW at a price."""
+    return next((tick for least, tick in TICKS if price >= least), LEAST_TICK)
+
+
+def group_frame(settings: ExchangeSettings, symbol: str, level: float) -> bytes:
+    """Return the frame that subscribes to the price groups of one symbol, and to nothing else."""
+    spelled = int(level) if level == int(level) else level
+    part = {"type": "orderbook", "codes": [symbol], "level": spelled}
+    return subscribe_frame([part], settings.format)
 
 
 def compare_requests(symbols: Sequence[str], per_call: int) -> list[Request]:
@@ -243,6 +278,8 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
 
 _TYPE = re.compile(rb'"(?:ty|type)"\s*:\s*"([^"]*)"')
 _CODE = re.compile(rb'"(?:cd|code)"\s*:\s*"([^"]*)"')
+_LEVEL = re.compile(rb'"(?:lv|level)"\s*:\s*([0-9.eE+-]{1,24})')
+BOOK = "orderbook"
 # base -> Korean and English name in the list of markets
 NAMES = {
     "BTC": ("비트코인", "Bitcoin"),
@@ -287,12 +324,28 @@ LONG = {
 }
 
 
-def label(payload: bytes) -> Label:
-    """Return the label of a recorded frame; NOTHING for errors and status."""
+def label(payload: bytes, single: float = 0.0) -> Label:
+    """Return the label of a recorded frame; NOTHING for errors and status.
+
+    A book of price groups has a kind of its own, such as orderbook.10000.
+
+    Args: single: `level` of books whose levels are no groups.
+    """
     kind, code = _TYPE.search(payload), _CODE.search(payload)
     if kind is None or code is None:
         return NOTHING
-    return Label((short_name(kind[1]),), short_name(code[1]), payload[:1] == b"[")
+    name = short_name(kind[1])
+    if name == BOOK:
+        level = _LEVEL.search(payload)
+        with contextlib.suppress(ValueError):
+            if level is not None and float(level[1]) > single:
+                name = grouped_kind(float(level[1]))
+    return Label((name,), short_name(code[1]), payload[:1] == b"[")
+
+
+def grouped_kind(level: float) -> str:
+    """Return the kind of a book of price groups."""
+    return f"{BOOK}.{level:.15g}"
 
 
 def request_of(path: str) -> Request | None:
@@ -351,6 +404,24 @@ def answer(
             units = row.get("orderbook_units") or []
             row["orderbook_units"] = units[: number(query["count"], 30, 30)]
     return 200, rows
+
+
+def instruments(recording: Recording, markets: str) -> tuple[int, Any]:
+    """Answer a request for the levels of price groups: those that are recorded."""
+    codes = [one for one in markets.upper().split(",") if one]
+    if not codes or any(code not in recording.symbols for code in codes):
+        return _refused(404, 404, "Code not found")
+    return 200, [_instrument(recording, code) for code in codes]
+
+
+def _instrument(recording: Recording, code: str) -> dict[str, Any]:
+    levels = (float(f"1e{power}") for power in range(-8, 9))
+    found = [level for level in levels if recording.last(grouped_kind(level), code) is not None]
+    return {
+        "market": code,
+        "quote_currency": code.partition("-")[0],
+        "supported_levels": ["0", *(f"{level:.15g}" for level in found)],
+    }
 
 
 def trade_list(
@@ -457,3 +528,25 @@ def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
         }
         found.append(Trial(url, frames, facts))
     return found
+
+
+def group_trial(settings: ExchangeSettings, level: float, *, closes: bool) -> Trial:
+    """Return the trial of price groups of KRW-BTC: a level that is sent, then an unsupported one.
+
+    Args: closes: the unsupported one closes the connection; else it is silent.
+    """
+
+    def sent(heard: Heard) -> tuple[bool, bool]:
+        return True, heard.before > 0
+
+    def refused(heard: Heard) -> tuple[bool, bool]:
+        ended = heard.close.startswith("1000") and bool(heard.controls)
+        return True, ended if closes else not (heard.after or heard.controls or heard.close)
+
+    frames = tuple(group_frame(settings, "KRW-BTC", one) for one in (level, UNSUPPORTED_LEVEL))
+    end = "closes the connection" if closes else "is silent"
+    facts = {
+        f"price groups of level {level:g} are sent": sent,
+        f"an unsupported level {end}": refused,
+    }
+    return Trial(settings.websocket, frames, facts)

@@ -76,10 +76,22 @@ class ExchangeSettings(BaseModel):
             " the one that brings it first",
         ),
     ] = 1
+    group_reach: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=0.1,
+            description="share of the price that a second book, of price groups, is to reach for"
+            " the assets of the index, where the exchange has groups; 0 = no second book",
+        ),
+    ] = 0.0
     group_levels: Annotated[
-        dict[str, int],
+        dict[str, Annotated[float, Field(ge=0, le=1e9)]],
         Names(as_named),
-        Field(description="market -> price group of a second Upbit book that extends the depth"),
+        Field(
+            description="market -> the exchange's level of its price groups, in place of the"
+            " finest one that reaches far enough; 0 = none"
+        ),
     ] = {}
     stale_after_s: Annotated[
         float, Field(gt=4, le=3600, description="seconds of silence until a book is stale")
@@ -141,7 +153,7 @@ class ExchangeSettings(BaseModel):
 
     @field_validator("group_levels")
     @classmethod
-    def _group_levels(cls, levels: dict[str, int]) -> dict[str, int]:
+    def _group_levels(cls, levels: dict[str, float]) -> dict[str, float]:
         return {_market(market): level for market, level in levels.items()}
 
 

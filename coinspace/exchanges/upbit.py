@@ -10,11 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+import orjson
+
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
     AddressLimit,
     Channel,
     FactSource,
+    Grouping,
     Identity,
     Limit,
     Load,
@@ -23,10 +26,12 @@ from coinspace.exchanges.exchange import (
     Request,
     Subscription,
     TradePage,
+    Trial,
+    finite,
 )
 from coinspace.exchanges.facts import Flag, Said, name_of, truth
 from coinspace.exchanges.settings import ExchangeSettings
-from coinspace.market import Market, dashed_symbol
+from coinspace.market import dashed_symbol
 
 NAME = "upbit"
 ORDER = 1
@@ -36,6 +41,7 @@ SETTINGS = ExchangeSettings(
     websocket="wss://api.upbit.com/websocket/v1",
     rest="https://api.upbit.com",
     markets=korean.MARKETS,
+    group_reach=0.005,
 )
 BY_DEFAULT = True
 # the same name as another asset elsewhere
@@ -77,6 +83,8 @@ SNAPSHOT_STEPS = ()
 
 # depths that the suffix of a code can ask for; any other number gives 30 levels
 SUFFIXES = (1, 5, 15)
+# tick and supported levels of markets
+INSTRUMENTS = "/v1/orderbook/instruments"
 # documented: with an empty `days_ago`, trades of the present UTC day
 DAYS_KEY = "days_ago"
 # of each market in a list with details
@@ -110,11 +118,8 @@ market_of = korean.market_of
 def subscriptions(
     settings: ExchangeSettings, channels: Sequence[Channel], symbols: Sequence[str]
 ) -> list[Subscription]:
-    """Return one connection with one frame for everything, and one more for grouped books.
-
-    A second frame on the same connection would replace the first.
-    """
-    url, names = settings.websocket, tuple(symbols)
+    """Return the only connection, with one frame for everything."""
+    names = tuple(symbols)
     suffix = next((f".{n}" for n in SUFFIXES if settings.depth <= n), "")
     parts: list[dict[str, Any]] = [
         {"type": "orderbook", "codes": [name + suffix for name in names], "level": 0}
@@ -123,20 +128,36 @@ def subscriptions(
         for channel in channels
         if channel != "top"
     ]
-    found = [Subscription(url, (korean.subscribe_frame(parts, settings.format),), names)]
-    if "orderbook" not in channels:
-        return found
-    levels = {
-        dashed_symbol(Market.parse(market)): level
-        for market, level in settings.group_levels.items()
+    frame = korean.subscribe_frame(parts, settings.format)
+    return [Subscription(settings.websocket, (frame,), names)]
+
+
+def groups_request(symbols: Sequence[str]) -> Request:
+    """Request the supported levels of markets."""
+    path = f"{INSTRUMENTS}?markets={','.join(symbols)}"
+    return Request("groups", path, "orderbook", 1, tuple(symbols))
+
+
+def read_groups(payload: bytes) -> dict[str, tuple[float, ...]]:
+    """Return the supported levels of each market, without 0, which means single levels."""
+    return {
+        entry["market"]: tuple(
+            level for level in map(finite, entry["supported_levels"]) if level > 0
+        )
+        for entry in orjson.loads(payload)
     }
-    grouped = [name for name in names if name in levels]
-    if grouped:
-        parts = [{"type": "orderbook", "codes": [name], "level": levels[name]} for name in grouped]
-        frame = korean.subscribe_frame(parts, settings.format)
-        widths = tuple(float(levels[name]) for name in grouped)
-        found.append(Subscription(url, (frame,), tuple(grouped), widths))
-    return found
+
+
+# documented: `level` is the width of a group in KRW, for markets in KRW only. An unsupported one is
+# silent for ever, so the supported ones are requested first
+GROUPING = Grouping(
+    (),
+    lambda level, price: level,
+    korean.tick_of,
+    korean.group_frame,
+    groups_request,
+    read_groups,
+)
 
 
 def resubscribe_frames(symbol: str) -> tuple[bytes, ...]:
@@ -206,10 +227,18 @@ recorded_book = korean.recorded_book
 def answer(
     recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
 ) -> tuple[int, Any]:
+    if path == INSTRUMENTS:
+        return korean.instruments(recording, query.get("markets", ""))
     return korean.answer(recording, path, query, wall_ns, korean.Rules(DETAILS, DAYS_KEY))
 
 
 # `probe`
 
-trials = korean.trials
+
+def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
+    """Return the trials of both exchanges, and one of price groups."""
+    groups = korean.group_trial(settings, 10_000, closes=False)
+    return [*korean.trials(settings, symbol), groups] if symbol else korean.trials(settings, symbol)
+
+
 bad_request = korean.bad_request

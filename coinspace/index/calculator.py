@@ -11,7 +11,7 @@ from coinspace.clock import SECOND_NS, STEP_NS
 from coinspace.config import IndexParameters
 from coinspace.index.outage import Outage, milliseconds
 from coinspace.index.published import Published
-from coinspace.method.aggregate import COMPOSITE, Aggregate, FxFacts, VenueFacts
+from coinspace.method.aggregate import COMPOSITE, Aggregate, FxFacts, GroupFacts, VenueFacts
 from coinspace.method.composite import evaluate, explain
 from coinspace.method.digits import rounded
 from coinspace.method.filter import Candidate, VenueFilter
@@ -62,7 +62,7 @@ class Index:
         self,
         asset: str,
         parameters: IndexParameters,
-        depths: Mapping[str, int] | None = None,
+        depths: Mapping[str, float] | None = None,
         *,
         interval_ns: int = 0,
     ) -> None:
@@ -150,7 +150,7 @@ class Index:
             failed=self._failed(ts_ns, raw),
             method_version=METHOD_VERSION,
             parameter_hash=self.hash,
-            venues=_venues(aggregate.venues, ts_ns, reasons, composite.shares),
+            venues=_venues(aggregate.venues, ts_ns, reasons, composite.shares, aggregate.groups),
             fx_venues=_rate_venues(aggregate),
             inputs=_inputs(aggregate),
         )
@@ -343,7 +343,7 @@ class IndexCalculator:
         *,
         interval_ns: int = 0,
         intervals: Mapping[str, int] = MappingProxyType({}),
-        depths: Mapping[str, int] | None = None,
+        depths: Mapping[str, float] | None = None,
         on_outage: Callable[[Outage], None] | None = None,
         on_step: Callable[[int, int], None] | None = None,
         assets: Collection[str] | None = None,
@@ -490,6 +490,7 @@ def _venues(
     ts_ns: int,
     reasons: Mapping[str, str],
     shares: Mapping[str, float],
+    groups: Mapping[str, GroupFacts] = MappingProxyType({}),
     *,
     native: bool = False,
 ) -> dict[str, VenueRecord]:
@@ -500,6 +501,7 @@ def _venues(
             share=shares.get(one.name, 0.0),
             mid=one.native_mid if native else one.mid,
             age_ms=one.age_ms(ts_ns),
+            grouped_from=groups[one.name].begin(one.native_mid) if one.name in groups else None,
         )
         for one in venues
     }

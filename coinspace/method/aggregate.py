@@ -76,6 +76,18 @@ class VenueFacts(Struct, array_like=True, gc=False):
         return age // MILLISECOND_NS if age % MILLISECOND_NS == 0 else age / MILLISECOND_NS
 
 
+class GroupFacts(Struct, array_like=True, gc=False):
+    """First bid and first ask of a venue that are price groups, in quote currency; None = none."""
+
+    bid: float | None
+    ask: float | None
+
+    def begin(self, mid: float | None) -> float | None:
+        """Return the distance from the mid at which groups begin, as a share of the mid."""
+        found = [abs(one / mid - 1) for one in (self.bid, self.ask) if one and mid]
+        return min(found, default=None)
+
+
 class FxFacts(Struct, gc=False):
     """A rate in use, KRW or USD per USDT, and its status (`ok`, `held`, `suspect`, `none`).
 
@@ -108,6 +120,7 @@ class Facts(Struct, gc=False):
     ladders: list[tuple[str, int, int]]
     reference: ReferenceFacts | UnsetType = UNSET
     dollar: FxFacts | UnsetType = UNSET
+    groups: dict[str, GroupFacts] | UnsetType = UNSET
 
 
 @dataclass(slots=True)
@@ -127,6 +140,8 @@ class Aggregate:
     reference: ReferenceFacts | None = None
     # USD per USDT, None = no USDT/USD book is collected
     dollar: FxFacts | None = None
+    # venue -> its price groups, without venues that have none
+    groups: dict[str, GroupFacts] = field(default_factory=dict)
 
 
 _encode = msgspec.json.Encoder().encode
@@ -151,6 +166,7 @@ def encode(aggregate: Aggregate) -> tuple[bytes, int, int]:
             counts,
             UNSET if aggregate.reference is None else aggregate.reference,
             UNSET if aggregate.dollar is None else aggregate.dollar,
+            aggregate.groups or UNSET,
         )
     )
     parts = [len(facts).to_bytes(8, "little"), facts, bytes(_pad(len(facts)))]
@@ -191,4 +207,5 @@ def decode(payload: memoryview | bytes, *, epoch: int = 0, sequence: int = 0) ->
         sequence,
         facts.reference or None,
         facts.dollar or None,
+        facts.groups or {},
     )

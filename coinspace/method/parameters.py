@@ -29,6 +29,11 @@ NOTES = (
     " USDT/KRW books and marked unjudged; no price is ever converted with this rate.",
     "An index that was not calculated for a while has a not_computed record for each missed tick,"
     " written when the calculation runs again.",
+    "Where an exchange sends books of price groups, the groups that lie wholly beyond a book's last"
+    " single level follow it, each as one level at the price that the exchange gives it. A group"
+    " that may reach into the single levels is left out, so that no order counts twice. Groups that"
+    " stay away for 10 s while the book changes are left out. The coverage depth ends at the last"
+    " group.",
     "A value has eight significant digits where its parameters set no decimals, or where rounding"
     " to these decimals would give zero.",
 )
@@ -39,7 +44,7 @@ def region_of(exchange: str, quote: str) -> str:
     return REGIONS.get(exchange) or ("KR" if quote == FX_CURRENCY else "GL")
 
 
-def regions_of(depths: Mapping[str, int] | None = None) -> dict[str, str]:
+def regions_of(depths: Mapping[str, float] | None = None) -> dict[str, str]:
     """Return exchange -> region of the exchanges that count: an unused one changes no value.
 
     Args: depths: of the exchanges that count, None = those of the default configuration.
@@ -48,7 +53,7 @@ def regions_of(depths: Mapping[str, int] | None = None) -> dict[str, str]:
     return {name: region for name, region in REGIONS.items() if name in counted}
 
 
-def parameter_hash(parameters: IndexParameters, depths: Mapping[str, int] | None = None) -> str:
+def parameter_hash(parameters: IndexParameters, depths: Mapping[str, float] | None = None) -> str:
     """Return the first 16 hex digits of SHA-256 over version, parameters and input depths.
 
     Args: depths: exchange -> published levels per side; they limit the coverage depth.

@@ -72,13 +72,18 @@ Ratio = Annotated[float | None, Kind.RATIO]
 
 # No struct refers to its owner, so the garbage collector can skip them: a tick makes twenty.
 class VenueRecord(Struct, kw_only=True, gc=False):
-    """One venue in an index record: used or not, its share, mid and age."""
+    """One venue in an index record: used or not, its share, mid and age.
+
+    `grouped_from`: distance from its mid, as a share of it, from which on its levels are price
+    groups; None = all are single levels.
+    """
 
     used: Annotated[bool, Kind.FLAG]
     reason: NameOrNone = None
     share: Annotated[float | None, Kind.SHARE] = 0.0
     mid: Exact = None
     age_ms: Annotated[float | int | None, Kind.AGE] = None
+    grouped_from: Ratio = None
 
 
 class InputRecord(Struct, kw_only=True, gc=False):

@@ -67,7 +67,7 @@ def verify(
         )
     warm_ns = start_ns - WARM_UP_NS
     with schema.connect(address(settings)) as connection:
-        parameters = in_force(connection, settings, assets, bounds)
+        parameters, depths = in_force(connection, settings, assets, bounds)
         # an asset of a pattern has had an index since it was listed
         since = {
             asset: ns
@@ -91,6 +91,7 @@ def verify(
             start_ns=warm_ns,
             end_ns=end_ns,
             guide=comparison.stored,
+            depths=depths,
             since=since,
         )
         for asset in assets:
@@ -112,24 +113,25 @@ def in_force(
     settings: Settings,
     assets: list[str],
     bounds: tuple[int, int],
-) -> dict[str, IndexParameters]:
-    """Return the parameters with which the stored ticks of a range were made.
+) -> tuple[dict[str, IndexParameters], dict[str, float]]:
+    """Return the parameters and the published levels with which stored ticks were made.
 
     They come from the stored definition when all ticks of an asset have the hash of another
     definition, since defaults may have changed. Otherwise they come from the settings.
     """
-    depths = settings.depths
+    depths = configured = settings.depths
     found = {}
     for asset in assets:
         now = found[asset] = settings.index.parameters_of(asset)
         hashes = records.parameter_hashes(connection, asset, *bounds)
-        if len(hashes) != 1 or parameter_hash(now, depths) in hashes:
+        if len(hashes) != 1 or parameter_hash(now, configured) in hashes:
             continue
         text = announced.definition(connection, asset, hashes.pop())
         if text is not None:
             definition = orjson.loads(text)
             found[asset] = index_parameters(definition["parameters"], f"index of {asset}")
-    return found
+            depths = definition.get("depths", configured)
+    return found, depths
 
 
 def _begins_ns(path: Path) -> int:

@@ -201,6 +201,9 @@ def reproducible(record: IndexRecord) -> dict[str, Any]:
     found: dict[str, Any] = to_builtins(record) | {"latency_ns": None}
     for one in found["inputs"].values():
         del one["epoch"]
+    for one in (*found["venues"].values(), *found["fx_venues"].values()):
+        if one["grouped_from"] is None:
+            del one["grouped_from"]
     # so that the hash equals that of records without these fields
     if not record.repeated:
         del found["repeated"]

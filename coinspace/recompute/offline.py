@@ -52,6 +52,7 @@ class FeedReplay:
         parameters_of: asset -> parameters.
         emit: called with each record and its aggregate, whose ladders are overwritten afterwards.
         start_ns, end_ns: ticks in [start, end); earlier records only build the books.
+        depths: published levels of the exchanges, None = those of the settings.
         guide: stored records; each tick is made from the messages named in its stored record.
         since: asset -> its first tick, for assets that were listed later than others.
     """
@@ -66,18 +67,18 @@ class FeedReplay:
         start_ns: int = 0,
         end_ns: int | None = None,
         guide: Guide | None = None,
+        depths: Mapping[str, float] | None = None,
         since: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._since = since
         self.interval_ns = settings.index.interval_ms * MILLISECOND_NS
-        depths = settings.depths
         index = settings.index
         self.calculator = IndexCalculator(
             parameters_of,
             emit,
             interval_ns=self.interval_ns,
             intervals={one: index.interval_ms_of(one) * MILLISECOND_NS for one in index.assets},
-            depths=depths,
+            depths=settings.depths if depths is None else depths,
         )
         self.aggregator = OrderbookAggregator(
             settings, on_aggregate=self._on_aggregate, heartbeats=False

@@ -72,6 +72,7 @@ def _with_faults(command: click.Command) -> click.Command:
 @click.option("--compress", type=FACTOR, help="speed factor of the scenario")
 @click.option("--record", "record_path", type=click.Path(path_type=Path), help="write feeds")
 @click.option("--force", is_flag=True, help="with --record: overwrite")
+@click.option("--groups", is_flag=True, help="with --record: price groups beside the books")
 @click.option("--duration", type=SECONDS, help="seconds; needed with --record")
 @click.option("--start", type=click.IntRange(1, LAST_NS), help="with --record: ns since the epoch")
 def simulate(
@@ -88,6 +89,7 @@ def simulate(
     compress: float | None,
     record_path: Path | None,
     force: bool,
+    groups: bool,
     duration: float | None,
     start: int | None,
 ) -> None:
@@ -138,11 +140,12 @@ def simulate(
             start_ns=start or START_NS,
             rate=rate,
             scenario=course,
+            groups=groups,
         ):
             click.echo(orjson.dumps(line))
         return
-    if start is not None or force:
-        raise ConfigError("--start and --force: expected --record with them")
+    if start is not None or force or groups:
+        raise ConfigError("--start, --force and --groups: expected --record with them")
     die_with_parent()
     source = Simulation(seed, chosen, rate=rate, scenario=course, whole=whole)
     server = ExchangeServer(source, host=host, port=port, limits=not no_limits, faults=faults)

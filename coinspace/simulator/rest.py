@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from coinspace.exchanges import bithumb
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.binance import AGGREGATES, DEFAULT_LEVELS, STREAM_DEPTH, depth_weight
 from coinspace.exchanges.exchange import number
 from coinspace.exchanges.korean import TICKERS, TRADES
+from coinspace.exchanges.upbit import INSTRUMENTS
 from coinspace.simulator.answer import Answer as Answer
 from coinspace.simulator.answer import answer as answer
 from coinspace.simulator.markets.engine import Engine
-from coinspace.simulator.markets.korean import KST_S
+from coinspace.simulator.markets.korean import KST_S, KoreanMarket
 from coinspace.simulator.markets.market import MILLISECOND_NS, Event, SimulatedMarket
 from coinspace.window import Used
 
@@ -117,6 +118,7 @@ class KoreanRest(Rest):
     groups: Mapping[str, str] = {
         "/v1/market/all": "market",
         "/v1/orderbook": "orderbook",
+        INSTRUMENTS: "orderbook",
         TICKERS: "ticker",
         TRADES: "trade",
     }
@@ -149,6 +151,17 @@ class KoreanRest(Rest):
         if path == "/v1/market/all" and isinstance(content, list):
             content = [self._warned(row) for row in content]
         return answer(content, status, headers)
+
+    def content(
+        self, path: str, query: Mapping[str, str], *, micro: bool = False
+    ) -> tuple[int, Any]:
+        status, content = super().content(path, query)
+        if path == INSTRUMENTS and isinstance(content, list):
+            for row in content:
+                market = cast("KoreanMarket", self._markets[row["market"]])
+                row["tick_size"] = f"{market.tick_price:.15g}"
+                row["supported_levels"] = [f"{one:.15g}" for one in market.levels_supported()]
+        return status, content
 
     def _warned(self, row: dict[str, Any]) -> dict[str, Any]:
         event = row.get("market_event")

@@ -17,6 +17,7 @@ from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.binance import unwrapped, wrapped
 from coinspace.exchanges.coinone import CHANNELS, subscribe_frame
 from coinspace.exchanges.exchange import Label
+from coinspace.exchanges.korean import BOOK, grouped_kind
 from coinspace.simulator.markets import binance, coinbase, coinone, korean
 from coinspace.simulator.markets.market import Event, SimulatedMarket
 from coinspace.window import Used
@@ -170,7 +171,7 @@ class Channel:
     type: str
     codes: list[str]
     units: dict[str, int] = field(default_factory=dict)
-    level: int = 0
+    level: float = 0
     silent: bool = False
     snapshot: bool = True
     realtime: bool = True
@@ -219,7 +220,7 @@ class KoreanSession(Session):
         self._used = [(Used(seconds), most) for seconds, most in self.message_limits]
         self._status_s: float | None = None
         # code -> supported grouping levels of its book; None = all
-        self.levels_of: Callable[[str], tuple[int, ...] | None] = lambda code: None
+        self.levels_of: Callable[[str], tuple[float, ...] | None] = lambda code: None
 
     @property
     def is_simple(self) -> bool:
@@ -297,7 +298,7 @@ class KoreanSession(Session):
             channel.codes.append(name)
             channel.units[name] = self._n_units(suffix) if dot else self.most_units
         level = part.get("level", self.default_level)
-        channel.level = int(level) if isinstance(level, (int, float)) else self.default_level
+        channel.level = float(level) if isinstance(level, (int, float)) else self.default_level
         self._check_level(channel)
         return channel
 
@@ -326,7 +327,7 @@ class KoreanSession(Session):
         )
 
     def attach(self, markets: Mapping[str, SimulatedMarket]) -> None:
-        def levels_of(code: str) -> tuple[int, ...] | None:
+        def levels_of(code: str) -> tuple[float, ...] | None:
             market = cast("korean.KoreanMarket | None", markets.get(code))
             return market.levels_supported() if market else None
 
@@ -369,8 +370,13 @@ class KoreanSession(Session):
     @property
     def subscription(self) -> frozenset[tuple[str, str]]:
         return frozenset(
-            (channel.type, code) for channel in self.channels for code in channel.codes
+            (self._kind(channel), code) for channel in self.channels for code in channel.codes
         )
+
+    def _kind(self, channel: Channel) -> str:
+        # of recorded frames: price groups have a kind of their own
+        grouped = channel.type == BOOK and channel.level > self.default_level
+        return grouped_kind(channel.level) if grouped else channel.type
 
 
 class BithumbSession(KoreanSession):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.recording.format import FeedWriter
 from coinspace.recording.progress import progress_bar
 from coinspace.simulator.faults import Fault, parse
 from coinspace.simulator.markets.engine import START_NS, Engine
+from coinspace.simulator.markets.korean import KoreanMarket
 from coinspace.simulator.markets.market import MILLISECOND_NS, Event, SimulatedMarket
 from coinspace.simulator.markets.scenario import Scenario
-from coinspace.simulator.session import session_of
+from coinspace.simulator.session import Session, session_of
 
 # base and random part of the delay until a frame is received: 4 to 12 ms
 LATENCY_MS = (4.0, 8.0)
@@ -47,6 +48,31 @@ class _Tape:
             self.writer.write(engine.start_ns, ">", "", request)
             self.session.on_text(request, 0.0)
 
+        # sessions of price groups, one for each market
+        self.grouped: list[Session] = []
+
+    def group(self, market: SimulatedMarket) -> None:
+        """Subscribe to the price groups that a collector would choose for a market."""
+        module = exchange_named(self.exchange)
+        if module.GROUPING is None:
+            return
+        settings = module.SETTINGS
+        level = module.GROUPING.finest(
+            cast("KoreanMarket", market).levels_supported()[1:],
+            market.worth(),
+            module.STREAM_DEPTH,
+            settings.group_reach,
+        )
+        if level is not None:
+            session = session_of(self.exchange)(self.receive_group, _never)
+            session.on_text(module.GROUPING.frame(settings, market.symbol, level), 0.0)
+            self.grouped.append(session)
+
+    def receive_group(self, frame: bytes) -> None:
+        # at once, so that the other frames of the feed keep their times
+        self._last_ns = max(self._last_ns, self.now_ns)
+        self.writer.write(self._last_ns, "<", "", frame)
+
     def receive(self, frame: bytes, path: str = "") -> None:
         delay_ns = int((LATENCY_MS[0] + LATENCY_MS[1] * self._draw()) * MILLISECOND_NS)
         self._last_ns = max(self._last_ns, self.now_ns + delay_ns)
@@ -66,10 +92,13 @@ def write_feeds(
     start_ns: int = START_NS,
     rate: float = 1.0,
     scenario: Scenario | None = None,
+    groups: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Write one feed per exchange; yield {"path", "exchange", "records"} of each.
 
     The bytes depend only on the arguments.
+
+    Args: groups: also write price groups, where the exchange has them.
     """
     tapes: dict[str, _Tape] = {}
     silences = _silences(scenario, start_ns)
@@ -86,6 +115,9 @@ def write_feeds(
                 return
             for frame in tape.session.frames(event):
                 tape.receive(frame)
+            for session in tape.grouped:
+                for frame in session.frames(event):
+                    tape.receive_group(frame)
 
     engine = Engine(
         seed, markets, start_ns=start_ns, rate=rate, scenario=scenario, on_event=on_event
@@ -96,6 +128,8 @@ def write_feeds(
         tape = tapes[exchange] = _Tape(target, exchange, list(listed), engine)
         tape.now_ns = start_ns
         for market in listed.values():
+            if groups:
+                tape.group(market)
             if market.snapshot_text(1) is not None:
                 engine.at(start_ns + SNAPSHOT_AFTER_NS, _snapshot(tape, market))
             for frame, _, _ in tape.session.first_frames(None, {market.symbol: market}):

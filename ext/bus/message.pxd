@@ -32,7 +32,7 @@ cdef enum:
     FLAG_WINDOW_KST_DAY = 24
     FLAG_WINDOW = 24
     FLAG_REST = 32        # fetched by REST, not received on the websocket
-    FLAG_GROUPED = 64     # levels far from the best prices are price groups
+    FLAG_GROUPED = 64     # levels far from the best prices are price groups; `id` has the numbers of levels before them
     FLAG_TOUCH = 128      # the best prices are newer than the levels behind them
     FLAG_AGGREGATE = 256  # several trades in one message, n_bids of them: ids from `id` on, one price and side
 
@@ -40,6 +40,10 @@ cdef enum:
     # bits 8-15 of a book's flags: number of repeats directly before it, which are not stored themselves
     REPEATS_SHIFT = 8
     REPEATS_LIMIT = 255   # 255 or more
+
+cdef enum:
+    # `id` of a book with FLAG_GROUPED: its single bids, and from this bit on its single asks
+    FINE_SHIFT = 32
 
 cdef packed struct Header:
     uint8_t version
@@ -53,7 +57,7 @@ cdef packed struct Header:
     int64_t exchange_ns
     int64_t received_ns
     int64_t published_ns
-    int64_t id             # book: exchange's update id; trade: trade id; 0 = none
+    int64_t id             # book: exchange's update id, or see FINE_SHIFT; trade: trade id; 0 = none
 
 
 # payload bytes that the header's kind and levels require; `size` for kinds without a fixed size
@@ -65,6 +69,13 @@ cdef inline Py_ssize_t expected_size(const Header *header, Py_ssize_t size) noex
     if header.kind == KIND_TRADE:
         return 16
     return size
+
+
+# single levels of a side that come before its price groups. is_bids: which side
+cdef inline Py_ssize_t fine_levels(const Header *header, bint is_bids) noexcept nogil:
+    cdef Py_ssize_t n = header.n_bids if is_bids else header.n_asks
+    cdef Py_ssize_t fine = <Py_ssize_t>(<uint32_t>(header.id if is_bids else header.id >> FINE_SHIFT))
+    return min(n, fine) if header.flags & FLAG_GROUPED else n
 
 
 # whether a header is valid and agrees with the size of its payload

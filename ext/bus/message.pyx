@@ -217,6 +217,16 @@ cdef class Message:
         return self.floats()[2 * n:2 * (n + m)].reshape(2, m)
 
     @property
+    def fine_bids(self):
+        """Number of single bids; the bids behind them are price groups."""
+        return fine_levels(&self.header, True)
+
+    @property
+    def fine_asks(self):
+        """Number of single asks; the asks behind them are price groups."""
+        return fine_levels(&self.header, False)
+
+    @property
     def values(self):
         """float64[n]: a ticker's 11 values (TICKER_NAMES), or a trade's price and size. Borrowed."""
         return self.floats()

@@ -68,6 +68,8 @@ cdef class Collector:
     cdef int judge_time(self, int64_t exchange_ns, int64_t received_ns) noexcept
     # take best prices that the parser has read
     cdef int take_top(self, MarketEntry market, int64_t received_ns) except -1
+    # take a book of price groups that the parser has read
+    cdef int take_group(self, MarketEntry market, int64_t received_ns) except -1
     # take the message that the parser has read
     cdef int take(
         self, MarketEntry market, int kind, const char *frame, Py_ssize_t size, int64_t received_ns, int connection,

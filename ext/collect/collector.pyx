@@ -173,6 +173,9 @@ cdef class Collector:
                     self.unknown_symbols += 1
                     continue
                 market = <MarketEntry>found
+                if kind == ORDERBOOK and parser.grouping:
+                    self.take_group(market, received_ns)
+                    continue
                 market.frames += 1
                 market.heard_ns = now_ns
                 if parser.list_end is not NULL:
@@ -225,6 +228,10 @@ cdef class Collector:
         raise NotImplementedError(f"{type(self).__name__}.take")
 
     cdef int take_top(self, MarketEntry market, int64_t received_ns) except -1:
+        return 0
+
+    cdef int take_group(self, MarketEntry market, int64_t received_ns) except -1:
+        self.ignored += 1
         return 0
 
     def on_frame(self, bytes frame not None, int64_t received_ns, int connection=0, int64_t now_ns=0):

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from coinspace._ext.collector cimport Collector, MarketEntry
+from coinspace._ext.groups cimport Groups
 from coinspace._ext.message cimport Header
 from coinspace._ext.orderbook cimport OrderBook
 from coinspace._ext.parser cimport Parser
@@ -41,9 +42,8 @@ cdef class BookMarket(MarketEntry):
         readonly int64_t crossed
         double *levels                   # owned: the last payload, bid prices, bid sizes, ask prices, ask sizes
         double *scratch                  # owned: sizes before they are copied into `levels`
-        double *extended                 # owned: `levels` followed by the levels of the extension
-        public BookMarket extension      # None, or a grouped book whose far levels are appended
-        public double grouping           # of a grouped book: the width of its price groups
+        double *extended                 # owned: `levels` with price groups behind them, or with newer best prices
+        readonly Groups groups           # price groups that extend the book, None = none have come
         public bint corrects             # published books get newer best prices from the exchange's channel of them
         readonly int64_t corrected       # published books with newer best prices
         int64_t touch_id                 # update id of the newest best prices, 0 = none
@@ -91,5 +91,4 @@ cdef class BookCollector(Collector):
     cdef int64_t read_snapshot(self, bytes payload) except -1
     # whether best prices are known that are newer than the book
     cdef bint has_touch(self, BookMarket market) noexcept
-    cdef int send_extended(self, BookMarket market, Header *header) except -1
     cdef int send_book(self, BookMarket market, int flags, int64_t received_ns) except -1

@@ -11,20 +11,13 @@ from libc.string cimport memcmp, memcpy, memset
 
 from coinspace._ext.checksum cimport checksum
 from coinspace._ext.collector cimport Collector, MarketEntry, absurd_time, in_order
+from coinspace._ext.groups cimport Groups
 from coinspace._ext.links cimport DIFFERENT, Links, SAME
-from coinspace._ext.message cimport FLAG_GROUPED, FLAG_REPEAT, FLAG_TOUCH, HEADER_SIZE, Header, KIND_ORDERBOOK
+from coinspace._ext.message cimport FLAG_REPEAT, FLAG_TOUCH, HEADER_SIZE, Header, KIND_ORDERBOOK
 from coinspace._ext.orderbook cimport OrderBook
 from coinspace._ext.parser cimport ASK, ASK_SIZE, BID, BID_SIZE, ORDERBOOK, Parser
 from coinspace._ext.sequence cimport APPLY, CUT, IGNORE, Sequence, possible
 from coinspace._ext.sink cimport Sink, Topic
-
-
-cdef inline double *append(
-    double *out, const double *near, Py_ssize_t n, const double *far, Py_ssize_t more,
-) noexcept nogil:
-    memcpy(out, near, n * sizeof(double))
-    memcpy(out + n, far, more * sizeof(double))
-    return out + n + more
 
 
 # best prices that no update has followed for this long are not used any more
@@ -406,31 +399,20 @@ cdef class BookCollector(Collector):
             self.send_book(market, 0, received_ns)
         return 0
 
-    cdef int send_extended(self, BookMarket market, Header *header) except -1:
-        cdef BookMarket far = market.extension
-        cdef double *out = market.extended
-        cdef Py_ssize_t n = market.n_bids
-        cdef Py_ssize_t m = market.n_asks
-        cdef Py_ssize_t bids = 0
-        cdef Py_ssize_t asks = 0
-        # a group that reaches into the fine levels would count their orders twice: it is left out
-        while bids < far.n_bids and n and far.levels[bids] > market.levels[n - 1] - far.grouping:
-            bids += 1
-        cdef const double *far_asks = far.levels + 2 * far.n_bids
-        while asks < far.n_asks and m and far_asks[asks] < market.levels[2 * n + m - 1] + far.grouping:
-            asks += 1
-        cdef Py_ssize_t more_bids = min(far.n_bids - bids, market.depth)
-        cdef Py_ssize_t more_asks = min(far.n_asks - asks, market.depth)
-        out = append(out, market.levels, n, far.levels + bids, more_bids)
-        out = append(out, market.levels + n, n, far.levels + far.n_bids + bids, more_bids)
-        out = append(out, market.levels + 2 * n, m, far_asks + asks, more_asks)
-        out = append(out, market.levels + 2 * n + m, m, far_asks + far.n_asks + asks, more_asks)
-        header.flags |= FLAG_GROUPED
-        header.n_bids = <uint32_t>(n + more_bids)
-        header.n_asks = <uint32_t>(m + more_asks)
-        return self.sink.send(
-            market.topic, header, market.extended, 2 * (header.n_bids + header.n_asks) * sizeof(double),
-        )
+    cdef int take_group(self, MarketEntry entry, int64_t received_ns) except -1:
+        if self.updates or self.in_stream:
+            self.ignored += 1
+            return 0
+        if (<BookMarket>entry).groups is None:
+            self.groups_of(<BookMarket>entry)
+        (<BookMarket>entry).groups.take(self.parser, received_ns, self.now_ns)
+        return 0
+
+    def groups_of(self, BookMarket market not None):
+        """Return the price groups that extend a market's book, empty ones at first."""
+        if market.groups is None:
+            market.groups = Groups(market.index, market.symbol.decode(), market.market, market.depth)
+        return market.groups
 
     cdef int send_book(self, BookMarket market, int flags, int64_t received_ns) except -1:
         cdef Header header
@@ -454,8 +436,12 @@ cdef class BookCollector(Collector):
             self.sink.send(
                 market.topic, &header, market.extended, 2 * (header.n_bids + header.n_asks) * sizeof(double),
             )
-        elif market.extension is not None and market.extension.usable:
-            self.send_extended(market, &header)
+        elif market.groups is not None and market.groups.extend(
+            market.extended, market.levels, &header, market.sequence.last,
+        ):
+            self.sink.send(
+                market.topic, &header, market.extended, 2 * (header.n_bids + header.n_asks) * sizeof(double),
+            )
         else:
             self.sink.send(market.topic, &header, market.levels, 2 * (market.n_bids + market.n_asks) * sizeof(double))
         market.published += 1

@@ -19,6 +19,7 @@ cdef class BithumbParser(UpbitParser):
     def __init__(self, *args, **kwargs):
         UpbitParser.__init__(self)
         self.day = KST_DAY
+        self.plain_level = 1
 
     cdef int message(self) noexcept:
         if self.slots.type[CONTENT] != ABSENT or self.slots.type[RESULT_MESSAGE] != ABSENT:

@@ -146,6 +146,7 @@ cdef class Parser:
         const char *symbol
         Py_ssize_t symbol_size             # 0 = the frame has no symbol
         readonly int64_t exchange_ns       # 0 = none sent
+        readonly double grouping           # of a book: the exchange's number of its price groups, 0 = single levels
         readonly bint snapshot             # of a book: it is whole; of a trade: stream type SNAPSHOT
         readonly int64_t first_update_id   # 0 = none sent
         readonly int64_t final_update_id   # 0 = none sent

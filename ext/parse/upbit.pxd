@@ -30,9 +30,12 @@ cdef enum:
     MARKET_STATE = 22
     SUSPENDED = 23
     DELISTING_DATE = 24
+    GROUP_LEVEL = 25
 
 cdef class UpbitParser(Parser):
-    cdef int day                       # window of the exchange's tickers
+    cdef:
+        int day                        # window of the exchange's tickers
+        double plain_level             # `level` of a book of single levels
 
     cdef int other(self) noexcept      # a frame that is not a book, trade or ticker
     cdef int _orderbook(self) noexcept

@@ -8,6 +8,7 @@
 6. Open, high, low and change of a ticker count from 00:00 UTC, its volumes over 24 h. `day_volume` counts from 00:00
    too, so two tickers of a day show how much was traded in between.
 7. The list formats wrap one or more messages in an array.
+8. `level` above 0 (Bithumb: above 1) shows that a book's levels are price groups.
 
     {"type":"orderbook","code":"KRW-BTC","timestamp":1790134742106,"total_ask_size":…,"total_bid_size":…,
      "orderbook_units":[{"ask_price":1.16539E8,"bid_price":1.16538E8,"ask_size":0.02054761,"bid_size":0.08120946},…],
@@ -51,6 +52,7 @@ FIELDS = {
     MARKET_STATE: ("market_state", "ms"),
     SUSPENDED: ("is_trading_suspended", "its"),
     DELISTING_DATE: ("delisting_date", "dd"),
+    GROUP_LEVEL: ("level", "lv"),
 }
 
 # slot of each ticker field from LAST to CHANGE; Upbit sends no others
@@ -151,6 +153,8 @@ cdef class UpbitParser(Parser):
         self.snapshot = True
         self.first_update_id = 0
         self.final_update_id = 0
+        if self.as_number(GROUP_LEVEL, &self.grouping) <= 0 or not self.grouping > self.plain_level:
+            self.grouping = 0
         return ORDERBOOK
 
     cdef int _trade(self) noexcept:

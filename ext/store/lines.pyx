@@ -10,7 +10,8 @@ from libc.string cimport memcpy
 
 from coinspace._ext.latency cimport Latency
 from coinspace._ext.message cimport (
-    FLAG_AGGREGATE, KIND_ORDERBOOK, KIND_TICKER, KIND_TRADE, Message, TICKER_FIELDS,
+    FLAG_AGGREGATE, FLAG_GROUPED, KIND_ORDERBOOK, KIND_TICKER, KIND_TRADE, Message,
+    TICKER_FIELDS, fine_levels,
 )
 
 from coinspace._ext.message import TICKER_NAMES
@@ -155,9 +156,14 @@ cdef class Lines:
         return self.size
 
     cpdef Py_ssize_t orderbook(self, bytes head, Message message, Py_ssize_t depth) except -1:
-        """Append a row of `orderbook` with at most `depth` levels a side. Returns: the new size."""
+        """Append a row of `orderbook` with at most `depth` levels a side, without price groups.
+
+        Returns: the new size.
+        """
         cdef Py_ssize_t n = message.header.n_bids
         cdef Py_ssize_t m = message.header.n_asks
+        cdef Py_ssize_t fine_bids = fine_levels(&message.header, True)
+        cdef Py_ssize_t fine_asks = fine_levels(&message.header, False)
         depth = max(depth, 0)
         cdef char *p = self.begin(head, message, KIND_ORDERBOOK, 16 * (min(n, depth) + min(m, depth)))
         cdef const char *bids = message.data
@@ -168,11 +174,11 @@ cdef class Lines:
         if m:
             p = put_double(p, b"ask", 3, asks)
             p = put_double(p, b"ask_size", 8, asks + 8 * m)
-        p = put_side(p, b"bids", bids, n, depth)
-        p = put_side(p, b"asks", asks, m, depth)
-        p = put_integer(p, b"n_bids=", 7, n, c"i")
-        p = put_integer(p, b"n_asks=", 7, m, c"i")
-        if message.header.id:
+        p = put_side(p, b"bids", bids, n, min(depth, fine_bids))
+        p = put_side(p, b"asks", asks, m, min(depth, fine_asks))
+        p = put_integer(p, b"n_bids=", 7, fine_bids, c"i")
+        p = put_integer(p, b"n_asks=", 7, fine_asks, c"i")
+        if message.header.id and not message.header.flags & FLAG_GROUPED:
             p = put_integer(p, b"update_id=", 10, message.header.id, c"i")
         if message.header.exchange_ns > 0:
             p = put_integer(p, b"exchange_ts=", 12, message.header.exchange_ns, c"n")

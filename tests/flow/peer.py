@@ -155,7 +155,7 @@ async def calling(port: int, **options: Any) -> AsyncIterator[Calls]:
         try:
             yield calls
         finally:
-            await calls.connection.stop()
+            calls.connection.end()
             await asyncio.wait_for(task, 60)
     # asyncio reports a future whose error was never read when the future is collected
     import gc

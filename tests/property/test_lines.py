@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from coinspace._ext.lines import Lines
 from coinspace._ext.message import (
     AGGREGATED,
+    GROUPED,
     ORDERBOOK,
     SELL,
     TICKER,
@@ -93,13 +94,20 @@ def test_orderbook(
     for name, side in (("bid", bids), ("ask", asks)):
         if side:
             columns[name], columns[f"{name}_size"] = side[0]
-    cut = [np.ascontiguousarray(side[:, :depth]) for side in sides]
+    # price groups are not stored: `update_id` has the numbers of single levels before them
+    grouped = bool(flags & GROUPED)
+    fine = [update_id % 2**32, (update_id >> 32) % 2**32] if grouped else [len(bids), len(asks)]
+    fine = [min(few, side.shape[1]) for few, side in zip(fine, sides, strict=True)]
+    cut = [
+        np.ascontiguousarray(side[:, : min(depth, few)])
+        for few, side in zip(fine, sides, strict=True)
+    ]
     columns |= {
         "bids": cut[0],
         "asks": cut[1],
-        "n_bids": len(bids),
-        "n_asks": len(asks),
-        "update_id": update_id or None,
+        "n_bids": fine[0],
+        "n_asks": fine[1],
+        "update_id": None if grouped else update_id or None,
         "exchange_ts": time(exchange_ns),
         "flags": flags,
         "epoch": epoch,

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from coinspace._ext.message import REPEAT, REPEATS_BITS, REST, STATE, Message
+from coinspace._ext.message import GROUPED, REPEAT, REPEATS_BITS, REST, STATE, Message
 from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS
 from coinspace.collector.orderbook import OrderBookStage
@@ -688,28 +688,90 @@ def test_a_halt_in_the_market_list_is_a_state(upbit: Bench) -> None:
 # grouped far levels
 
 
-def test_grouped_levels_extend_a_book_without_counting_an_order_twice(upbit: Bench) -> None:
-    from coinspace._ext.message import GROUPED
-    from coinspace.collector.grouped import GroupedBooks
+def groups(at: int, level: float, *rows: tuple[float, float, float, float]) -> bytes:
+    """Return a book of price groups. rows: bid, its size, ask, its size."""
+    book = orjson.loads(whole(at))
+    names = ("bid_price", "bid_size", "ask_price", "ask_size")
+    book["orderbook_units"] = [dict(zip(names, row, strict=True)) for row in rows]
+    return orjson.dumps({**book, "level": level})
 
-    grouped = GroupedBooks(exchange("upbit"), {"KRW-BTC": 5.0})
-    grouped.on_connected(9, ("KRW-BTC",), T0)
-    far = orjson.loads(whole(0))
-    far["orderbook_units"] = [
-        {"bid_price": 100 - 5 * i, "ask_price": 105 + 5 * i, "bid_size": 10, "ask_size": 20}
-        for i in range(4)
-    ]
-    grouped.on_frame(orjson.dumps(far), T0, 9)
-    upbit.stage.markets[0].extension = grouped.markets[0]
+
+FAR = [(100 - 5 * i, 10.0, 105 + 5 * i, 20.0) for i in range(4)]
+
+
+def test_grouped_levels_extend_a_book_without_counting_an_order_twice(upbit: Bench) -> None:
+    upbit.frame(groups(0, 5, *FAR))
+    assert not upbit.books("BTC/KRW"), "groups alone are no book"
     upbit.frame(whole(0))
     (book,) = upbit.books("BTC/KRW")
     assert book.flags & GROUPED
-    # bids 100, 99 are fine: the groups 100 and 95 reach into or touch them
+    # bids 100, 99 are single levels: the groups 100 and 95 reach into them or may
     assert book.bids.tolist() == [[100, 99, 90, 85], [1, 1, 10, 10]]
     assert book.asks.tolist() == [[101, 110, 115, 120], [1, 20, 20, 20]]
-    grouped.on_disconnected(9, "lost", T0)
-    upbit.frame(whole(100, size=2))
-    assert upbit.books("BTC/KRW")[-1].flags == 0
+    assert (book.fine_bids, book.fine_asks) == (2, 1)
+
+
+def test_groups_enter_only_where_no_edge_of_theirs_can_reach_a_single_level(upbit: Bench) -> None:
+    """Whether a price is the low or the high edge of its group is not known: both are beyond."""
+    fine = orjson.loads(whole(0))
+    for last in range(60, 100):
+        fine["orderbook_units"] = [
+            {"bid_price": last, "bid_size": 1, "ask_price": 200 - last, "ask_size": 1}
+        ]
+        upbit.frame(groups(last, 10, *((90 - 10 * i, 1, 110 + 10 * i, 1) for i in range(6))))
+        upbit.frame(orjson.dumps({**fine, "timestamp": fine["timestamp"] + last}))
+        book = upbit.books("BTC/KRW")[-1]
+        bids, asks = book.bids[0, 1:].tolist(), book.asks[0, 1:].tolist()
+        expected = [price for price in range(90, 30, -10) if price + 10 <= last]
+        assert bids == expected
+        assert asks == [200 - price for price in expected]
+
+
+def test_the_width_of_groups_is_their_smallest_distance(upbit: Bench) -> None:
+    # a side with one group has the width of the other side; without any width no group enters
+    upbit.frame(groups(0, 5, (90, 1, 110, 1), (0, 0, 115, 1)))
+    upbit.frame(whole(0))
+    assert upbit.books("BTC/KRW")[-1].bids[0].tolist() == [100, 99, 90]
+    upbit.frame(groups(1, 5, (90, 1, 110, 1)))
+    upbit.frame(whole(2, size=2))
+    assert not upbit.books("BTC/KRW")[-1].flags & GROUPED
+
+
+def test_groups_that_stay_away_are_not_used_any_more(upbit: Bench) -> None:
+    upbit.frame(groups(0, 5, *FAR))
+    upbit.frame(whole(0))
+    # a quiet market: its book repeats itself, and no group has changed
+    for second in range(1, 30):
+        upbit.now += S
+        upbit.frame(whole(1000 * second))
+    assert upbit.books("BTC/KRW")[-1].flags & GROUPED
+    first = upbit.now
+    for second in range(30, 45):
+        upbit.now += S
+        upbit.frame(whole(1000 * second, size=second))
+        used = bool(upbit.books("BTC/KRW")[-1].flags & GROUPED)
+        assert used == (upbit.now - first < 12 * S), second
+    upbit.frame(groups(60_000, 5, *FAR))
+    upbit.frame(whole(61_000, size=9))
+    assert upbit.books("BTC/KRW")[-1].flags & GROUPED
+
+
+def test_older_groups_do_not_replace_newer_ones(upbit: Bench) -> None:
+    upbit.frame(groups(1000, 5, *FAR))
+    upbit.frame(groups(500, 5, (95, 7, 105, 7), (90, 7, 110, 7)))
+    upbit.frame(whole(0))
+    assert upbit.books("BTC/KRW")[-1].bids[1].tolist() == [1, 1, 10, 10]
+
+
+def test_groups_are_no_proof_of_life_of_the_book(upbit: Bench) -> None:
+    upbit.frame(whole(0))
+    heard, frames = upbit.stage.markets[0].heard_ns, upbit.stage.markets[0].frames
+    upbit.now += S
+    upbit.frame(groups(0, 5, *FAR))
+    market = upbit.stage.markets[0]
+    assert (market.heard_ns, market.frames) == (heard, frames)
+    assert market.groups is not None
+    assert market.groups.frames == 1
 
 
 # two clocks

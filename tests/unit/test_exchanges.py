@@ -71,14 +71,59 @@ def test_upbit_depth_goes_into_the_codes() -> None:
     assert orjson.loads(frame)[1]["codes"] == ["KRW-BTC.5"]
 
 
-def test_upbit_grouped_books_have_their_own_connection() -> None:
-    settings = SETTINGS["upbit"].model_copy(update={"group_levels": {"BTC/KRW": 10000}})
-    fine, grouped = exchange("upbit").subscriptions(
-        settings, ("orderbook",), ["KRW-BTC", "KRW-ETH"]
-    )
-    assert (bool(fine.groups), bool(grouped.groups)) == (False, True)
-    assert orjson.loads(grouped.frames[0])[1]["level"] == 10000
-    assert grouped.symbols == ("KRW-BTC",)
+def test_only_the_korean_streams_have_price_groups() -> None:
+    assert {name for name in EXCHANGES if exchange(name).GROUPING} == {"upbit", "bithumb"}
+    upbit, bithumb = (exchange(name).GROUPING for name in ("upbit", "bithumb"))
+    assert upbit is not None
+    assert bithumb is not None
+    # Upbit's level is a width in KRW, Bithumb's a number of ticks
+    assert (upbit.width(10_000, 1.2e8), bithumb.width(1000, 1.2e8)) == (10_000, 1_000_000)
+    for one, level, spelled in ((upbit, 10_000.0, 10_000), (bithumb, 0.1, 0.1)):
+        part = orjson.loads(one.frame(SETTINGS["upbit"], "KRW-BTC", level))[1]
+        assert part == {"type": "orderbook", "codes": ["KRW-BTC"], "level": spelled}
+
+
+def test_the_supported_levels_of_upbit_are_read() -> None:
+    grouping = exchange("upbit").GROUPING
+    assert grouping is not None
+    assert grouping.request is not None
+    assert grouping.read is not None
+    request = grouping.request(["KRW-BTC", "KRW-XRP"])
+    assert request.path == "/v1/orderbook/instruments?markets=KRW-BTC,KRW-XRP"
+    answer = [
+        {"market": "KRW-BTC", "tick_size": "1000", "supported_levels": ["0", "10000", "100000"]},
+        {"market": "KRW-XRP", "tick_size": "1", "supported_levels": ["0"]},
+    ]
+    found = grouping.read(orjson.dumps(answer))
+    assert found == {"KRW-BTC": (10_000, 100_000), "KRW-XRP": ()}
+
+
+@pytest.mark.parametrize(
+    ("levels", "price", "count", "reach", "expected"),
+    [
+        # 30 groups of 10,000 reach 0.21 % of 140 million, those of 100,000 reach 2.1 %
+        ((10_000, 100_000, 1_000_000), 1.4e8, 30, 0.01, 100_000),
+        ((10_000, 100_000, 1_000_000), 1.4e8, 30, 0.002, 10_000),
+        # none reaches so far: the widest
+        ((10_000, 20_000), 1.4e8, 30, 0.01, 20_000),
+        # 30 ticks of 1 KRW are 2 % of 1,450
+        ((10, 100), 1450.0, 30, 0.01, None),
+        ((), 1.4e8, 30, 0.01, None),
+    ],
+)
+def test_the_finest_groups_that_reach_far_enough_are_chosen(
+    levels: tuple[float, ...], price: float, count: int, reach: float, expected: float | None
+) -> None:
+    grouping = exchange("upbit").GROUPING
+    assert grouping is not None
+    assert grouping.finest(levels, price, count, reach) == expected
+
+
+def test_a_frame_of_price_groups_has_a_kind_of_its_own() -> None:
+    for name, single, grouped in (("upbit", b"0", b"1E+4"), ("bithumb", b"1", b"10000")):
+        frame = b'{"ty":"orderbook","cd":"KRW-BTC","lv":%s}'
+        assert exchange(name).label(frame % single).kinds == ("orderbook",)
+        assert exchange(name).label(frame % grouped).kinds == ("orderbook.10000",)
 
 
 def test_binance_streams_go_into_the_url_and_the_rest_into_frames() -> None:

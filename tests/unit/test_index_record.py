@@ -102,7 +102,8 @@ def stored_rows(case: dict[str, Any]) -> list[Row]:
 def earlier(row: Row, table: Table = INDEX_TICK) -> Row:
     """Return a tick's row as earlier versions stored it, with its parts as JSON."""
     if row.table == "index_venue":
-        return row
+        columns = {name: value for name, value in row.columns.items() if name != "grouped_from"}
+        return Row(row.table, row.at_ns, row.symbols, columns)
     left_out = PART_NAMES.union(ADDED)
     symbols = {name: value for name, value in row.symbols.items() if name not in left_out}
     columns = {name: value for name, value in row.columns.items() if name not in left_out}
@@ -199,6 +200,9 @@ def without_added(text: bytes) -> Any:
     """Return an answer without the fields that the recorded version did not have, all null."""
     found = orjson.loads(text)
     for one in (found, found.get("index", {})):
+        for name in ("constituents", "used", "excluded", "fx_venues"):
+            for venue in one.get(name, ()):
+                assert venue.pop("grouped_from") is None
         for name in ADDED:
             assert one.pop(name, None) is None
     return found

@@ -482,6 +482,7 @@ class Probe:
             }
             self._add(f"answers have {header}", True, all(used.values()), f"{used}")
         await self._check_bad_code(symbols[0])
+        await self._check_groups(symbols)
 
     async def _check_facts(self) -> None:
         for source in self.exchange.FACTS:
@@ -556,6 +557,18 @@ class Probe:
             age_s = (now_ns() - read[-1].exchange_ns) / SECOND_NS if read else 0
             good = span_ns <= DAY_NS and age_s < 2 * 86_400
             self._add(name, bool(read), good, f"{len(read)} trades, newest {age_s:.0f} s old")
+
+    async def _check_groups(self, symbols: list[str]) -> None:
+        grouping = self.exchange.GROUPING
+        if grouping is None or grouping.request is None or grouping.read is None:
+            return
+        name = "list of price groups by REST"
+        try:
+            found = grouping.read(await self._fetcher.get(grouping.request(symbols)))
+        except (RefusedError, *UNREADABLE) as error:
+            self._add(name, True, False, f"{error!r}")
+        else:
+            self._add(name, True, any(found.values()), f"{len(found)} markets")
 
     async def _check_bad_code(self, symbol: str) -> None:
         name, request = self.exchange.bad_request(symbol)

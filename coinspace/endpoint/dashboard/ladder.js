@@ -48,13 +48,17 @@ export class Ladder {
   }
 }
 
-/** Show the colours and names of a book's exchanges. */
+/** Show the colours and names of a book's exchanges, and where their price groups begin. */
 export function showLegend(node, book) {
-  const names = [...new Set(book.venues.map((one) => one.exchange))];
+  const names = [...new Set(book.venues.map((one) => one.exchange))].map((exchange) => {
+    const from = book.venues.filter((one) => one.exchange === exchange && one.grouped_from).map((one) => +one.grouped_from);
+    return [exchange, from.length ? ` ~ ${(Math.min(...from) * 100).toFixed(1)}%` : ""];
+  });
   if (node.dataset.names === names.join()) return;
   node.dataset.names = names.join();
-  node.replaceChildren(...names.map((exchange) => {
-    const entry = element("span", "", exchange);
+  node.replaceChildren(...names.map(([exchange, groups]) => {
+    const entry = element("span", "", exchange + groups);
+    if (groups) entry.title = t("groups");
     const mark = element("i", "");
     mark.style.setProperty("--c", venueColour(exchange));
     entry.prepend(mark);
@@ -92,12 +96,14 @@ function fill(rows, levels, most, format) {
     one.node.style.visibility = level ? "visible" : "hidden";
     if (!level) return;
     one.price.textContent = format.price(level.price);
-    one.size.textContent = format.size(level.size);
+    // a sum over a range of prices
+    const grouped = level.venues.some((venue) => venue.grouped);
+    one.size.textContent = (grouped ? "~" : "") + format.size(level.size);
     one.total.textContent = format.total(totals[i]);
     // scaled, not resized: the browser lays nothing out again
     one.fill.style.transform = `scaleX(${totals[i] / most})`;
     one.fill.style.background = stripes(level);
-    one.node.title = level.venues.map((venue) => `${venue.venue} ${venue.size}`).join("\n");
+    one.node.title = level.venues.map((venue) => `${venue.venue} ${venue.grouped ? "~" : ""}${venue.size}`).join("\n");
   });
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,18 +66,32 @@ def consolidated(
         status=NO_VALUE if not usable else "ok" if len(usable) == len(names) else "degraded",
         currency=CURRENCY,
         fx=price_text(aggregate.fx.rate),
-        bids=grouped(bids, names, levels),
-        asks=grouped(asks, names, levels),
+        bids=grouped(bids, names, levels, _limits(aggregate, True)),
+        asks=grouped(asks, names, levels, _limits(aggregate, False)),
         depth=depths(bids, asks, within),
         profile=profile(bids, asks, names),
         venues=_venues(context, asset, aggregate),
     )
 
 
-def grouped(side: Side, names: list[str], limit: int) -> list[Level]:
+def _limits(aggregate: Aggregate, is_bids: bool) -> Sequence[float | None]:
+    # each venue's first price group in index currency, as the ladder has it
+    found: list[float | None] = []
+    for one in aggregate.venues if aggregate.groups else ():
+        groups = aggregate.groups.get(one.name)
+        price = None if groups is None else groups.bid if is_bids else groups.ask
+        found.append(None if price is None or one.fx is None else price / one.fx)
+    return found
+
+
+def grouped(
+    side: Side, names: list[str], limit: int, limits: Sequence[float | None] = ()
+) -> list[Level]:
     """Return the best `limit` prices of a side; equal prices are one level.
 
-    Args: side: prices sorted best first, sizes, venue indices into `names`.
+    Args:
+        side: prices sorted best first, sizes, venue indices into `names`.
+        limits: each venue's price from which on its levels are price groups, () = there are none.
     """
     prices, sizes, venues = side
     found: list[Level] = []
@@ -86,7 +102,8 @@ def grouped(side: Side, names: list[str], limit: int) -> list[Level]:
     for price, size, venue in zip(
         prices[:head].tolist(), sizes[:head].tolist(), venues[:head].tolist(), strict=True
     ):
-        part = VenueSize(names[venue], decimal(size) or "0")
+        begin = limits[venue] if limits else None
+        part = VenueSize(names[venue], decimal(size) or "0", _beyond(price, begin, prices[0]))
         if price == last:
             total += size
             found[-1].venues.append(part)
@@ -98,6 +115,13 @@ def grouped(side: Side, names: list[str], limit: int) -> list[Level]:
         text = price_text(price) or "0"
         found.append(Level(price=text, size=decimal(size) or "0", venues=[part]))
     return found
+
+
+def _beyond(price: float, begin: float | None, best: float) -> bool:
+    # whether a level lies at or behind a venue's first group, seen from the best price of the side
+    if begin is None:
+        return False
+    return price <= begin if begin < best else price >= begin
 
 
 def depths(bids: Side, asks: Side, within: float | None = None) -> list[Depth]:
@@ -158,6 +182,8 @@ def _venues(context: Context, asset: str, aggregate: Aggregate) -> list[Constitu
             mid=one.mid,
             age_ms=one.age_ms(aggregate.ts_ns),
         )
+        groups = aggregate.groups.get(one.name)
+        facts.grouped_from = None if groups is None else groups.begin(one.native_mid)
         part = judged.get(one.name)
         if part is not None:
             facts.used, facts.reason, facts.share = part.used, part.reason, part.share

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any, ClassVar, NamedTuple
 
+from coinspace.exchanges.korean import tick_of
 from coinspace.market import Market
 from coinspace.simulator.markets.book import Side
 from coinspace.simulator.markets.market import (
@@ -31,23 +32,6 @@ from coinspace.simulator.markets.spelling import (
 
 DAY_S = 86_400
 KST_S = 9 * 3600
-# lowest price of a tick size, and the tick size, in KRW
-TICKS = (
-    (1_000_000, 1000.0),
-    (500_000, 500.0),
-    (100_000, 100.0),
-    (50_000, 50.0),
-    (10_000, 10.0),
-    (5_000, 5.0),
-    (100, 1.0),
-    (10, 0.1),
-    (1, 0.01),
-    (0.1, 0.001),
-    (0.01, 0.0001),
-    (0.001, 0.00001),
-    (0.0001, 0.000001),
-    (0.00001, 0.0000001),
-)
 REPEATS = 0.42
 # bases with fewer orders than units, so that padding occurs
 THIN = {"SOL"}
@@ -72,7 +56,7 @@ class Variant(NamedTuple):
     simple: bool = False
     listed: bool = False
     units: int = 30
-    level: int = 0
+    level: float = 0
     stream_type: str = "REALTIME"
 
 
@@ -156,9 +140,7 @@ class KoreanMarket(SimulatedMarket):
 
     def _measure(self) -> None:
         price = self.worth()
-        tick = next((size for least, size in TICKS if price >= least), 0.00000001)
-        if self.market.quote != "KRW":
-            tick = 1e-8
+        tick = tick_of(price) if self.market.quote == "KRW" else 1e-8
         decimals = 0
         while tick < 0.999:
             tick *= 10
@@ -170,12 +152,16 @@ class KoreanMarket(SimulatedMarket):
         self.half_spread = max(0.5, 20e-6 / relative)
         self.thinning = 0.004 if relative < 100e-6 else 0.0
 
-    def levels_supported(self) -> tuple[int, ...]:
-        """Return the groupings, in KRW, that a subscription may ask for."""
+    def levels_supported(self) -> tuple[float, ...]:
+        """Return the groupings that a subscription may ask for: widths of a group in KRW."""
         if self.market.quote != "KRW":
             return (self.default_level,)
-        whole = max(1, self.tick // 10**self.price_decimals)
-        return (self.default_level, *(whole * times for times in self.grouping))
+        return (self.default_level, *(round(self.tick_price * n, 8) for n in self.grouping))
+
+    def group_units(self, level: float) -> int:
+        """Return the width of a grouping in units of the price."""
+        scale: int = 10**self.price_decimals
+        return round(level * scale)
 
     def _top(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         return self.asks.top(self.depth), self.bids.top(self.depth)
@@ -192,6 +178,8 @@ class KoreanMarket(SimulatedMarket):
     def snapshot(self, kind: str) -> Event | None:
         if kind == "orderbook":
             return Event(self, kind, self.now_ns, (*self.top, self.book_time()))
+        if kind not in ("trade", "ticker"):
+            return None
         return Event(self, kind, self.now_ns, self.recent[-1]) if self.recent else None
 
     def book_time(self) -> int:
@@ -223,8 +211,8 @@ class KoreanMarket(SimulatedMarket):
         bids = [(self.price_units(tick), size) for tick, size in bids[: variant.units]]
         return asks, bids, when
 
-    def _grouped(self, level: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        step = level * 10**self.price_decimals
+    def _grouped(self, level: float) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        step = self.group_units(level)
         both = []
         for side in (self.asks, self.bids):
             groups: dict[int, int] = {}
@@ -265,7 +253,7 @@ class KoreanMarket(SimulatedMarket):
             "tbs": short(sum(size for _, size in bids), self.size_decimals),
             "obu": f"[{self._units_text(asks, bids, n, variant.simple, spell)}]",
             "st": f'"{variant.stream_type}"',
-            "lv": str(variant.level),
+            "lv": f"{variant.level:.15g}",
         }
         fields = [(BOOK_KEYS[key], key, texts[key]) for key in self.book_order]
         return self._object("orderbook", fields, variant.simple)
@@ -426,6 +414,15 @@ class BithumbMarket(KoreanMarket):
     trades = 2.0
     levels = 160
     premium = 0.0003
+
+    def levels_supported(self) -> tuple[float, ...]:
+        """Return the groupings that a subscription may ask for, in ticks."""
+        if self.market.quote != "KRW":
+            return (self.default_level,)
+        return (self.default_level, *self.grouping)
+
+    def group_units(self, level: float) -> int:
+        return round(level * self.tick)
 
     def __init__(self, engine: World, exchange: str, market: Market, symbol: str) -> None:
         # ids have 19 digits and do not give the order of trades; each market starts at another one
