@@ -21,7 +21,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.frames import INPUT, frames
-from benchmarks.measure import Result, checked
+from benchmarks.measure import Result
 from benchmarks.native import limits
 from benchmarks.processes import (
     ENVIRONMENT,
@@ -129,12 +129,12 @@ def other(*command: str) -> float:
             return cost_of(report_of("benchmarks.pipelines", *arguments), count())
 
 
-def cryptofeed(port: int, python: str) -> float:
-    """Run cryptofeed's pipeline in its own environment; returns CPU ns per frame."""
+def cryptofeed(port: int) -> float:
+    """Run cryptofeed's pipeline; returns CPU ns per frame."""
     with tempfile.TemporaryDirectory(prefix="cs-") as folder:
         endpoint = f"ipc://{folder}/peer.ipc"
         with drained(endpoint, "bind") as count:
-            report = report_of("benchmarks.peers.pipeline", str(port), endpoint, python=python)
+            report = report_of("benchmarks.peers.pipeline", str(port), endpoint)
             return cost_of(report, count())
 
 
@@ -147,8 +147,8 @@ def stage_limits(port: int, frame_size: int) -> float:
     return float(receive["cpu_ns"]) + parse + send
 
 
-def measure(peers: str | None = None) -> Result:
-    """Measure all pipelines. Args: peers: the Python of the environment with cryptofeed."""
+def measure(*, peers: bool = False) -> Result:
+    """Measure all pipelines. Args: peers: with cryptofeed's."""
     limits()
     sizes = [len(framed(frame)) for frame in frames(KIND)]
     size = sum(sizes) // len(sizes)
@@ -160,7 +160,7 @@ def measure(peers: str | None = None) -> Result:
             LIMIT: lambda: stage_limits(port, size),
         }
         if peers:
-            candidates[CRYPTOFEED] = lambda: cryptofeed(port, peers)
+            candidates[CRYPTOFEED] = lambda: cryptofeed(port)
         timing = interleaved(candidates, ROUNDS)
     case = "socket → parse → book → bus → subscriber" + (", cryptofeed" if peers else "")
     result = Result("end to end", case, "CPU ns/frame", f"{INPUT}, Upbit SIMPLE, {size} B", timing)
@@ -182,5 +182,4 @@ def measure(peers: str | None = None) -> Result:
     return result
 
 
-if __name__ == "__main__":
-    checked(partial(measure, *sys.argv[1:]))
+measure_peers = partial(measure, peers=True)

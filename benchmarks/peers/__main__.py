@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 
 from benchmarks.measure import measured, print_result
+from benchmarks import pipeline
 from benchmarks.peers import book, parse
 
 
 def main() -> int:
     parse.prepare()
     failed = False
-    for one in (*parse.MEASURES, *book.MEASURES):
+    for one in (*parse.MEASURES, *book.MEASURES, pipeline.measure_peers):
         result = measured(one)
         print_result(result)
         failed = failed or bool(result.failures)
