@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.counts import allocations, instructions, missing
 from benchmarks.frames import INPUT
-from benchmarks.measure import Benchmark, Result, gated
+from benchmarks.measure import Bench, Result, gated
 
 STAGE = "parse"
 # kind -> numbers of one frame, gate and goal of instructions per number
@@ -32,7 +32,7 @@ counted_allocations = cache(allocations)
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_instructions(benchmark: Benchmark, kind: str) -> None:
+def test_instructions(bench: Bench, kind: str) -> None:
     if reason := missing("instructions"):
         pytest.skip(reason)
 
@@ -51,10 +51,10 @@ def test_instructions(benchmark: Benchmark, kind: str) -> None:
         )
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)
 
 
-def test_allocations(benchmark: Benchmark) -> None:
+def test_allocations(bench: Bench) -> None:
     if reason := missing("allocations"):
         pytest.skip(reason)
 
@@ -72,4 +72,4 @@ def test_allocations(benchmark: Benchmark) -> None:
                 assert not others, f"{name}: {others} allocations by other threads"
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)

@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.frames import each
-from benchmarks.measure import Benchmark, Result, gated
+from benchmarks.measure import Bench, Result, gated
 from coinspace._ext.curve import OK, Curve
 from coinspace._ext.ladder import Ladder, VenueBook
 from coinspace.bench.measure import OURS, ROUNDS, compare
@@ -217,7 +217,7 @@ def candidates(venues: int, levels: int) -> dict[str, Callable[[], object]]:
 
 
 @pytest.mark.parametrize(("levels", "rounds"), [(30, ROUNDS), (1000, ROUNDS // 3)])
-def test_value(benchmark: Benchmark, levels: int, rounds: int) -> None:
+def test_value(bench: Bench, levels: int, rounds: int) -> None:
     def measure() -> Result:
         calls = candidates(3, levels)
         timing = compare(calls, events=variants(3, levels), rounds=rounds)
@@ -226,4 +226,4 @@ def test_value(benchmark: Benchmark, levels: int, rounds: int) -> None:
         result.ratio("plain Python", gate=55)
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)

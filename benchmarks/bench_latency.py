@@ -23,7 +23,7 @@ from pathlib import Path
 import uvloop
 import zmq
 
-from benchmarks.measure import Benchmark, Result, gated
+from benchmarks.measure import Bench, Result, gated
 from benchmarks.pipeline import PAYLOAD_SIZE
 from benchmarks.processes import bus_endpoint, running, streaming, upbit_at
 from benchmarks.stream import PACED_BASE_MS
@@ -207,5 +207,5 @@ def measure() -> Result:
     return result
 
 
-def test_latency(benchmark: Benchmark) -> None:
-    gated(benchmark, measure)
+def test_latency(bench: Bench) -> None:
+    gated(bench, measure)
