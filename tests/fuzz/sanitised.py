@@ -2,7 +2,7 @@
 
 The normal build stays as it is: sources are copied to build/asan, compiled there, and run in a
 child process with the sanitiser's runtime preloaded. `build` compiles the parsers for the fuzzer,
-`build_all` every module for the tests of them.
+`build_all` every module for the tests of them, with the number reader of other processors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "asan"
-PORTABLE = ROOT / "build" / "asan-portable"
 WHOLE = ROOT / "build" / "asan-all"
 EDGES = "edges.so"
 # only modules that the parsers need, so that the build takes seconds
@@ -59,23 +58,22 @@ def _drop_old(folder: Path) -> None:
                 path.unlink()
 
 
-def build(folder: Path = FOLDER, march: str | None = None) -> None:
+def build() -> None:
     """Compile the parsers with the sanitisers; quick when nothing changed.
 
-    Args: march: the processor; "" = the compiler's default, for the portable number reader.
     Raises: RuntimeError with the compiler's output.
     """
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        _copy(ROOT / name, folder / name)
+        _copy(ROOT / name, FOLDER / name)
     for name in ("__init__.py", "errors.py", "_ext/__init__.py"):
-        _copy(ROOT / "coinspace" / name, folder / "coinspace" / name)
+        _copy(ROOT / "coinspace" / name, FOLDER / "coinspace" / name)
     for path in (ROOT / "ext").rglob("*.*"):
         if path.stem in MODULES or path.suffix == ".h":
-            _copy(path, folder / path.relative_to(ROOT))
-    _drop_old(folder)
-    _compile(folder, "asan", march)
+            _copy(path, FOLDER / path.relative_to(ROOT))
+    _drop_old(FOLDER)
+    _compile(FOLDER, "asan")
     source = str(Path(__file__).with_name("edges.c"))
-    edges = str(folder / EDGES)
+    edges = str(FOLDER / EDGES)
     subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", edges, source], check=True)
 
 
@@ -89,7 +87,8 @@ def build_all() -> None:
             if kept and "node_modules" not in path.parts:
                 _copy(path, WHOLE / path.relative_to(ROOT))
     _drop_old(WHOLE)
-    _compile(WHOLE, "checked")
+    # the compiler's default processor has no vector path
+    _compile(WHOLE, "checked", march="")
 
 
 def _compile(folder: Path, mode: str, march: str | None = None) -> None:

@@ -19,9 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPILED = sorted(path.stem for path in (ROOT / "ext").rglob("*.pyx"))
 # tests that start no process: those of input from outside, and others
 OUTSIDE = (
+    "fuzz/test_differential.py",
     "property/test_ladder.py",
     "property/test_lines.py",
     "property/test_message.py",
+    "property/test_number.py",
     "unit/test_aggregate.py",
     "unit/test_journal.py",
     "unit/test_message.py",
@@ -32,7 +34,6 @@ OUTSIDE = (
 FURTHER = (
     "property/test_index_properties.py",
     "property/test_levels.py",
-    "property/test_number.py",
     "property/test_orderbook.py",
     "unit/test_collector_orderbook.py",
     "unit/test_collector_policies.py",

@@ -160,6 +160,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.parametrize("extended", ["upbit"], indirect=True)
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_module_that_cannot_be_used_is_named_and_left_out(
     extended: dict[str, str], tmp_path: Path, name: str
