@@ -10,7 +10,8 @@ from functools import cache
 
 import pytest
 
-from benchmarks.counts import allocations, instructions, missing
+from benchmarks.bench_index import INPUT as INPUT_OF_VALUES
+from benchmarks.counts import COUNT_SLACK, allocations, counted_instructions, missing
 from benchmarks.frames import INPUT
 from benchmarks.measure import Bench, Result, gated
 
@@ -23,11 +24,10 @@ NUMBERS = {
     "binance-depth20": (80, 105.0, 85.0),
     "binance-diff": (96, 105.0, 85.0),
 }
+# levels of three venues -> gate and goal of instructions a level
+VALUES = {30: (200.0, 150.0), 1000: (125.0, 100.0)}
 ALLOCATIONS = {"parse": 0.0, "book": 0.0, "bus": 1.0}
-# one Python object more or less in the interpreter's own work
-COUNT_SLACK = 0.02
 
-counted_instructions = cache(instructions)
 counted_allocations = cache(allocations)
 
 
@@ -44,6 +44,29 @@ def test_instructions(bench: Bench, kind: str) -> None:
         result.check(
             "instructions per number",
             count / numbers,
+            gate=gate,
+            goal=goal,
+            better="lower",
+            slack=COUNT_SLACK,
+        )
+        return result
+
+    gated(bench, measure)
+
+
+@pytest.mark.parametrize("levels", VALUES)
+def test_instructions_of_a_value(bench: Bench, levels: int) -> None:
+    if reason := missing("instructions"):
+        pytest.skip(reason)
+
+    def measure() -> Result:
+        gate, goal = VALUES[levels]
+        count = counted_instructions()[f"index 3 × {levels}"]
+        result = Result("index", f"3 × {levels}, instructions", "instructions", INPUT_OF_VALUES)
+        result.figures = {"per value": count}
+        result.check(
+            "instructions per level",
+            count / (2 * 3 * levels),
             gate=gate,
             goal=goal,
             better="lower",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 from click.testing import CliRunner
 
 from benchmarks import history
+from benchmarks.headlines import headlines
 from coinspace.bench import commands as bench
 from coinspace.bench import profile, runs
 from coinspace.bench.runs import simulated
@@ -86,6 +88,18 @@ def test_history_names_what_became_worse_than_in_the_run_before(tmp_path: Path) 
     # the ratio shows it; the cost counts only where there is none
     assert [one.split(",")[0] for one in found] == ["parse", "index"]
     assert "since 2" in found[0]
+
+
+def test_the_report_begins_with_the_lines_of_what_was_measured() -> None:
+    row: dict[str, Any] = {
+        "stage": "parse",
+        "case": "upbit-book",
+        "medians": {"CoinSpace": 500.0, "orjson.loads": 6000.0},
+        "ratios": {"CoinSpace": 1.0, "orjson.loads": 12.0},
+        "checks": [],
+    }
+    lines = [line for line in headlines([row]) if line.startswith("| ")][1:]
+    assert lines == ["| parse an Upbit book | 500 ns | orjson.loads, 6.00 µs | 12.0 × | 11.0 × |"]
 
 
 def test_compare_shows_the_change_and_fails_on_request(tmp_path: Path) -> None:
