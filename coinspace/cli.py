@@ -50,7 +50,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "Replace running processes without losing data.",
             "coinspace restart collectors",
         ),
-        "reload": Command("restart", "Apply changed alerts without a restart.", "coinspace reload"),
+        "reload": Command(
+            "restart", "Apply changed markets, assets and alerts.", "coinspace reload"
+        ),
         "status": Command(
             "observe.commands", "Show each process's state.", "coinspace status --json"
         ),

@@ -47,6 +47,7 @@ from coinspace.errors import ConfigError, MarketError
 from coinspace.exchanges import EXCHANGES, UNUSABLE, every
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.settings import ExchangeSettings
+from coinspace.files import replace_file
 from coinspace.market import ASSETS, RATED_QUOTES, Market
 from coinspace.plain_options import config_option as config_option
 
@@ -62,12 +63,26 @@ WORKERS = (
 RATE_COLLECTOR = "fx-collector"
 # runs where alerts have rules
 ALERTER = "alerter"
+# storage workers that share one stream
+STORAGE_WORKERS_LIMIT = 4
+
+
+def storage_worker(kind: str, number: int) -> str:
+    """Return the name of a storage worker; the first one has no number."""
+    return kind if number == 1 else f"{kind}-{number}"
+
+
 PROCESSES = (
     *(f"{kind}-{exchange}" for kind in COLLECTORS for exchange in EXCHANGES),
     *WORKERS,
     "questdb",
     RATE_COLLECTOR,
     ALERTER,
+    *(
+        storage_worker(kind, number)
+        for number in range(2, STORAGE_WORKERS_LIMIT + 1)
+        for kind in WORKERS[:2]
+    ),
 )
 # markets that enter the index by default, as in the methodology
 CONSTITUENTS = tuple(
@@ -90,7 +105,11 @@ PORTS_EACH = 3
 # of the private server that other hosts use, where the settings name none
 SHARED_PORTS = {"http": 9000, "pg": 8812}
 # the processes that use the database
-DATABASE_USERS = (*WORKERS[:2], *WORKERS[3:], ALERTER)
+DATABASE_USERS = (
+    *(name for name in PROCESSES if "-storage-worker" in name),
+    *WORKERS[3:],
+    ALERTER,
+)
 
 
 def _process(name: str) -> str:
@@ -323,6 +342,23 @@ class JournalSettings(Section):
         return self
 
 
+class StreamSettings(Section):
+    """JetStream streams behind the live bus on NATS: they keep messages until they are stored."""
+
+    enabled: bool = False
+    """collectors send their journals to the streams, and storage workers read these"""
+    replicas: Annotated[int, Field(ge=0, le=5)] = 0
+    """servers that have each message; 0 = three where bus.url has three servers, otherwise one"""
+    max_bytes: Annotated[int, Field(ge=1 << 20)] = 4 << 30
+    """bytes per stream that no storage worker has taken; beyond it messages wait in the journals"""
+    batch_bytes: Annotated[int, Field(ge=1 << 12, le=8 << 20)] = 1 << 18
+    """messages that are sent as one; less where the servers accept less"""
+    batch_ms: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """age of a batch when it is sent"""
+    ack_wait_s: Annotated[int, Field(ge=1, le=3600)] = 30
+    """another storage worker takes a batch of one that has not been heard of for so long"""
+
+
 class StoragePolicy(Section):
     """What is stored of some markets; trades, states and rates are always stored."""
 
@@ -391,6 +427,8 @@ class StorageSettings(Section):
     """threads in each of the private server's pools"""
     server_options: Annotated[dict[str, str], Names(str.upper)] = {}
     """more settings of the private server, QDB_NAME = value"""
+    workers: Annotated[int, Field(ge=1, le=STORAGE_WORKERS_LIMIT)] = 1
+    """storage workers of each kind; more than one share the streams"""
     batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 1000
     batch_ms: Annotated[int, Field(ge=1, le=60_000)] = 1000
     """age of a batch when it is sent; fewer commits load the server less"""
@@ -586,6 +624,13 @@ def _asset(text: str) -> str:
     return name
 
 
+def _is_asset(text: str) -> bool:
+    try:
+        return _asset(text) == text
+    except ValueError:
+        return False
+
+
 def _asset_or_pattern(text: str) -> str:
     name = text.strip().upper()
     if "*" in name:
@@ -606,6 +651,10 @@ def _changes(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 _Changes = Annotated[dict[str, Any], Names(like=IndexParameters), AfterValidator(_changes)]
+
+
+# an index takes about 200 KB over all processes; no exchange lists more coins
+MOST_ASSETS = 5000
 
 
 class IndexSettings(Section):
@@ -673,6 +722,25 @@ class IndexSettings(Section):
         ]
         self.assets = named + found
         self._shared = frozenset(found)
+
+    def admit(self, asset: str) -> bool:
+        """Give an asset of a pattern an index from now on; return whether it is new.
+
+        The list of assets stays the same object, so that everything that has it knows the asset.
+        """
+        if (
+            asset in self.assets
+            or not (self.may_have(asset) and _is_asset(asset))
+            or len(self.assets) >= MOST_ASSETS
+        ):
+            return False
+        self.assets.append(asset)
+        self._shared |= {asset}
+        return True
+
+    def is_shared(self, asset: str) -> bool:
+        """Return whether a pattern brought an asset in."""
+        return asset in self._shared
 
     def may_have(self, asset: str) -> bool:
         """Return whether an asset has an index, or may have one by a pattern."""
@@ -878,6 +946,7 @@ class Settings(Section):
     )
     bus: BusSettings = Field(default_factory=BusSettings)
     journal: JournalSettings = Field(default_factory=JournalSettings)
+    streams: StreamSettings = Field(default_factory=StreamSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
     rates: RatesSettings = Field(default_factory=RatesSettings)
@@ -918,6 +987,11 @@ class Settings(Section):
             *((f"{kind}-{name}", [kind, name]) for kind in COLLECTORS for name in self.collected),
             *((name, [name]) for name in (RATE_COLLECTOR,) if self.rates.sources),
             *((name, [name]) for name in WORKERS),
+            *(
+                (storage_worker(kind, number), [kind, "--number", str(number)])
+                for number in range(2, self.storage.workers + 1)
+                for kind in WORKERS[:2]
+            ),
             *((name, [name]) for name in (ALERTER,) if self.alerts.rules),
         ]
         return [one for one in found if not self.hosts or one[0] in self._host_of]
@@ -1022,6 +1096,16 @@ def read_venues(data: Path) -> dict[str, int]:
         ) from None
 
 
+def keep_venues(data: Path, venues: Mapping[str, int]) -> None:
+    """Write the file that `read_venues` reads. Raises: ConfigError."""
+    path = venues_path(data)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, orjson.dumps(venues, option=orjson.OPT_INDENT_2))
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a place to write, {error.strerror}") from None
+
+
 def _variables() -> dict[str, str]:
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
     found = {}
@@ -1078,6 +1162,12 @@ def _hosts(settings: Settings) -> Iterator[tuple[str, str]]:
 def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     # checks that need several sections: (place, problem)
     yield from _hosts(settings)
+    if settings.streams.enabled and not settings.bus.url:
+        yield "streams.enabled", "expected bus.url, as streams are kept by NATS servers"
+    if settings.streams.enabled and not settings.journal.enabled:
+        yield "streams.enabled", "expected journal.enabled, as streams are filled from the journals"
+    if settings.storage.workers > 1 and not settings.streams.enabled:
+        yield "storage.workers", "expected 1 without streams.enabled, as workers share the streams"
     for source in settings.rates.sources:
         if source in KEYED_SOURCES and not settings.rates.key(source):
             yield f"rates.keys.{source}", f"expected a key, as rates.sources names {source}"

@@ -7,13 +7,15 @@ for the assets of the index, whose names on an exchange are known.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
 from coinspace.config import CONSTITUENTS, IndexSettings, Settings
 from coinspace.exchanges import EXCHANGES
-from coinspace.exchanges.identity import assets_of, names_of
+from coinspace.exchanges.identity import assets_of, identity, names_of
 from coinspace.market import FX_MARKET, RATED_QUOTES, Market
+from coinspace.method.parameters import CURRENCIES, region_of
 
 
 def named(settings: Settings, exchange: str) -> list[str]:
@@ -70,6 +72,25 @@ def assets_with(index: IndexSettings, exchange: str, market: Market) -> tuple[st
     if not counts(index, exchange, market):
         return ()
     return tuple(one for one in assets_of(exchange, market.base) if one in index.assets)
+
+
+def venues_of(
+    index: IndexSettings, markets: Iterable[tuple[str, Market]], at_ns: int
+) -> dict[str, int]:
+    """Return asset -> number of those (exchange, market) that may enter its composite.
+
+    Assets without a venue in each region are left out where the index needs one. Assets with more
+    venues come first, then those that stand first.
+    """
+    venues: Counter[str] = Counter()
+    regions: dict[str, set[str]] = defaultdict(set)
+    for exchange, market in markets:
+        if counts(index, exchange, market):
+            asset = identity(exchange, market.base, at_ns).asset
+            venues[asset] += 1
+            regions[asset].add(region_of(exchange, market.quote))
+    needed = set(CURRENCIES) if index.parameters.regions == "default" else set()
+    return {asset: n for asset, n in venues.most_common() if regions[asset] >= needed}
 
 
 def assets_of_markets(index: IndexSettings, markets: Iterable[tuple[str, Market]]) -> list[str]:

@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import json
 import os
 import signal
 import socket
@@ -23,7 +24,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import IO
 
-import orjson
 import structlog
 from setproctitle import setproctitle
 
@@ -108,7 +108,7 @@ def _fork() -> int:
 
 def _become(request: bytes, fds: list[int]) -> None:
     """Make this process what the request describes."""
-    asked = orjson.loads(request)
+    asked = json.loads(request)
     os.setsid()
     for number, fd in enumerate(fds, 1):
         os.dup2(fd, number)
@@ -116,7 +116,8 @@ def _become(request: bytes, fds: list[int]) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.argv[1:] = asked["arguments"]
-    setproctitle(" ".join([sys.executable, "-m", "coinspace", *sys.argv[1:]]))
+    title = " ".join([sys.executable, "-m", "coinspace", *sys.argv[1:]])
+    setproctitle(title.encode(errors="replace").decode())
 
 
 class Forked:
@@ -189,7 +190,9 @@ class ForkServer:
 
         Raises: OSError when the process cannot be started.
         """
-        request = orjson.dumps({"arguments": list(arguments), "environment": environment})
+        # not orjson: bytes that are no UTF-8 are lone surrogates in names of files and in variables
+        described = {"arguments": list(arguments), "environment": environment}
+        request = json.dumps(described).encode()
         async with self._one:
             with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
                 readers: list[IO[bytes]] = []

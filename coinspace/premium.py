@@ -72,7 +72,8 @@ def _columns(basis: str) -> tuple[Column, ...]:
         ),
         Column("left", 7, 6, lambda row: percent(_part(row, "trade", basis))),
         Column("", 18, 7, _note),
-        Column("pair", 30, 8, _pair),
+        Column("wallets", 7, 8, lambda row: printable(_part(row, "trade", "transfer") or "", 7)),
+        Column("pair", 30, 9, _pair),
     )
 
 
@@ -177,7 +178,8 @@ def premium(
     """Print the kimchi premium of all assets, or of ASSETS, in percent.
 
     Columns: the premium against USDT and USD, its changes in percentage points, pct (the percentage
-    of the last 24 h at or below it), left (what a trade of 10,000,000 KRW leaves after fees). With
+    of the last 24 h at or below it), left (what a trade of 10,000,000 KRW leaves after fees),
+    wallets (whether the coin can be moved from the first exchange of the pair to the second). With
     --watch, a pipe gets a line per change: time, asset, both premiums.
     """
     from coinspace.client import Client, merged_premiums

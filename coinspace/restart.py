@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import click
 import orjson
 
 from coinspace._ext.message import HEARTBEAT, encode_header
-from coinspace.config import Settings, config_option, load
+from coinspace.config import COLLECTORS, Settings, config_option, load
 from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.text import printable
 
@@ -31,6 +32,11 @@ MESSAGES = encode_header(HEARTBEAT)[0]
 
 # sections that a new process reads; others also concern `coinspace up` itself, or all hosts
 RESTARTED = ("exchanges", "index", "endpoint", "tuning", "journal")
+
+# settings that `reload` applies by new processes, each of which takes over from the old one
+_COLLECTED = re.compile(r"exchanges\.(\w+)\.(markets|depth|snapshot_depth)")
+_ASSETS = ("index.assets", "index.minimum_venues")
+_READERS = ("index-calculator", "orderbook-aggregator", "index-endpoint", "alerter")
 
 Replaced = Callable[[list[str]], AsyncIterator[str]]
 Reloaded = Callable[[], AsyncIterator[str]]
@@ -136,10 +142,10 @@ def restart(roles: tuple[str, ...], config_path: str | None) -> None:
 @click.command()
 @config_option
 def reload(config_path: str | None) -> None:
-    """Apply changed rules and targets of alerts to the running `coinspace up`, as SIGHUP does.
+    """Apply changed markets, depths, assets and alerts to the running `coinspace up`.
 
-    It prints what it has applied. A wrong file changes nothing. Other changes are named with what
-    applies them; exit code 1.
+    It prints what it has applied. SIGHUP does the same. A wrong file changes nothing. Other changes
+    are named with what applies them; exit code 1.
     """
     last: dict[str, str] = {}
     for answer in _asked(load(config_path), {"reload": True}):
@@ -152,7 +158,34 @@ def reload(config_path: str | None) -> None:
 
 def differences(old: Settings, new: Settings) -> list[str]:
     """Return the names of the settings that differ, `alerts.rules.NAME.over`."""
-    return sorted(_differences("", old.model_dump(), new.model_dump()))
+    return sorted(_differences("", _given(old), _given(new)))
+
+
+def _given(settings: Settings) -> dict[str, Any]:
+    # the assets as the configuration names them: those of its patterns change by themselves
+    found = settings.model_dump()
+    found["index"]["assets"] = [*settings.index.named, *settings.index.patterns]
+    return found
+
+
+def readers_of(changed: Iterable[str]) -> list[str]:
+    """Return the processes that read settings which `reload` applies, in order.
+
+    Collectors come first: when one of them cannot take over, nothing has changed yet.
+    """
+    collectors = {
+        f"{kind}-{found[1]}"
+        for one in changed
+        if (found := _COLLECTED.fullmatch(one)) is not None
+        # a depth concerns books only
+        for kind in (COLLECTORS if found[2] == "markets" else COLLECTORS[:1])
+    }
+    return [*sorted(collectors), *_READERS]
+
+
+def is_reloaded(name: str) -> bool:
+    """Return whether `reload` applies a setting by new processes."""
+    return name in _ASSETS or _COLLECTED.fullmatch(name) is not None
 
 
 def _differences(place: str, old: Any, new: Any) -> Iterator[str]:
@@ -164,9 +197,13 @@ def _differences(place: str, old: Any, new: Any) -> Iterator[str]:
         yield from _differences(f"{place}.{name}" if place else name, old.get(name), new.get(name))
 
 
-def refusal(changed: list[str]) -> str:
-    """Return which settings need a restart, and of what."""
-    soft = [one for one in changed if one.startswith(tuple(f"{name}." for name in RESTARTED))]
+def refusal(changed: list[str], whole: Collection[str] = ()) -> str:
+    """Return which settings need a restart, and of what.
+
+    Args: whole: those of them that need a new start of everything.
+    """
+    sections = tuple(f"{name}." for name in RESTARTED)
+    soft = [one for one in changed if one.startswith(sections) and one not in whole]
     hard = [one for one in changed if one not in soft]
     texts = [f"{', '.join(soft)}: `coinspace restart` applies this"] if soft else []
     if hard:

@@ -7,21 +7,16 @@ data folder, so that every process and every command means the same assets until
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import click
 import orjson
 
+from coinspace import constituents
 from coinspace.clock import now_ns
 from coinspace.collector.tools.listing import listed
-from coinspace.config import Settings, collects, config_option, load, venues_path
-from coinspace.constituents import counts
-from coinspace.errors import ConfigError
+from coinspace.config import Settings, collects, config_option, keep_venues, load
 from coinspace.exchanges.exchange import Listing
-from coinspace.exchanges.identity import identity
-from coinspace.files import replace_file
-from coinspace.method.parameters import CURRENCIES, region_of
 
 
 async def find_venues(settings: Settings) -> dict[str, int]:
@@ -37,36 +32,20 @@ async def find_venues(settings: Settings) -> dict[str, int]:
 def venues_of(
     settings: Settings, lists: Mapping[str, Sequence[Listing]], at_ns: int
 ) -> dict[str, int]:
-    """Return asset -> number of its markets that are collected, traded and constituents.
-
-    Assets without a venue in each region are left out where the index needs one. Assets with more
-    venues come first, then those that stand first in the lists.
-    """
-    venues: Counter[str] = Counter()
-    regions: dict[str, set[str]] = defaultdict(set)
-    for exchange, listings in lists.items():
-        for one in listings:
-            if (
-                one.trading
-                and counts(settings.index, exchange, one.market)
-                and collects(settings, exchange, str(one.market))
-            ):
-                asset = identity(exchange, one.market.base, at_ns).asset
-                venues[asset] += 1
-                regions[asset].add(region_of(exchange, one.market.quote))
-    needed = set(CURRENCIES) if settings.index.parameters.regions == "default" else set()
-    return {asset: n for asset, n in venues.most_common() if regions[asset] >= needed}
+    """Return asset -> number of its markets that are collected, traded and constituents."""
+    markets = (
+        (exchange, one.market)
+        for exchange, listings in lists.items()
+        for one in listings
+        if one.trading and collects(settings, exchange, str(one.market))
+    )
+    return constituents.venues_of(settings.index, markets, at_ns)
 
 
 def update(settings: Settings) -> None:
     """Ask the exchanges, keep the answer and use it. Raises: CoinSpaceError."""
     venues = asyncio.run(find_venues(settings))
-    path = venues_path(settings.data)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, orjson.dumps(venues, option=orjson.OPT_INDENT_2))
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a place to write, {error.strerror}") from None
+    keep_venues(settings.data, venues)
     settings.index.share(venues)
 
 
@@ -79,7 +58,7 @@ def assets(asks: bool, as_json: bool, config_path: str | None) -> None:
 
     Patterns in index.assets, such as "*", mean the assets with at least index.minimum_venues
     venues, one of them in each region. `coinspace up` asks the exchanges at its start. A running
-    platform keeps its assets.
+    platform adds assets that become listed, and keeps the others.
     """
     settings = load(config_path)
     if asks:

@@ -46,7 +46,7 @@ from coinspace.observe.health import health_of
 from coinspace.observe.screen import StatusScreen
 from coinspace.options import EXCHANGE
 from coinspace.process import COMMAND, STANDBY
-from coinspace.restart import differences, refusal, serve
+from coinspace.restart import differences, is_reloaded, readers_of, refusal, serve
 from coinspace.simulator.markets.offer import offer, usual_markets, whole_markets
 from coinspace.simulator.rates import SIMULATED_SOURCES
 from coinspace.storage.forecast import forecast
@@ -95,7 +95,7 @@ class Supervisor:
         self.stopping = asyncio.Event()
         self.failure: BaseException | None = None
         self.tasks = Tasks(self.failed, self.restarting)
-        self._replacing = asyncio.Lock()
+        self._replacing, self._reloading = asyncio.Lock(), asyncio.Lock()
         self._started = False
         # the processes that run twice, of which one is the standby
         self.doubled = (
@@ -205,20 +205,53 @@ class Supervisor:
 
         Yields: each setting that was applied.
         Raises: ConfigError for a wrong configuration, which changes nothing, and for changes that
-            need a restart.
+            need a restart. Beside them, only changes of alerts are applied: other processes would
+            read them too.
         """
-        async with self._replacing:
+        async with self._reloading:
             new = load()
             preflight.check_start(new)
             changed = differences(self.settings, new)
-            applied = [one for one in changed if one.startswith("alerts.")]
-            if applied:
-                await self._reload_alerts(new)
+            alerts = [one for one in changed if one.startswith("alerts.")]
+            # with or without markets, an exchange has other processes
+            whole = [
+                f"exchanges.{name}.markets"
+                for name in set(self.settings.collected).symmetric_difference(new.collected)
+            ]
+            live = [one for one in changed if is_reloaded(one) and one not in whole]
+            others = [one for one in changed if one not in (*alerts, *live)]
+            if live and others:
+                raise ConfigError(f"nothing was applied: {refusal(others, whole)}")
+            if alerts:
+                async with self._replacing:
+                    await self._reload_alerts(new)
                 self.settings.alerts = new.alerts
-            for one in applied:
+            for one in alerts:
                 yield one
-            if others := [one for one in changed if one not in applied]:
-                raise ConfigError(refusal(others))
+            if live:
+                await self._reload_markets(new, live)
+            for one in live:
+                yield one
+            if others:
+                raise ConfigError(refusal(others, whole))
+
+    async def _reload_markets(self, new: Settings, changed: list[str]) -> None:
+        before = self.settings.index.patterns
+        if new.index.patterns and new.index.patterns != before:
+            await find_assets(new, self.environment)
+        replaced: list[str] = []
+        for name in readers_of(changed):
+            if name not in self.processes:
+                continue
+            try:
+                await self.replace(name)
+            except ConfigError as error:
+                done = (
+                    f"; applied by {', '.join(replaced)}" if replaced else ", nothing was applied"
+                )
+                raise ConfigError(f"{error}{done}") from None
+            replaced.append(name)
+        self.settings.exchanges, self.settings.index = new.exchanges, new.index
 
     def on_hangup(self) -> None:
         """Read the configuration again; the log says what came of it."""
@@ -632,6 +665,7 @@ only_option = click.option(
 @click.option("--replay", is_flag=True, help="use the recordings FEED… instead of real exchanges")
 @click.option("--seed", default=7, show_default=True, help="seed of the simulated exchanges")
 @click.option("--scenario", default=None, help="scenario of the simulated exchanges")
+@click.option("--fault", "faults", multiple=True, help="with --simulate: a fault of the exchanges")
 @click.option(
     "--markets",
     "offered",
@@ -655,6 +689,7 @@ def up(
     replay: bool,
     seed: int,
     scenario: str | None,
+    faults: tuple[str, ...],
     offered: str | None,
     added: tuple[str, ...],
     seconds: float,
@@ -678,8 +713,8 @@ def up(
     if host is not None:
         os.environ["COINSPACE_HOST"] = host
     settings = load(config_path)
-    if offered and not simulate:
-        raise click.UsageError("expected --simulate with --markets all")
+    if (offered or faults) and not simulate:
+        raise click.UsageError("expected --simulate with --markets all and with --fault")
     if offered:
         os.environ |= whole_markets(settings)
         settings = load(config_path)
@@ -708,6 +743,7 @@ def up(
             "--seed",
             str(seed),
             *(["--scenario", scenario] if scenario else []),
+            *(f"--fault={one}" for one in faults),
             *(["--markets", offered] if offered else []),
         ]
         for exchange, markets in offer(settings).items():

@@ -50,7 +50,10 @@ def without_numbers(text: str) -> str:
 
 def printable(value: object, limit: int = LIMIT) -> str:
     """Return a value as one line: unprintable characters are escaped, a long text is cut."""
-    text = str(value)
+    try:
+        text = str(value)
+    except RecursionError:
+        text = f"({type(value).__name__} that is nested too deep)"
     cut = ""
     if len(text) > limit:
         cut = f"… ({len(text):,} characters)"

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -52,6 +53,20 @@ def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.start()
     yield server.url
     server.close()
+
+
+@pytest.fixture
+def closing() -> Iterator[Callable[[Any], Any]]:
+    """Returns a function that has something closed at the end of the test."""
+    kept: list[Any] = []
+
+    def keep(one: Any) -> Any:
+        kept.append(one)
+        return one
+
+    yield keep
+    for one in reversed(kept):
+        one.close()
 
 
 @pytest.fixture(scope="session")

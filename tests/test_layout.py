@@ -90,6 +90,7 @@ WITHOUT_CLOCK = (
     "aggregator/stage.py",
     "aggregator/venue.py",
     "collector/compare.py",
+    "collector/facts.py",
     "collector/orderbook.py",
     "collector/stage.py",
     "collector/ticker.py",

@@ -27,6 +27,7 @@ class Parser:
     window: int
     day_volume: float
     suspended: bool
+    delisting: int
     flawed: int
     control: int
     malformed: int

@@ -8,8 +8,9 @@ applies at once.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from coinspace.aggregator.consolidate import Consolidator
 from coinspace.aggregator.venue import CLOCK_OFF_NS, Input, Venue
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, STEP_NS, Clock
 from coinspace.config import Settings
-from coinspace.constituents import assets_with, collected, named
-from coinspace.errors import MessageError
+from coinspace.constituents import assets_with, collected, named, venues_of
+from coinspace.errors import MarketError, MessageError
 from coinspace.exchanges.identity import identity, is_renamed, summable
 from coinspace.market import FX_MARKET, Market
 from coinspace.method.aggregate import Aggregate, encode
@@ -53,6 +54,8 @@ class OrderbookAggregator:
         coalesce: at interval 0 an update only requests a tick, and `flush` makes one tick for all
             requests. False = each update is a tick.
         clock: at interval 0, limits the times of ticks, which come from the collectors' hosts.
+        on_assets: called when assets of patterns get an index, with the topics of their books and
+            the number of venues of each asset.
     """
 
     def __init__(
@@ -64,8 +67,10 @@ class OrderbookAggregator:
         heartbeats: bool = True,
         coalesce: bool = False,
         clock: Clock | None = None,
+        on_assets: Callable[[list[bytes], Mapping[str, int]], None] | None = None,
     ) -> None:
         self._settings = settings
+        self._on_assets = on_assets
         self._sink = sink
         self._on_aggregate = on_aggregate
         self._heartbeats = heartbeats
@@ -77,27 +82,24 @@ class OrderbookAggregator:
         self._named: dict[str, Venue] = {}
         # topic of its books -> venue
         self._routes: dict[bytes, Venue] = {}
-        self.assets: dict[str, list[Venue]] = {asset: [] for asset in settings.index.assets}
-        self._interval_of_ns = {
-            asset: settings.index.interval_ms_of(asset) * MILLISECOND_NS for asset in self.assets
-        }
+        self.assets: dict[str, list[Venue]] = {}
+        self._interval_of_ns: dict[str, int] = {}
+        self._lag_ns: dict[str, int] = {}
+        self._consolidators: dict[str, Consolidator] = {}
         # venues whose base name, at least at times, means another asset or a multiple
         self._renamed: set[Venue] = set()
         # venues that a pattern of the configuration includes; venues that an exchange has not
         self._patterned: set[Venue] = set()
         self._absent: set[Venue] = set()
         self.fx_venues: list[Venue] = []
-        self._make_venues(settings)
+        # exchange -> its markets by its collector's heartbeats, without halted ones
+        self._listed: dict[str, frozenset[str]] = {}
+        self._add_assets(settings.index.assets)
         self.fx = FxIndex(
             settings.index.parameters, apart_ns=0 if self.interval_ns else FX_APART_NS
         )
         self.reference = Reference(settings.rates.sources, settings.rates.holidays)
-        self._lag_ns = {
-            asset: int(settings.index.parameters_of(asset).lag_ms * MILLISECOND_NS)
-            for asset in self.assets
-        }
         self._fx_lag_ns = int(settings.index.parameters.lag_ms * MILLISECOND_NS)
-        self._consolidators = {asset: Consolidator(asset) for asset in self.assets}
         self._waiting: deque[tuple[int, Message]] = deque()
         self._waiting_limit = WAITING_LIMIT * max(1, self.interval_ns // SECOND_NS)
         # publisher -> lead of its clock before the ticks at its last heartbeat, ns
@@ -108,7 +110,17 @@ class OrderbookAggregator:
         self.last_ts_ns = 0
         self.counts = dict.fromkeys(COUNTS.split(), 0)
 
-    def _make_venues(self, settings: Settings) -> None:
+    def _add_assets(self, assets: Iterable[str]) -> None:
+        index = self._settings.index
+        for asset in assets:
+            self.assets[asset] = []
+            self._interval_of_ns[asset] = index.interval_ms_of(asset) * MILLISECOND_NS
+            self._lag_ns[asset] = int(index.parameters_of(asset).lag_ms * MILLISECOND_NS)
+            self._consolidators[asset] = Consolidator(asset)
+        self._make_venues()
+
+    def _make_venues(self) -> None:
+        settings = self._settings
         for exchange in settings.exchanges:
             by_name = set(named(settings, exchange))
             for text in collected(settings, exchange):
@@ -120,19 +132,55 @@ class OrderbookAggregator:
                 )
                 if not meant and not is_fx:
                     continue
-                venue = self._venue(exchange, market, meant)
+                venue = self.venues.get((exchange, text)) or self._venue(exchange, market)
+                venue.assets = meant
                 if text not in by_name:
                     self._patterned.add(venue)
                 if is_fx:
-                    self.fx_venues.append(venue)
+                    if venue not in self.fx_venues:
+                        self.fx_venues.append(venue)
                     continue
                 for asset in meant:
-                    self.assets[asset].append(venue)
+                    if venue not in self.assets[asset]:
+                        self.assets[asset].append(venue)
                 if is_renamed(exchange, market.base):
                     self._renamed.add(venue)
         self.fx_venues.sort(key=lambda one: one.name)
         for venues in self.assets.values():
             venues.sort(key=lambda one: one.name)
+
+    def _follow_listings(self, exchange: str, states: Mapping[str, Any], at_ns: int) -> None:
+        """Give assets of patterns an index once enough exchanges list them."""
+        index = self._settings.index
+        markets = frozenset(one for one, state in states.items() if state != "halted")
+        if not index.patterns or markets == self._listed.get(exchange):
+            return
+        self._listed[exchange] = markets
+        venues = venues_of(index, self._listed_markets(), at_ns)
+        added = [
+            asset
+            for asset, n_venues in venues.items()
+            if n_venues >= index.minimum_venues and index.admit(asset)
+        ]
+        if not added:
+            return
+        known = set(self._routes)
+        self._add_assets(added)
+        routes = {topic: one for topic, one in self._routes.items() if topic not in known}
+        # until a collector lists it or a book comes
+        self._absent.update(
+            one
+            for one in self._patterned.intersection(routes.values())
+            if one.market_name not in self._listed.get(one.exchange, ())
+        )
+        if self._on_assets is not None:
+            self._on_assets(list(routes), venues)
+
+    def _listed_markets(self) -> Iterator[tuple[str, Market]]:
+        for exchange, texts in self._listed.items():
+            for text in sorted(texts):
+                with contextlib.suppress(MarketError):
+                    yield exchange, Market.parse(text)
 
     def _summed(self, asset: str, ts_ns: int) -> list[Venue]:
         # offered venues whose name means the asset at that time
@@ -146,8 +194,8 @@ class OrderbookAggregator:
             return venues
         return [one for one in venues if one not in self._absent]
 
-    def _venue(self, exchange: str, market: Market, assets: tuple[str, ...]) -> Venue:
-        venue = Venue(exchange, market, publisher=f"{COLLECTOR}{exchange}", assets=assets)
+    def _venue(self, exchange: str, market: Market) -> Venue:
+        venue = Venue(exchange, market, publisher=f"{COLLECTOR}{exchange}")
         venue.excluded = venue.name in self._settings.index.excluded
         self.venues[exchange, str(market)] = self._named[venue.name] = venue
         self._routes[f"orderbook.{exchange}.{market}.".encode()] = venue
@@ -368,6 +416,8 @@ class OrderbookAggregator:
                     venue.on_heartbeat(lead_ns, max(at_ns, self.last_ts_ns))
         exchange = process.removeprefix(COLLECTOR)
         states = facts.get("states", {})
+        if exchange in self._settings.exchanges and isinstance(states, dict):
+            self._follow_listings(exchange, states, message.published_ns)
         if states:
             # a collector lists all its markets, or none before it knows them
             for venue in self._patterned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import click
 import orjson
@@ -13,7 +14,8 @@ from coinspace.aggregator.stage import COLLECTOR, OrderbookAggregator
 from coinspace.bus.publisher import Publisher
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, ClockSteps, monotonic_ns, now_ns
-from coinspace.config import RATE_COLLECTOR, config_option, load
+from coinspace.config import RATE_COLLECTOR, config_option, keep_venues, load, read_venues
+from coinspace.errors import ConfigError
 from coinspace.files import replace_file
 from coinspace.process import Process, run
 
@@ -31,7 +33,9 @@ class Worker:
         self._process = process
         settings = self._settings = process.settings
         self.publisher = Publisher(NAME, settings.bus, process.started_ns, quiet=not process.leads)
-        self.stage = OrderbookAggregator(settings, self.publisher, coalesce=True, clock=now_ns)
+        self.stage = OrderbookAggregator(
+            settings, self.publisher, coalesce=True, clock=now_ns, on_assets=self._on_assets
+        )
         # a collector without markets never runs; to retry its socket 50 times a second costs time
         endpoints = [
             settings.bus.endpoint(f"{COLLECTOR}{name}")
@@ -65,6 +69,16 @@ class Worker:
     def _on_message(self, message: Message) -> None:
         self._arrival.observe(now_ns() - message.published_ns)
         self.stage.on_message(message)
+
+    def _on_assets(self, topics: list[bytes], venues: Mapping[str, int]) -> None:
+        for topic in topics:
+            self.subscriber.add(topic)
+        self._process.log.info("assets listed", assets=len(self._settings.index.assets))
+        try:
+            # a process that starts later has the same assets
+            keep_venues(self._settings.data, read_venues(self._settings.data) | dict(venues))
+        except ConfigError as error:
+            self._process.log.error("assets not kept", error=str(error))
 
     def counters(self) -> dict[str, int | float]:
         return {

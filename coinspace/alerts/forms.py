@@ -7,7 +7,9 @@ three special characters escaped. Telegram gets plain text, without a parse mode
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 import orjson
 from msgspec import structs
@@ -28,6 +30,9 @@ TEXT_LIMIT = 3500
 LINES_PER_RULE = 5
 # names in such a line
 NAMES = 20
+# a part of an address that is shorter is no secret
+SHORTEST_SECRET = 8
+KNOWN_WORDS = {"sendMessage", "services", "webhooks", "messages"}
 TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -42,14 +47,24 @@ class Address:
 
     def without_secrets(self, text: str) -> str:
         """Return a text from outside without the address and the token."""
-        secrets = [self.url, self.url.partition("://")[2].partition("/")[2]]
-        secrets += [self.url.rpartition("/")[2], self.headers.get("Authorization", "")[7:]]
-        if self.form == "telegram":
-            secrets.append(self.url.removesuffix("/sendMessage").rpartition("/bot")[2])
-        for secret in sorted(filter(None, secrets), key=len, reverse=True):
-            if len(secret) > len("sendMessage"):
+        for secret in sorted(self._secrets(), key=len, reverse=True):
+            if len(secret) >= SHORTEST_SECRET:
                 text = text.replace(secret, "***")
         return text
+
+    def _secrets(self) -> set[str]:
+        # any part of an address but its host may be one: a login, a step of the path, a value
+        address = self.url.partition("://")[2]
+        login, _, rest = address.rpartition("@")
+        path = address.partition("/")[2]
+        found = {self.url, address, path, login, self.headers.get("Authorization", "")[7:]}
+        found.update(re.split(r"[/?&=;:,@]", address))
+        found.discard(re.split(r"[/?:]", rest)[0])
+        if self.form == "telegram":
+            found.add(self.url.removesuffix("/sendMessage").rpartition("/bot")[2])
+        found |= {unquote(one) for one in found}
+        found.add(b64encode(unquote(login).encode()).decode())
+        return found - KNOWN_WORDS
 
 
 def address_of(name: str, target: AlertTarget) -> Address:
@@ -70,6 +85,8 @@ def address_of(name: str, target: AlertTarget) -> Address:
         )
     if token and not TOKEN.fullmatch(token):
         raise ConfigError(f"{where}.token: expected visible ASCII characters without a blank")
+    if token and "@" in url.partition("://")[2].partition("/")[0]:
+        raise ConfigError(f"{where}.token: expected none, since the address has a login")
     if target.form != "telegram":
         return Address(target.form, url, {"Authorization": f"Bearer {token}"} if token else {})
     if not re.fullmatch(r"\d+:[\w-]+", token, re.ASCII):

@@ -59,7 +59,7 @@ class Venues:
     def _set(self, exchange: str, market: str, state: object) -> None:
         states = self._states.get(exchange)
         if not isinstance(state, str):
-            raise TypeError(f"state: expected a text, was {state!r}")
+            raise TypeError(f"state: expected a text, was {type(state).__name__}")
         if states is not None and (market in states or len(states) < MARKETS_KEPT):
             states[market] = state
 

@@ -169,6 +169,9 @@ class Alerter:
             return
         at = moment()
         self._heard_ns = at.now_ns
+        if self._settings.index.admit(record.asset):
+            # its index begins: the rules about all assets are about it too
+            self.rules.apply(self._settings, at)
         self.rules.on_record(record, at)
 
     def _check(self) -> None:

@@ -16,6 +16,7 @@ from coinspace.bus.segments import Chunk, Ranges
 from coinspace.bus.transport import MESSAGE_SIZE_LIMIT, Wire, transport_of
 from coinspace.config import BusSettings
 from coinspace.errors import JournalError
+from coinspace.text import printable
 
 TIMEOUT_S = 5.0
 # pages of one list: enough for all epochs of a journal
@@ -115,7 +116,9 @@ class JournalClient:
             with _valid_answer(self.endpoint):
                 facts: dict[str, Any] = dict(orjson.loads(parts[1]))
             if "error" in facts:
-                raise JournalError(f"{self.endpoint}: request refused: {facts['error']!s:.300}")
+                raise JournalError(
+                    f"{self.endpoint}: request refused: {printable(facts['error'], 300)}"
+                )
             return facts, parts[2]
         # the next request uses a new socket: this one must not be sent when the publisher returns
         self.close()

@@ -14,7 +14,8 @@ from coinspace.bus import topics
 from coinspace.bus.context import close_socket, open_socket
 from coinspace.bus.journal import Journal, journal_folder
 from coinspace.bus.journal_server import ReplayServer
-from coinspace.bus.transport import Bound, transport_of
+from coinspace.bus.streams import Shipment
+from coinspace.bus.transport import Bound, ship, transport_of
 from coinspace.config import BusSettings, Settings
 from coinspace.tasks import Repeat
 
@@ -34,10 +35,9 @@ def open_publisher(
     Raises: BusError when another process uses its endpoint.
     """
     if quiet:
-        return Publisher(process, settings.bus, epoch_ns, quiet=True)
-    return Publisher(
-        process, settings.bus, epoch_ns, journal=open_journal(process, settings, epoch_ns)
-    )
+        return Publisher(process, settings.bus, epoch_ns, settings=settings, quiet=True)
+    journal = open_journal(process, settings, epoch_ns)
+    return Publisher(process, settings.bus, epoch_ns, journal=journal, settings=settings)
 
 
 def open_journal(process: str, settings: Settings, epoch_ns: int) -> Journal | None:
@@ -62,18 +62,23 @@ class Publisher(ZmqSink):
         *,
         journal: Journal | None = None,
         endpoint: str | None = None,
+        settings: Settings | None = None,
         quiet: bool = False,
     ) -> None:
         """Bind `endpoint`, by default bus.endpoint(process); `close` closes the journal too.
 
-        Args: quiet: publish nothing until `take_over`.
+        Args:
+            settings: the journal is sent to a stream where these say so.
+            quiet: publish nothing until `take_over`.
         Raises: BusError when another process publishes there.
         """
         self.process = process
         self.journal = journal
         self.endpoint = endpoint or bus.endpoint(process)
         self._bus = bus
+        self._settings = settings
         self._replay: ReplayServer | None = None
+        self._shipment: Shipment | None = None
         self._bound: Bound | None = None
         self._beats: Repeat | None = None
         # PUB, not XPUB: an XPUB that is never read queues subscriptions without a limit
@@ -96,6 +101,8 @@ class Publisher(ZmqSink):
         self.endpoint = self._bound.endpoint
         if self.journal is not None:
             self._replay = ReplayServer(self.process, self.journal, self._bus)
+            if self._settings is not None:
+                self._shipment = ship(self.process, self.journal.folder, self._settings)
 
     def succeed(self, epoch_ns: int, journal: Journal | None) -> None:
         """Bind in place of an earlier process of this name; still publish nothing.
@@ -140,6 +147,8 @@ class Publisher(ZmqSink):
             counters |= self.journal.counters()
         if self._replay is not None:
             counters |= self._replay.counters()
+        if self._shipment is not None:
+            counters |= self._shipment.counters()
         return counters
 
     @property
@@ -163,6 +172,8 @@ class Publisher(ZmqSink):
             self._replay = None
         if self.journal is not None:
             self.journal.close()
+        if self._shipment is not None:
+            self._shipment.close(linger_ms / 1000)
         if self._bound is not None:
             self._bound.close(linger_ms)
         close_socket(self._socket)

@@ -13,7 +13,7 @@ from coinspace._ext.message import KIND_NAMES
 from coinspace.errors import MessageError
 
 # topics of one exchange's market; topics of other kinds have one word after the kind
-VENUE_KINDS = ("orderbook", "ticker", "trade", "state", "rate")
+VENUE_KINDS = ("orderbook", "ticker", "trade", "state", "rate", "fact")
 HEARTBEATS = b"heartbeat."
 
 

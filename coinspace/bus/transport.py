@@ -8,12 +8,15 @@ thread of this process that owns the connection to the servers (`coinspace/bus/n
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from coinspace.bus.context import Socket
-from coinspace.config import NATS_SCHEME, BusSettings
+from coinspace.bus.streams import Reader, Shipment
+from coinspace.config import NATS_SCHEME, BusSettings, Settings
 
 if TYPE_CHECKING:
+    from coinspace.bus.nats.jetstream import StreamState
     from coinspace.bus.nats.probe import Servers
 
 # a peer that sends larger messages is disconnected; 16 MiB is 32 times the deepest book
@@ -77,6 +80,22 @@ def transport_of(endpoint: str) -> Transport:
     return ZmqTransport()
 
 
+def ship(process: str, folder: Path, settings: Settings) -> Shipment | None:
+    """Send a process's journal to its stream; None without streams."""
+    if not settings.streams.enabled:
+        return None
+    from coinspace.bus.nats.shipment import NatsShipment
+
+    return NatsShipment(process, folder, settings)
+
+
+def read_stream(settings: Settings, stream: str) -> Reader:
+    """Take batches of a stream, with the other workers of the same stream."""
+    from coinspace.bus.nats.pull import NatsReader
+
+    return NatsReader(settings, stream)
+
+
 def problems() -> list[str]:
     """Return a line for each connection of this process that is down now, on any transport."""
     link = sys.modules.get("coinspace.bus.nats.link")
@@ -94,3 +113,12 @@ def servers(bus: BusSettings) -> Servers | None:
     from coinspace.bus.nats import probe
 
     return probe.servers(bus)
+
+
+def streams(settings: Settings) -> list[StreamState]:
+    """Return the state of each stream; [] without streams. Raises: BusError without an answer."""
+    if not settings.streams.enabled:
+        return []
+    from coinspace.bus.nats import probe
+
+    return probe.streams(settings)

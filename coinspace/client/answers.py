@@ -374,8 +374,10 @@ class PremiumTrade(Answer):
     left_krw: float
     none_left_krw: float
     book_end: bool
+    transfer: str
+    cautions: list[str]
 
-    _shown = ("direction", "buy", "sell", "size_krw", "coin", "fiat")
+    _shown = ("direction", "buy", "sell", "size_krw", "coin", "fiat", "transfer")
 
 
 class PremiumSize(Answer):
@@ -399,9 +401,10 @@ class PremiumDirection(Answer):
     book_end: bool
     buy: str | None
     sell: str | None
+    transfer: str
     sizes: Rows[PremiumSize]
 
-    _shown = ("direction", "none_left_krw", "sizes")
+    _shown = ("direction", "none_left_krw", "transfer", "sizes")
 
 
 class PremiumVenue(Answer):
@@ -413,9 +416,13 @@ class PremiumVenue(Answer):
     age_ms: int | None
     suspect: str | None
     wallet: str
+    deposit: str
+    withdraw: str
+    trading: str
     caution: str
+    flags: list[str]
 
-    _shown = ("venue", "fee", "age_ms", "suspect")
+    _shown = ("venue", "fee", "age_ms", "suspect", "wallet", "caution")
 
 
 class PremiumTrades(Answer):
@@ -763,6 +770,44 @@ class Asset(Answer):
     _shown = ("asset", "index", "status", "markets")
 
 
+class WalletNetwork(Answer):
+    """One network of a coin's wallet; None where the exchange does not say."""
+
+    network: str
+    deposit: bool | None
+    withdraw: bool | None
+
+    _shown = ("network", "deposit", "withdraw")
+
+
+class MarketNotice(Answer):
+    """A notice of an exchange that names the market's coin."""
+
+    ts: datetime
+    category: str
+    title: str
+    url: str
+
+    _shown = ("ts", "title")
+
+
+class MarketFacts(Answer):
+    """Facts beside the price, as the exchange gives them in public; `unknown` where it does not."""
+
+    ts: datetime | None
+    deposit: str
+    withdraw: str
+    networks: Rows[WalletNetwork]
+    trading: str
+    detail: str | None
+    caution: str
+    flags: list[str]
+    delisting: str | None
+    notices: Rows[MarketNotice] | None
+
+    _shown = ("deposit", "withdraw", "trading", "caution", "flags")
+
+
 class Market(Answer):
     """A market that is collected."""
 
@@ -781,6 +826,7 @@ class Market(Answer):
     ticker_ts: datetime | None
     trade_ts: datetime | None
     depth: int
+    facts: MarketFacts
 
     _shown = ("venue", "asset", "index", "state", "reason", "book_ts")
 

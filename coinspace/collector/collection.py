@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
 
+from coinspace._ext.collector_book import BookMarket
 from coinspace._ext.links import Links
 from coinspace._ext.sink import Sink
 from coinspace.clock import SECOND_NS, monotonic_ns, now_ns
 from coinspace.collector.beside import BesideTickers
 from coinspace.collector.connection import Connection
 from coinspace.collector.demand import budget
+from coinspace.collector.facts import FactStage
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.grouped import GroupedBooks
 from coinspace.collector.limits import Window, shared
 from coinspace.collector.markets import (
+    ListingChange,
     MarketList,
     checked,
     has_patterns,
+    matches,
     needed_markets,
     resolve,
 )
@@ -52,8 +57,12 @@ from coinspace.recording.recorder import Recorder
 from coinspace.tasks import Tasks
 
 TIMER_S = 0.25
-# time between two requests for the market list
+# time between two requests for the market list …
 MARKETS_INTERVAL_NS = 60 * SECOND_NS
+# … and where patterns bring in what is listed: Binance counts 20 of 6,000 for it
+LISTINGS_INTERVAL_NS = 25 * SECOND_NS
+# each interval is shorter or longer by up to this share, so that processes do not ask together
+LISTINGS_JITTER = 0.2
 # wait between attempts to get the market list that patterns need
 MARKETS_RETRY_S = 5.0
 # a larger answer of a comparison, in bytes, is read in a thread, so that frames do not wait
@@ -136,12 +145,15 @@ class Collection:
         self.beside: list[BesideTickers] = []
         self.pairs: list[Pair] = []
         self.stage: Any = None
+        # beside the tickers; None in a collector of books
+        self.facts: FactStage | None = None
         self.log = structlog.get_logger(f"{stream}-{exchange}")
         self._open_recorder = recorders
         self._assets = assets
         self._named = named
         self._tuning = tuning
         self._tls = tls_context(settings)
+        self._connects = Window(shared(self.exchange.CONNECT_LIMIT, stream))
         self.fetcher = Fetcher(
             self.exchange,
             settings.rest,
@@ -154,10 +166,16 @@ class Collection:
         self._recorder_of: dict[str, Recorder] = {}
         self._tasks = Tasks(health.failed)
         self._ticker: asyncio.Task[None] | None = None
-        self._markets_ns = -MARKETS_INTERVAL_NS
+        # when the market list is requested next
+        self._list_due_ns = 0
+        # symbols that were listed after the start, and the connections of each of their
+        # subscriptions: the other connections do not change for them
+        self._added: list[str] = []
+        self._later: list[list[Connection]] = []
+        # symbols that the last list did not have -> since when
+        self._missing_ns: dict[str, int] = {}
         # market -> time since which it is not synced, by the monotonic clock
         self._unsynced_ns: dict[str, int] = {}
-        self._symbols: frozenset[str] = frozenset()
         self._fetching = False
 
     async def start(self) -> None:
@@ -170,6 +188,7 @@ class Collection:
             listings = await self._first_list()
             if listings is None:
                 return
+            self.market_list.update(listings)
         entries = resolve(self.exchange, self.settings.markets, listings)
         self.stage = make_stage(
             self.exchange,
@@ -180,23 +199,17 @@ class Collection:
             self._assets,
             self._named,
         )
+        if self.stream == "ticker":
+            self.facts = FactStage(self.exchange, entries, self.sink, now_ns)
         self.stage.marker = self._mark
         self.stage.wall = now_ns
         self.stage.wanted = self._fetch_soon
         await self.prepare()
-        self._symbols = frozenset(symbol for symbol, _ in entries)
-        connects = Window(shared(self.exchange.CONNECT_LIMIT, self.stream))
         symbols = [symbol for symbol, _ in entries]
         if self.settings.format == "sbe" and not self.settings.api_key.get_secret_value():
             self.stage.on_key_refused("no API key is set")
-        for subscription in self.exchange.subscriptions(self.settings, self.channels, symbols):
-            single = bool(subscription.groups) or subscription.aside
-            links = [
-                self._connect(subscription, connects, number)
-                for number in range(1 if single else self.settings.links)
-            ]
-            if len(links) > 1:
-                self.pairs.append(Pair(links))
+        for subscription in self._subscriptions(symbols):
+            self._open(subscription)
         self._ticker = self._tasks.spawn("timer", self._tick())
 
     async def prepare(self) -> None:
@@ -214,19 +227,27 @@ class Collection:
         for recorder in self.recorders:
             await asyncio.to_thread(recorder.close)
 
-    def _connect(self, subscription: Subscription, connects: Window, address: int) -> Connection:
+    def _subscriptions(self, symbols: Sequence[str]) -> list[Subscription]:
+        return self.exchange.subscriptions(self.settings, self.channels, symbols)
+
+    def _open(self, subscription: Subscription) -> list[Connection]:
+        n_links = self.settings.links if _is_main(subscription) else 1
+        links = [self._connect(subscription, number) for number in range(n_links)]
+        if len(links) > 1:
+            self.pairs.append(Pair(links))
+        return links
+
+    def _connect(self, subscription: Subscription, address: int) -> Connection:
         # grouped books are not recorded: a reader of the feed could not tell them from fine ones
         recorder = None if subscription.groups else self._open_recorder(len(self.recorders))
         if recorder is not None:
             self.recorders.append(recorder)
-            # answers and marks go into the feed of the first connection
-            for symbol in subscription.symbols:
-                self._recorder_of.setdefault(symbol, recorder)
+        self._note_recorder(subscription, recorder)
         connection = Connection(
             self.exchange,
             subscription,
             self._stage_of(subscription),
-            connects,
+            self._connects,
             ssl_context=self._tls,
             recorder=recorder,
             tuning=self._tuning,
@@ -237,6 +258,12 @@ class Collection:
         # the task ends when the exchange refused the subscription for good; `problems` reports it
         self._tasks.spawn(name, connection.run(), ends=True)
         return connection
+
+    def _note_recorder(self, subscription: Subscription, recorder: Recorder | None) -> None:
+        # answers and marks go into the feed of the first connection
+        if recorder is not None:
+            for symbol in subscription.symbols:
+                self._recorder_of.setdefault(symbol, recorder)
 
     def _record(self, request: Request, received_ns: int, payload: bytes) -> None:
         # an answer is recorded in the feed that has the frames of its market
@@ -291,9 +318,13 @@ class Collection:
             beside.on_timer(now)
         for pair in self.pairs:
             pair.on_timer(now)
-        if now - self._markets_ns > MARKETS_INTERVAL_NS:
-            self._markets_ns = now
+        if now >= self._list_due_ns:
+            self._list_due_ns = now + self._list_interval_ns()
             self.fetcher.submit(self.exchange.markets_request())
+        if self.facts is not None:
+            for request in self.facts.take_requests(now):
+                self.fetcher.submit(request)
+            self.facts.on_timer(now, self.stage.suspended_symbols, self.stage.delistings)
         self._fetch()
         for number, frames in self.stage.take_frames().items():
             for connection in self.connections:
@@ -303,6 +334,12 @@ class Collection:
                 for connection in self.connections:
                     connection.replace(number, reason)
         self._report()
+
+    def _list_interval_ns(self) -> int:
+        patterns = has_patterns(self.settings.markets)
+        interval_ns = LISTINGS_INTERVAL_NS if patterns else MARKETS_INTERVAL_NS
+        jitter = random.uniform(1 - LISTINGS_JITTER, 1 + LISTINGS_JITTER)
+        return int(interval_ns * jitter)
 
     def _fetch_soon(self) -> None:
         # one call of `_fetch` serves everything that one event asked for
@@ -336,7 +373,7 @@ class Collection:
             ]
         if missing:
             shown = ", ".join(map(self._shown, missing[:5])) + (" …" if len(missing) > 5 else "")
-            return [f"{len(missing)} of {len(self.stage.statuses)} not synced: {shown}"]
+            return [f"{len(missing)} of {len(self.stage.states)} not synced: {shown}"]
         return ["no connection for tickers"] if any(one.is_silent for one in self.beside) else []
 
     def _note_unsynced(self, missing: list[Status]) -> None:
@@ -356,7 +393,9 @@ class Collection:
         self, request: Request, payload: bytes, received_ns: int
     ) -> Awaitable[None] | None:
         if request.purpose == "markets":
-            return self._on_list(payload)
+            return self._on_list(request, payload)
+        if request.purpose == "facts":
+            return self._on_facts(request, payload)
         if request.purpose == "compare" and len(payload) > LARGE_ANSWER:
             return self._on_books(request, payload)
         self.stage.on_answer(request, payload, received_ns)
@@ -372,7 +411,19 @@ class Collection:
         else:
             self.stage.on_books(request, books, monotonic_ns())
 
-    async def _on_list(self, payload: bytes) -> None:
+    async def _on_facts(self, request: Request, payload: bytes) -> None:
+        # the list of markets is read by collectors of books too
+        if self.facts is None or not self.facts.wants(request):
+            return
+        try:
+            said = await asyncio.to_thread(self.exchange.read_facts, request, payload)
+        except UNREADABLE as error:
+            self.facts.on_unreadable(request, error, monotonic_ns())
+        else:
+            self.facts.on_said(request, said, monotonic_ns())
+
+    async def _on_list(self, request: Request, payload: bytes) -> None:
+        await self._on_facts(request, payload)
         try:
             # a list of thousands of markets is read in a thread, so that frames do not wait
             listings = await asyncio.to_thread(self.exchange.read_markets, payload)
@@ -382,15 +433,108 @@ class Collection:
             return
         if isinstance(self.stage, TickerStage):
             self.stage.listed = frozenset(listing.symbol for listing in listings)
+        self._follow(events, monotonic_ns())
+
+    # markets that are listed and delisted
+
+    def _follow(self, events: list[ListingChange], now_ns: int) -> None:
+        """Take the changes of the exchange's list."""
+        # a market that two lists in a row lack is delisted: one list may be incomplete
+        for symbol in list(self._missing_ns):
+            if symbol not in self.market_list.listings:
+                self._remove([symbol], now_ns, "delisted")
         # changes of collected markets come first
-        events.sort(key=lambda event: event.listing.symbol not in self._symbols)
+        events.sort(key=lambda event: not self.stage.collects(event.listing.symbol))
         if len(events) > EVENTS_LIMIT:
             self.log.warning("market list changed", changes=len(events), reported=EVENTS_LIMIT)
+        added = self._new_markets(events)
         for event in events[:EVENTS_LIMIT]:
-            self.stage.on_listing(event.change, event.listing, monotonic_ns())
+            if event.listing.symbol not in added:
+                self.stage.on_listing(event.change, event.listing, now_ns)
+        again = [one.listing.symbol for one in events if self._is_silent(one)]
+        self._add(added, now_ns, again)
+        for event in events:
+            if event.change == "delisted" and self.stage.collects(event.listing.symbol):
+                self._missing_ns[event.listing.symbol] = now_ns
+
+    def _new_markets(self, events: list[ListingChange]) -> dict[str, str]:
+        # (symbol, market) of listed markets that the settings name and that are not collected
+        return {
+            one.listing.symbol: str(one.listing.market)
+            for one in events
+            if one.change in ("listed", "resumed")
+            and one.listing.trading
+            and not self.stage.collects(one.listing.symbol)
+            and matches(self.settings.markets, str(one.listing.market))
+        }
+
+    def _is_silent(self, event: ListingChange) -> bool:
+        # a collected market is listed again, and its old subscription has brought nothing since
+        symbol = event.listing.symbol
+        if event.change != "listed" or not self.stage.collects(symbol):
+            return False
+        heard_ns: int = self.stage.entry(symbol).heard_ns
+        return heard_ns <= self._missing_ns.pop(symbol, monotonic_ns())
+
+    def _add(self, markets: Mapping[str, str], now_ns: int, again: Sequence[str] = ()) -> None:
+        """Collect more markets, and subscribe some others again.
+
+        Args: markets: symbol -> market.
+        """
+        entries = list(markets.items())
+        needed = needed_markets(self.exchange, entries, self._assets)
+        self.stage.needed |= needed
+        for symbol, market in entries:
+            self.stage.add(symbol, market, now_ns, "listed")
+            if self.stream == "orderbook":
+                equip(self.stage.entry(symbol), self.settings)
+        for status in self.stage.of(tuple(one for one in again if one in self._added)):
+            self.stage.want_reconnect(status, f"{status.market} is listed again")
+        if symbols := [*markets, *(one for one in again if one not in self._added)]:
+            self._subscribe_later(symbols)
+
+    def _subscribe_later(self, symbols: list[str]) -> None:
+        # connections of their own, since on some exchanges another subscription on a connection
+        # replaces the first; all later listings share them
+        self._added += symbols
+        for number, subscription in enumerate(filter(_is_main, self._subscriptions(self._added))):
+            if number == len(self._later):
+                self._later.append(self._open(subscription))
+                continue
+            for connection in self._later[number]:
+                connection.subscribe(subscription)
+                self._note_recorder(subscription, connection.recorder)
+        for subscription in self._subscriptions(symbols):
+            if not _is_main(subscription):
+                self._open(subscription)
+
+    def _remove(self, symbols: Sequence[str], now_ns: int, reason: str) -> None:
+        """Stop collecting markets; their connections go on for the others."""
+        for symbol in symbols:
+            self._missing_ns.pop(symbol, None)
+            if self.stage.collects(symbol):
+                self.stage.remove(symbol, now_ns, reason)
+        self._added = [one for one in self._added if one not in symbols]
+        for connection in list(self.connections):
+            self._leave_out(connection, symbols)
+
+    def _leave_out(self, connection: Connection, symbols: Sequence[str]) -> None:
+        before = connection.subscription
+        kept = [one for one in before.symbols if one not in symbols]
+        if len(kept) == len(before.symbols) or not _is_main(before):
+            return
+        if kept:
+            connection.subscribe(next(filter(_is_main, self._subscriptions(kept))))
+            return
+        connection.end()
+        self.connections.remove(connection)
+        self.pairs = [one for one in self.pairs if connection not in one.connections]
+        self._later = [one for one in self._later if connection not in one]
 
     def _on_refused(self, request: Request, refusal: Refusal, received_ns: int) -> None:
-        if request.purpose != "markets":
+        if self.facts is not None and self.facts.wants(request):
+            self.facts.on_refused(request, refusal, received_ns)
+        if request.purpose not in ("markets", "facts"):
             self.stage.on_refused(request, refusal, received_ns)
             self._fetch_soon()
 
@@ -407,6 +551,8 @@ class Collection:
         found["unsynced_age_s"] = (
             max((now - since for since in self._unsynced_ns.values()), default=0) // SECOND_NS
         )
+        if self.facts is not None:
+            found.update(self.facts.counters())
         if self.pairs:
             found["links_missing"] = sum(pair.missing for pair in self.pairs)
         if self.grouped is not None:
@@ -442,6 +588,16 @@ def make_stage(
         compare_interval_s=settings.compare_interval_s,
     )
     for market in stage.markets:
-        market.corrects = settings.correct_touch
-        market.links = Links() if settings.links > 1 else None
+        equip(market, settings)
     return stage
+
+
+def equip(market: BookMarket, settings: ExchangeSettings) -> None:
+    """Give a market what the settings ask for."""
+    market.corrects = settings.correct_touch
+    market.links = Links() if settings.links > 1 else None
+
+
+def _is_main(subscription: Subscription) -> bool:
+    # whether it decides the states of its markets
+    return not (subscription.groups or subscription.aside)

@@ -103,6 +103,12 @@ class Comparison:
         """Stop suspecting a book that was dropped."""
         self._suspects.pop(market.index, None)
 
+    def remove(self, index: int) -> None:
+        """Forget a market that is not collected any more."""
+        for known in (self._suspects, self._asked, self._behind):
+            known.pop(index, None)
+        self._watch_books()
+
     def on_timer(self, now_ns: int) -> None:
         """Forget requests without an answer and judge suspected books."""
         if self._asked:
@@ -135,7 +141,8 @@ class Comparison:
             return
         symbols = request.symbols
         if len(symbols) == 1:
-            self._stage.absent(self._stage.of(symbols)[0], now_ns)
+            for status in self._stage.of(symbols):
+                self._stage.absent(status, now_ns)
             return
         # one bad market fails the whole call: halving the call finds it
         middle = len(symbols) // 2

@@ -42,7 +42,7 @@ from coinspace.collector.limits import (
 )
 from coinspace.collector.stage import Stage
 from coinspace.config import TuningSettings
-from coinspace.exchanges.exchange import Exchange, Refusal, Subscription, plain
+from coinspace.exchanges.exchange import Exchange, Refusal, Subscription, country_refusal, plain
 from coinspace.recording.recorder import Recorder
 from coinspace.text import MASK, shown_address
 from coinspace.tuning import tune_socket
@@ -90,6 +90,7 @@ class Link:
     """One WebSocket connection and the reason of its end.
 
     Attributes:
+        subscription: what it is opened for.
         step: step of the dial that is under way.
         end_reason: why CoinSpace ends the link, "" = CoinSpace does not end it.
         leaving: the link is being replaced, so its end is no new failure.
@@ -99,6 +100,7 @@ class Link:
     def __init__(self, number: int, owner: Connection) -> None:
         self.number = number
         self._owner = owner
+        self.subscription = owner.subscription
         self.step = ""
         self.transport: WSTransport | None = None
         self.listener: FrameListener | None = None
@@ -262,7 +264,7 @@ class Connection:
         self._connects = connects
         self._messages = [Window(limit) for limit in exchange.MESSAGE_LIMITS]
         self._ssl = ssl_context
-        self._recorder = recorder
+        self.recorder = recorder
         self._tuning = tuning or TuningSettings()
         # of the host's addresses, the one that is tried first
         self._address = address
@@ -290,6 +292,10 @@ class Connection:
 
     async def stop(self) -> None:
         """Close all links, so that `run` returns."""
+        self.end()
+
+    def end(self) -> None:
+        """Close all links without waiting for it."""
         self._stopping = True
         self._wake.set()
         self._end_links()
@@ -304,6 +310,15 @@ class Connection:
         if self.links and self.links[-1].number == number:
             self._frames.extend(frames)
             self._wake.set()
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Deliver these markets from now on.
+
+        For markets that the newest link does not deliver, another link replaces it, so that the
+        others lose nothing. Markets that are left out are so from the next link on.
+        """
+        self.subscription = subscription
+        self._wake.set()
 
     @property
     def _goes_on(self) -> bool:
@@ -388,13 +403,13 @@ class Connection:
         # this link is the replacement that was wanted; what waits was meant for the link before
         self._replace = ""
         self._frames.clear()
-        if self._recorder is not None and link.listener is not None:
+        if self.recorder is not None and link.listener is not None:
             if not self.links:
-                self._recorder.mark("connect")
+                self.recorder.mark("connect")
             # the newer of two links may be ahead, which would look like a gap in the feed
-            link.listener.recorder = link.keep_frame if self.links else self._recorder.frame
+            link.listener.recorder = link.keep_frame if self.links else self.recorder.frame
         self.links.append(link)
-        self.stage.on_connected(link.number, self.subscription.symbols, monotonic_ns())
+        self.stage.on_connected(link.number, link.subscription.symbols, monotonic_ns())
 
     async def _open(self, link: Link) -> None:
         link.listener = FrameListener(
@@ -409,7 +424,7 @@ class Connection:
                 # no Origin header: picows sends only the headers that it is given
                 transport, _ = await ws_connect(
                     lambda request, response: link.listener,
-                    self.subscription.url,
+                    link.subscription.url,
                     ssl_context=self._ssl,
                     # `limit` covers it
                     websocket_handshake_timeout=None,
@@ -428,7 +443,7 @@ class Connection:
                     disconnect_on_exception=False,
                     max_frame_size=MAX_MESSAGE,
                     max_redirects=0,
-                    extra_headers=self.subscription.headers,
+                    extra_headers=link.subscription.headers,
                 )
         except Exception as error:
             if limit.expired():
@@ -446,7 +461,7 @@ class Connection:
         if isinstance(error, WSHandshakeError) and error.response is not None:
             status = int(error.response.status)
             if status != SWITCHING_PROTOCOLS:
-                return self._refused(status, error.response.headers)
+                return self._refused(status, error.response.headers, error.raw_body or b"")
         if isinstance(error, ssl.SSLCertVerificationError):
             return DialError("tls", f"certificate not trusted: {error.verify_message}")
         if isinstance(error, ssl.SSLError):
@@ -457,11 +472,14 @@ class Connection:
             return DialError(cause, plain(str(error)) or type(error).__name__)
         # any other error: picows could not read the answer, which may repeat the request's key
         text = str(error) if isinstance(error, WSError) else repr(error)
-        for _, secret in self.subscription.headers:
+        for _, secret in link.subscription.headers:
             text = text.replace(secret, MASK)
         return DialError("handshake", f"expected a WebSocket handshake, was {plain(text)}")
 
-    def _refused(self, status: int, headers: Any) -> DialError:
+    def _refused(self, status: int, headers: Any, body: bytes) -> DialError:
+        country = country_refusal(status, body, self.exchange.MIRRORS)
+        if country is not None:
+            return DialError("http", country.text)
         if status in KEY_REFUSED and self.subscription.fallback is not None:
             return DialError("key", f"API key refused: HTTP {status}")
         retry_after = retry_after_s(headers.get("Retry-After"))
@@ -488,7 +506,7 @@ class Connection:
         self.stage.on_key_refused(reason)
 
     async def _subscribe(self, link: Link) -> None:
-        await self._send(link, self.subscription.frames)
+        await self._send(link, link.subscription.frames)
 
     async def _send(self, link: Link, frames: Sequence[bytes]) -> None:
         for frame in frames:
@@ -499,8 +517,8 @@ class Connection:
             for window in self._messages:
                 window.take(monotonic_ns())
             link.transport.send(WSMsgType.TEXT, frame)
-            if self._recorder is not None:
-                self._recorder.sent(now_ns(), frame)
+            if self.recorder is not None:
+                self.recorder.sent(now_ns(), frame)
 
     def _message_wait_ns(self) -> int:
         now = monotonic_ns()
@@ -516,6 +534,11 @@ class Connection:
         life_ns = int((self.exchange.LIFETIME_S - LIFETIME_MARGIN_S) * SECOND_NS)
         if self.exchange.LIFETIME_S and monotonic_ns() - newest.opened_ns > life_ns:
             self._want_replacement("lifetime")
+        wanted = self.subscription
+        if newest.subscription is not wanted and not set(wanted.symbols).issubset(
+            newest.subscription.symbols
+        ):
+            self._want_replacement("more markets are listed")
         return bool(self._replace)
 
     def _want_replacement(self, reason: str) -> None:
@@ -571,23 +594,23 @@ class Connection:
             # the dialer dials at once when the lost link had lived long enough
             wait_s = REFUSED_S if link.refused and self.fatal is not None else 0.0
             self.dialer.lost(monotonic_ns(), wait_s, delivered=link.delivered)
-        if self._recorder is not None:
+        if self.recorder is not None:
             if self.links:
                 self._record_waiting(self.links[0])
             else:
                 # only without another link: for a replay this mark is the loss of all markets
-                self._recorder.mark("disconnect", reason=reason)
+                self.recorder.mark("disconnect", reason=reason)
         self.stage.on_disconnected(link.number, reason, monotonic_ns())
 
     def _is_newest(self, link: Link) -> bool:
         return all(link.number > other.number for other in self.links)
 
     def _record_waiting(self, link: Link) -> None:
-        if self._recorder is None or link.listener is None:
+        if self.recorder is None or link.listener is None:
             return
-        link.listener.recorder = self._recorder.frame
+        link.listener.recorder = self.recorder.frame
         for received_ns, frame in link.waiting:
-            self._recorder.frame(received_ns, frame)
+            self.recorder.frame(received_ns, frame)
         link.waiting.clear()
 
     # reports

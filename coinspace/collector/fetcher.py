@@ -33,6 +33,7 @@ from coinspace.exchanges.exchange import (
     Refusal,
     Request,
     block_s,
+    country_refusal,
     plain,
 )
 from coinspace.tasks import Tasks
@@ -45,6 +46,15 @@ ANSWER_BYTES: dict[Purpose, int] = {
     "compare": 4 << 20,
     "trades": 4 << 20,
     "markets": 8 << 20,
+    "facts": 4 << 20,
+}
+# most lists and objects in an answer, several times what the exchanges send: each costs as much
+# time and memory as dozens of characters
+ANSWER_PARTS: dict[Purpose, int] = {
+    "snapshot": 100_000,
+    "compare": 100_000,
+    "trades": 100_000,
+    "markets": 250_000,
 }
 INFLATED_AT_ONCE = 1 << 20
 # requests per group that are queued or sent: more are a fault, because the stages limit their
@@ -177,7 +187,7 @@ class Fetcher:
             budget.report(int(text), monotonic_ns(), left_s)
 
     async def _get(self, request: Request) -> bytes:
-        limit = ANSWER_BYTES[request.purpose]
+        limit, parts = ANSWER_BYTES[request.purpose], ANSWER_PARTS[request.purpose]
         try:
             # a redirect is not followed: the answer could name any host
             async with self._open().get(
@@ -186,9 +196,11 @@ class Fetcher:
                 status, headers = response.status, response.headers
                 self._read_budget(request.group, headers)
                 payload = await self._read(response, limit)
+                if payload.count(b"[") + payload.count(b"{") > parts:
+                    raise OversizedError
         except OversizedError:
             self.counts["rest_oversized"] += 1
-            text = f"an answer of more than {limit} bytes"
+            text = f"an answer of more than {limit} bytes, or {parts} lists and objects"
             self._warn("refused", request, text)
             raise RefusedError(Refusal(text, fatal=False)) from None
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError, zlib.error) as error:
@@ -198,7 +210,9 @@ class Fetcher:
         if 300 <= status < 400:
             refusal: Refusal | None = Refusal(f"HTTP {status}, expected no redirect", fatal=False)
         else:
-            refusal = self.exchange.refusal_of_answer(status, payload)
+            refusal = country_refusal(
+                status, payload, self.exchange.MIRRORS
+            ) or self.exchange.refusal_of_answer(status, payload)
         if refusal is None:
             self.counts["rest_answers"] += 1
             return payload
@@ -293,7 +307,11 @@ class Fetcher:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-                headers={"Accept": "application/json", "Accept-Encoding": "gzip, deflate"},
+                headers={
+                    "Accept": "application/json",
+                    "Accept-Encoding": "gzip, deflate",
+                    **self.exchange.REST_HEADERS,
+                },
                 requote_redirect_url=False,
                 # `inflate` bounds the size
                 auto_decompress=False,
@@ -312,7 +330,7 @@ class RefusedError(Exception):
 
 
 class OversizedError(Exception):
-    """An answer has more bytes than any answer of its kind."""
+    """An answer has more bytes, lists or objects than any answer of its kind."""
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:

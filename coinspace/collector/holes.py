@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from coinspace._ext.collector_ticker import RecentIds
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
-from coinspace.exchanges.exchange import RestTrade
+from coinspace.exchanges.exchange import DISORDER_NS, Request, RestTrade, TradePage
 
 # trades younger than this may still be on their way through the stream
 FRESH_NS = 5 * SECOND_NS
@@ -65,6 +65,7 @@ class TradeHole:
         first_id, last_id: for contiguous ids, else 0.
         volume: volume that is missing, 0 = not known.
         ask_ns: when to ask REST, 0 = not yet. answers: trade lists so far, newest first.
+        oldest: oldest trade that REST has answered so far.
     """
 
     reason: str
@@ -76,27 +77,43 @@ class TradeHole:
     ask_ns: int = 0
     asked: bool = False
     answers: list[list[RestTrade]] = field(default_factory=list)
+    oldest: RestTrade | None = None
+    _seen: set[int] = field(default_factory=set)
 
     def again(self, ask_ns: int) -> None:
         """Ask REST again at a time, and forget the answers."""
         self.answers.clear()
+        self._seen.clear()
+        self.oldest = None
         self.asked, self.ask_ns = False, ask_ns
 
+    def take(self, request: Request, read: list[RestTrade], wall_ns: int) -> TradePage:
+        """Take the checked trades of an answer."""
+        self.answers.append(read)
+        fresh = any(trade.trade_id not in self._seen for trade in read)
+        self._seen.update(trade.trade_id for trade in read)
+        if read and (self.oldest is None or self._place(read[0]) <= self._place(self.oldest)):
+            self.oldest = read[0]
+        return TradePage(request, read, fresh, self.oldest, self.from_ns, wall_ns)
+
+    def _place(self, trade: RestTrade) -> int:
+        return trade.trade_id if self.first_id else trade.exchange_ns
+
     def trades(self) -> list[RestTrade]:
-        """Return the trades of all answers, oldest first."""
-        return [trade for answer in reversed(self.answers) for trade in answer]
+        """Return the trades of all answers, each once, oldest first."""
+        once = {trade.trade_id: trade for answer in reversed(self.answers) for trade in answer}
+        return sorted(once.values(), key=self._place)
 
     def reached(self) -> bool:
-        """Return whether the answers reach the beginning of the hole."""
-        if not self.answers[-1] or (
-            len(self.answers) > 1 and self.answers[-1][0] == self.answers[-2][0]
-        ):
-            # REST has no older trades
-            return True
-        oldest = self.answers[-1][0]
+        """Return whether the answers reach the beginning of the hole.
+
+        Lists whose ids do not count up may have a younger trade after an older one.
+        """
+        if self.oldest is None:
+            return False
         if self.first_id:
-            return oldest.trade_id <= self.first_id
-        return oldest.exchange_ns <= self.from_ns
+            return self.oldest.trade_id <= self.first_id
+        return self.oldest.exchange_ns < self.from_ns - DISORDER_NS
 
 
 @dataclass(slots=True)

@@ -31,6 +31,11 @@ def has_patterns(markets: list[str]) -> bool:
     return any("*" in market for market in markets)
 
 
+def matches(markets: Iterable[str], name: str) -> bool:
+    """Return whether a market is named by the settings, alone or by a pattern."""
+    return any(fnmatch.fnmatchcase(name, one) for one in markets)
+
+
 def resolve(
     exchange: Exchange, markets: list[str], listings: list[Listing] | None
 ) -> list[tuple[str, str]]:

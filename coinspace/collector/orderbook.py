@@ -8,7 +8,7 @@ which updates and snapshots fit. After an update that does not fit, only this ma
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from coinspace._ext.collector_book import BookCollector, BookMarket
@@ -23,7 +23,7 @@ from coinspace.collector.compare import (
     Comparison,
 )
 from coinspace.collector.demand import Value, budget
-from coinspace.collector.stage import Stage, State, Status
+from coinspace.collector.stage import Stage, State, Status, place
 from coinspace.collector.sync import (
     PHASES,
     QUARANTINE_AFTER,
@@ -73,6 +73,19 @@ def snapshot_levels(exchange: Exchange, depth: int, wanted: int = 0) -> int:
     return wanted or next((step for step in steps if step >= ROOM * depth), exchange.STREAM_DEPTH)
 
 
+def book_markets(
+    sink: Sink, exchange: Exchange, depth: int, entries: Iterable[tuple[str, str]], first: int = 0
+) -> list[BookMarket]:
+    """Return the markets of (symbol, market) pairs. Args: first: index of the first one."""
+    capacity = BOOK_CAPACITY if exchange.UPDATES else 0
+    return [
+        BookMarket(
+            index, symbol, market, OrderBookStage.topic(sink, exchange, market), depth, capacity
+        )
+        for index, (symbol, market) in enumerate(entries, first)
+    ]
+
+
 class OrderBookStage(ComparedStage):
     """Makes the books of one exchange from frames and REST answers."""
 
@@ -92,6 +105,7 @@ class OrderBookStage(ComparedStage):
         "flawed",
     )
     summed = ("applied", "repeats", "outdated", "crossed", "overlap_skipped", "corrected")
+    kept = ("published",)
 
     def __init__(
         self,
@@ -110,17 +124,8 @@ class OrderBookStage(ComparedStage):
         depth = min(depth, exchange.STREAM_DEPTH)
         # room for the largest update, even when snapshots are shallow
         parser, kept = (exchange.parser(exchange.STREAM_DEPTH) for _ in range(2))
-        markets = [
-            BookMarket(
-                index,
-                symbol,
-                market,
-                self.topic(sink, exchange, market),
-                depth,
-                BOOK_CAPACITY if updates else 0,
-            )
-            for index, (symbol, market) in enumerate(entries)
-        ]
+        self._depth = depth
+        markets = book_markets(sink, exchange, depth, entries)
         BookCollector.__init__(
             self,
             parser,
@@ -174,6 +179,18 @@ class OrderBookStage(ComparedStage):
         index = self._positions[status.symbol]
         self._forget(self.markets[index])
         self.demand.remove(self.exchange.snapshot_request(status.symbol, self.snapshot_depth))
+
+    def new_entry(self, index: int, symbol: str, market: str) -> BookMarket:
+        entries = [(symbol, market)]
+        return book_markets(self.sink, self.exchange, self._depth, entries, index)[0]
+
+    def on_added(self, index: int) -> None:
+        place(self.syncs, index, Sync())
+        for times in (self._compared_ns, self._retried_ns, self._repeated_ns):
+            place(times, index, 0)
+
+    def on_removed(self, index: int) -> None:
+        self.comparison.remove(index)
 
     def on_update(
         self,
@@ -242,7 +259,9 @@ class OrderBookStage(ComparedStage):
         if request.purpose == "compare":
             self.comparison.asked(request)
         elif request.purpose == "snapshot" and self.updates:
-            market = self.markets[self._positions[request.symbols[0]]]
+            market = self.entry(request.symbols[0])
+            if market is None:
+                return
             self.syncs[market.index].requested = True
             # while a snapshot is requested, updates are kept, also beside a book in use
             if market.phase in (Phase.EMPTY, Phase.USED):
@@ -668,6 +687,6 @@ class OrderBookStage(ComparedStage):
         found["early_updates"] = self.early
         found["bad_ids"], found["bad_times"] = self.bad_ids, self.bad_times
         found["bad_tops"] = self.bad_tops
-        found["books_published"] = sum(market.published for market in self.markets)
+        found["books_published"] = self.total("published")
         found["recovery_ms"] = self._recovery_ns / 1e6
         return found

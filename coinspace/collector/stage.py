@@ -10,10 +10,11 @@ its receipt, which is published. In a replay both are the feed's time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import orjson
 import structlog
@@ -62,6 +63,8 @@ def may_change(before: State, after: State) -> bool:
 
 
 HEAD_BYTES = 120
+# of a control message: an acknowledgement that names all markets of an exchange has some 10 kB
+CONTROL_BYTES = 256 << 10
 # kinds of control frames, as `ext/parse/parser.pxd` numbers them
 ACK, ERROR, SHUTDOWN, HEARTBEAT = 2, 3, 4, 6
 # longest wait for a first frame: the exchanges report no error for an unknown symbol
@@ -69,6 +72,8 @@ FIRST_FRAME_NS = 10 * SECOND_NS
 # a market that REST does not know is requested again, alone, after this wait, which doubles
 ABSENT_NS = 30 * SECOND_NS
 ABSENT_LIMIT_NS = 3600 * SECOND_NS
+# a market that is not collected any more is reported as halted for this long
+GONE_NS = 3600 * SECOND_NS
 
 
 @dataclass(slots=True)
@@ -97,6 +102,14 @@ class Absence:
     wait_ns: int = ABSENT_NS
 
 
+_T = TypeVar("_T")
+
+
+def place(values: list[_T], index: int, value: _T) -> None:
+    """Set a value of a list, or append it."""
+    values[index : index + 1] = [value]
+
+
 class Stage:
     """Mixin of a compiled collector: everything outside the hot path."""
 
@@ -105,6 +118,8 @@ class Stage:
     counted: ClassVar[tuple[str, ...]] = ()
     # counters of each market that a subclass sums
     summed: ClassVar[tuple[str, ...]] = ()
+    # counters of each market whose `total` is used otherwise
+    kept: ClassVar[tuple[str, ...]] = ()
     exchange: Exchange
     sink: Sink
     now_ns: int
@@ -138,6 +153,10 @@ class Stage:
             for symbol, market in entries
         ]
         self._positions = {status.symbol: i for i, status in enumerate(self.statuses)}
+        # index -> since when its market is not collected any more
+        self._gone_ns: dict[int, int] = {}
+        # sums of the counters of such markets whose place another one has taken
+        self._past: Counter[str] = Counter()
         self.needed = frozenset(needed)
         self._first = frozenset(first)
         self.demand = Demand(budget(exchange, self.stream))
@@ -228,8 +247,13 @@ class Stage:
 
     @property
     def states(self) -> dict[str, str]:
-        """State by market, for the heartbeat."""
-        return {status.market: status.state for status in self.statuses}
+        """State by market, for the heartbeat; of a market that is gone for an hour."""
+        forgotten = {i for i, since_ns in self._gone_ns.items() if self.now_ns - since_ns > GONE_NS}
+        return {
+            status.market: status.state
+            for index, status in enumerate(self.statuses)
+            if index not in forgotten
+        }
 
     def mark(self, name: str, status: Status, **facts: Any) -> None:
         """Mark a loss in the recording."""
@@ -292,7 +316,9 @@ class Stage:
         )
 
     def of(self, symbols: tuple[str, ...]) -> list[Status]:
-        return [self.statuses[self._positions[symbol]] for symbol in symbols]
+        """Return the states of those symbols that are collected."""
+        known = (self._positions.get(symbol) for symbol in symbols)
+        return [self.statuses[index] for index in known if index is not None]
 
     def entry_of(self, status: Status) -> Any:
         """Return the compiled side of a market."""
@@ -351,7 +377,7 @@ class Stage:
 
     def is_absent(self, symbol: str) -> bool:
         """Return whether REST refused a market at the last request."""
-        return self._positions[symbol] in self._absent
+        return self._positions.get(symbol) in self._absent
 
     def may_ask(self, index: int, now_ns: int) -> bool:
         """Return whether REST may be asked for a market."""
@@ -413,7 +439,10 @@ class Stage:
             )
 
     def on_control(self, frame: bytes, received_ns: int, connection: int) -> None:
-        """Read a frame without market data."""
+        """Read a message without market data."""
+        if len(frame) > CONTROL_BYTES:
+            self.on_malformed(frame, received_ns, connection)
+            return
         try:
             detail = orjson.loads(frame)
         except orjson.JSONDecodeError:
@@ -443,10 +472,66 @@ class Stage:
 
     # the exchange's list of markets
 
+    def collects(self, symbol: str) -> bool:
+        return symbol in self._positions
+
+    def new_entry(self, index: int, symbol: str, market: str) -> Any:
+        """Return the compiled side of a new market."""
+        raise NotImplementedError
+
+    def add(self, symbol: str, market: str, now_ns: int, reason: str) -> None:
+        """Collect one more market, in the place of one that is gone where there is one."""
+        index = self._place(market, now_ns)
+        entry = self.new_entry(index, symbol, market)
+        status = Status(market, symbol, self.topic(self.sink, self.exchange, market, "state"))
+        if index < len(self.statuses):
+            del self._gone_ns[index]
+            before = self.markets[index]  # type: ignore[attr-defined]
+            names = (*self._all_summed(), *self.kept)
+            self._past.update({name: getattr(before, name) for name in names})
+        self.put(entry)  # type: ignore[attr-defined]
+        place(self.statuses, index, status)
+        self._positions[symbol] = index
+        self.on_added(index)
+        status.since_ns, status.since_wall_ns = now_ns, self.wall_ns(now_ns)
+        self.change(status, State.CONNECTING, now_ns, reason, change="listed")
+
+    def _place(self, market: str, now_ns: int) -> int:
+        free = [
+            index
+            for index, since_ns in self._gone_ns.items()
+            if self.statuses[index].market == market or now_ns - since_ns > GONE_NS
+        ]
+        # a market has one state: its own place comes first
+        return next(
+            (index for index in free if self.statuses[index].market == market),
+            free[0] if free else len(self.statuses),
+        )
+
+    def on_added(self, index: int) -> None:
+        """Called when a market was added: state by index begins anew."""
+
+    def remove(self, symbol: str, now_ns: int, reason: str) -> None:
+        """Collect a market no more; its state stays `halted`."""
+        index = self._positions[symbol]
+        status, entry = self.statuses[index], self.entry_of(self.statuses[index])
+        self.on_unsubscribed(status, now_ns)
+        self.on_removed(index)
+        status.live.clear()
+        entry.n_links = 0
+        self.drop(entry)  # type: ignore[attr-defined]
+        del self._positions[symbol]
+        self._absent.pop(index, None)
+        self._gone_ns[index] = now_ns
+        self.change(status, State.HALTED, now_ns, reason, change="delisted")
+
+    def on_removed(self, index: int) -> None:
+        """Called when a market is removed, after `on_unsubscribed`."""
+
     def on_listing(self, change: str, listing: Listing, now_ns: int) -> None:
         """Take a change of the exchange's list; collected markets change their state."""
         self.counts["listing_events"] += 1
-        known = listing.symbol in self._positions
+        known = self.collects(listing.symbol)
         self.log.info(
             "market list changed", change=change, market=str(listing.market), collected=known
         )
@@ -472,9 +557,6 @@ class Stage:
             )
             self.change(status, state, now_ns, change, change=change)
             self._absent.pop(self._positions[listing.symbol], None)
-            if change == "listed":
-                # the old subscription may not cover it
-                self.want_reconnect(status, f"{status.market} is listed again")
 
     # watchdogs
 
@@ -494,6 +576,15 @@ class Stage:
                 f"no frame within {FIRST_FRAME_NS // SECOND_NS} s of the subscription:"
                 f" is {status.symbol} a symbol of {self.exchange.NAME}?",
             )
+
+    def _all_summed(self) -> tuple[str, ...]:
+        return ("backwards", "clock_steps", *self.summed)
+
+    def total(self, name: str) -> int:
+        """Return the sum of a counter over all markets since the start."""
+        compiled: Any = self
+        present: int = sum(getattr(entry, name) for entry in compiled.markets)
+        return self._past[name] + present
 
     def counters(self) -> dict[str, int | float]:
         compiled: Any = self
@@ -519,10 +610,10 @@ class Stage:
         paired = [entry.links for entry in compiled.markets if entry.links is not None]
         for name in ("confirmed", "disagreed", "unmatched") if paired else ():
             found[f"links_{name}"] = sum(getattr(links, name) for links in paired)
-        for name in ("backwards", "clock_steps", *self.summed):
-            found[name] = sum(getattr(entry, name) for entry in compiled.markets)
+        for name in self._all_summed():
+            found[name] = self.total(name)
         found["synced"] = sum(status.state == State.SYNCED for status in self.statuses)
-        found["markets"] = len(self.statuses)
+        found["markets"] = len(self._positions)
         found.update(
             (f'market_frames{{market="{entry.market}"}}', entry.frames)
             for entry in compiled.markets

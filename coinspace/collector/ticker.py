@@ -30,7 +30,7 @@ from coinspace.collector import holes
 from coinspace.collector.demand import Value
 from coinspace.collector.holes import FRESH_NS, Found, Missing, TradeHole
 from coinspace.collector.memory import JournalEnd
-from coinspace.collector.stage import FIRST_FRAME_NS, Stage, State, Status
+from coinspace.collector.stage import FIRST_FRAME_NS, Stage, State, Status, place
 from coinspace.collector.volume import VolumeCheck
 from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request, RestTrade
 
@@ -43,8 +43,9 @@ AUDIT_NS = 60 * SECOND_NS
 MUTE_NS = 60 * SECOND_NS
 # times of REST and stream may differ by this much; a trade is newer only beyond it
 NEWER_NS = SECOND_NS
-# REST lists per hole at most
-ANSWERS = 20
+# REST lists per hole at most, and trades of all lists that are kept until their holes are filled
+ANSWERS = 1000
+KEPT_TRADES = 200_000
 # a heartbeat with an id further ahead is not believed
 FAR_IDS = 100_000
 # ticker and trades of a market agree with each other when nothing came for this long
@@ -52,9 +53,12 @@ QUIET_NS = 100 * MILLISECOND_NS
 
 
 def ticker_markets(
-    sink: Sink, exchange: Exchange, entries: Iterable[tuple[str, str]]
+    sink: Sink, exchange: Exchange, entries: Iterable[tuple[str, str]], first: int = 0
 ) -> list[TickerMarket]:
-    """Return the markets of (symbol, market) pairs, with their topics of tickers and trades."""
+    """Return the markets of (symbol, market) pairs, with their topics of tickers and trades.
+
+    Args: first: index of the first one.
+    """
     return [
         TickerMarket(
             index,
@@ -63,7 +67,7 @@ def ticker_markets(
             TickerStage.topic(sink, exchange, market),
             TickerStage.topic(sink, exchange, market, "trade"),
         )
-        for index, (symbol, market) in enumerate(entries)
+        for index, (symbol, market) in enumerate(entries, first)
     ]
 
 
@@ -112,6 +116,18 @@ class TickerStage(Stage, TickerCollector):
         # markets whose ids count up by one need no check of the volume
         self._volumes = [] if self.contiguous else [VolumeCheck() for _ in markets]
 
+    @property
+    def suspended_symbols(self) -> frozenset[str]:
+        """The symbols of markets that are suspended according to their tickers."""
+        return frozenset(self.statuses[index].symbol for index in self._suspended)
+
+    @property
+    def delistings(self) -> dict[str, int]:
+        """Symbol -> day on which trading ends according to its ticker, such as 20261224."""
+        return {
+            self.statuses[one.index].symbol: one.delisting for one in self.markets if one.delisting
+        }
+
     def resume(self, memory: JournalEnd, now_ns: int) -> None:
         """Continue where the earlier process ended; called before the first connection."""
         for market in self.markets:
@@ -135,6 +151,21 @@ class TickerStage(Stage, TickerCollector):
                     self.counts["trade_gaps"] += 1
                     self.counts["trades_missing"] += missing.count
             self._holes[market.index] = hole
+
+    # markets that are listed and delisted
+
+    def new_entry(self, index: int, symbol: str, market: str) -> TickerMarket:
+        return ticker_markets(self.sink, self.exchange, [(symbol, market)], index)[0]
+
+    def on_added(self, index: int) -> None:
+        place(self._audited_ns, index, 0)
+        if not self.contiguous:
+            place(self._volumes, index, VolumeCheck())
+
+    def on_removed(self, index: int) -> None:
+        self._suspended.discard(index)
+        for known in (self._holes, self._rest_ns, self._suspects, self._promised):
+            known.pop(index, None)
 
     # connections
 
@@ -236,14 +267,18 @@ class TickerStage(Stage, TickerCollector):
             if found.trades:
                 self._fill(market, TradeHole("ids", found.trades[0].exchange_ns), found, now_ns)
             return
-        hole.answers.append(trades)
+        page = hole.take(request, trades, wall_ns)
         older = None
-        if not hole.reached():
-            older = self.exchange.older_trades_request(trades[0])
-        if older is not None and len(hole.answers) < ANSWERS:
-            self._ask(older, hole)
-        else:
+        if not hole.reached() and not self._full(hole):
+            older = self.exchange.older_trades_request(page)
+        if older is None:
             self._close(market, hole, now_ns)
+        else:
+            self._ask(older, hole)
+
+    def _full(self, hole: TradeHole) -> bool:
+        kept = sum(len(answer) for one in self._holes.values() for answer in one.answers)
+        return len(hole.answers) >= ANSWERS or kept >= KEPT_TRADES
 
     def _sound(self, trade: RestTrade, wall_ns: int) -> bool:
         # the same checks as for trades of the stream

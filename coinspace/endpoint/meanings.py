@@ -359,8 +359,56 @@ FIELDS: dict[str, Meaning] = {
         "ms since the last sign of life of the venue's book; null without one", 62
     ),
     "suspect": Meaning("why the index leaves the venue out or suspects it; null = it does not"),
-    "wallet": Meaning("whether deposits and withdrawals are open: not known here", "unknown"),
-    "caution": Meaning("whether the exchange warns of the asset: not known here", "unknown"),
+    "wallet": Meaning(
+        "the worse one of deposit and withdraw; unknown where no public source says it", "open"
+    ),
+    "deposit": Meaning(
+        "deposits of the coin: open, partial (on some networks only), closed; unknown without a"
+        " public source",
+        "open",
+    ),
+    "withdraw": Meaning(
+        "withdrawals of the coin: open, partial (on some networks only), closed; unknown without a"
+        " public source",
+        "open",
+    ),
+    "trading": Meaning(
+        "open, limited (some kinds of orders only), suspended; unknown without a public source",
+        "open",
+    ),
+    "caution": Meaning(
+        "highest step of the exchange's warnings in force; unknown without a public source", "none"
+    ),
+    "flags": Meaning("the exchange's warnings in force, by its names", ["PRICE_FLUCTUATIONS"]),
+    "transfer": Meaning(
+        "whether the coin can be withdrawn where it is bought and deposited where it is sold:"
+        " partial = on some networks only; unknown without public sources of both",
+        "unknown",
+    ),
+    "cautions": Meaning(
+        "warnings of both venues in force: venue and the exchange's name of the warning",
+        ["upbit:BTC/KRW PRICE_FLUCTUATIONS"],
+    ),
+    "networks": Meaning("networks of the coin's wallet, as the exchange names them"),
+    "network": Meaning("network of a wallet, as the exchange names it", "BTC"),
+    "WalletNetwork.deposit": Meaning("whether deposits are open; null = not known", True),
+    "WalletNetwork.withdraw": Meaning("whether withdrawals are open; null = not known", True),
+    "MarketFacts.ts": Meaning(
+        "time when the collector published the facts last, ms since 1970-01-01 UTC; null = nothing"
+        " is known",
+        _TS,
+    ),
+    "MarketFacts.detail": Meaning("why trading is not open, in words; null where it is"),
+    "delisting": Meaning("day on which trading ends, as announced; null without one"),
+    "notices": Meaning(
+        "the exchange's newest notices that name the coin, newest first; null without a public"
+        " source"
+    ),
+    "MarketNotice.ts": Meaning("time of publication, ms since 1970-01-01 UTC", _TS),
+    "category": Meaning("the exchange's categories of the notice", "입출금"),
+    "MarketNotice.title": Meaning("title of the notice", "비트코인(BTC) 입출금 일시 중지 안내"),
+    "url": Meaning("address of the notice", "https://feed.bithumb.com/notice/1649000"),
+    "Market.facts": Meaning("facts beside the price, which never change it"),
     "PremiumTrades.venues": Meaning("each venue as a side of a trade"),
     "basis": Meaning("coin: against USDT; fiat: against USD", "coin"),
     "full": Meaning("whether all premiums are there; false: only what has changed", True),

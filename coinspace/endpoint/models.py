@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 from coinspace.endpoint.live.age import StaleReason
 from coinspace.endpoint.shown import shows
 from coinspace.endpoint.values import AgeMs, DecimalText, EpochMs, Number, Side
+from coinspace.exchanges.facts import Trading, Wallet, Warning
 from coinspace.method.record import (
     ExecutableRecord,
     IndexRecord,
@@ -57,8 +58,9 @@ MarketState = Literal[
 # of one market's book or ticker: `ok`, or else the state of the market
 Condition = Literal["ok", "stored", MarketState]
 GapKind = Literal[
-    "orderbook", "ticker", "trade", "state", "venue", "index", "aggregate", "heartbeat", "rate"
-]
+    "orderbook", "ticker", "trade", "state", "venue", "index", "aggregate", "heartbeat", "rate",
+    "fact",
+]  # fmt: skip
 GapStatus = Literal["open", "filled", "lost", "dead"]
 
 
@@ -313,6 +315,8 @@ class PremiumTrade(Struct, kw_only=True):
     left_krw: DecimalText
     none_left_krw: DecimalText
     book_end: bool
+    transfer: Wallet
+    cautions: list[str]
 
 
 class PremiumSize(Struct, kw_only=True):
@@ -334,6 +338,7 @@ class PremiumDirection(Struct, kw_only=True):
     book_end: bool
     buy: str | None
     sell: str | None
+    transfer: Wallet
     sizes: list[PremiumSize]
 
 
@@ -345,8 +350,12 @@ class PremiumVenue(Struct, kw_only=True):
     fee: Number
     age_ms: AgeMs | None
     suspect: Exclusion | None
-    wallet: Literal["unknown"] = "unknown"
-    caution: Literal["unknown"] = "unknown"
+    wallet: Wallet
+    deposit: Wallet
+    withdraw: Wallet
+    trading: Trading
+    caution: Warning
+    flags: list[str]
 
 
 class PremiumTrades(Struct, kw_only=True):
@@ -765,6 +774,41 @@ class Assets(Struct):
     assets: list[Asset]
 
 
+class WalletNetwork(Struct, kw_only=True):
+    """One network of a coin's wallet; null where the exchange does not say."""
+
+    network: str
+    deposit: bool | None
+    withdraw: bool | None
+
+
+class MarketNotice(Struct, kw_only=True):
+    """A notice of an exchange that names the market's coin."""
+
+    ts: EpochMs
+    category: str
+    title: str
+    url: str
+
+
+class MarketFacts(Struct, kw_only=True):
+    """Facts beside the price, as the exchange gives them in public; `unknown` where it does not.
+
+    They never change a value or a share. `ts` is when the collector last published them.
+    """
+
+    ts: EpochMs | None
+    deposit: Wallet
+    withdraw: Wallet
+    networks: list[WalletNetwork]
+    trading: Trading
+    detail: str | None
+    caution: Warning
+    flags: list[str]
+    delisting: str | None
+    notices: list[MarketNotice] | None
+
+
 class Market(Struct, kw_only=True):
     """A market that is collected: its state, and the times of its newest messages."""
 
@@ -783,6 +827,7 @@ class Market(Struct, kw_only=True):
     ticker_ts: EpochMs | None
     trade_ts: EpochMs | None
     depth: int
+    facts: MarketFacts
 
 
 class Markets(Struct):

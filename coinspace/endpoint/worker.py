@@ -30,7 +30,7 @@ from coinspace.storage.read.pool import Database, readonly_address
 from coinspace.tasks import OnFailure, Tasks, log_failure
 
 NAME = "index-endpoint"
-TOPICS = [b"index.", b"aggregate.", b"state.", b"heartbeat.", b"rate."]
+TOPICS = [b"index.", b"aggregate.", b"state.", b"heartbeat.", b"rate.", b"fact."]
 # kinds of messages with a topic per market
 MARKET_KINDS = ("orderbook", "ticker", "trade")
 # on a busy bus, waiting messages are read together
@@ -105,11 +105,7 @@ class Endpoint:
         bus = self.settings.bus
         endpoints = [bus.endpoint(name) for name in publishers(self.settings)]
         # exchanges have many more markets than the index: others follow with their first request
-        self._followed = {
-            (exchange, market)
-            for exchange in self.settings.exchanges
-            for market in collected(self.settings, exchange)
-        }
+        self._followed = set(self._collected())
         topics = [one for key in sorted(self._followed) for one in topics_of(*key)]
         self.subscriber = Subscriber(
             endpoints,
@@ -123,6 +119,7 @@ class Endpoint:
         )
         self.subscriber.start()
         self.context.follow = self._follow
+        self.live.on_asset = self._on_asset
         if self.settings.hosts:
             self.context.remote = RemoteHealth(self.settings, on_loop=True)
         await self.app.start()  # type: ignore[no-untyped-call]
@@ -134,6 +131,18 @@ class Endpoint:
         )
         await self.server.start()
         self._write_url()
+
+    def _collected(self) -> list[tuple[str, str]]:
+        return [
+            (exchange, market)
+            for exchange in self.settings.exchanges
+            for market in collected(self.settings, exchange)
+        ]
+
+    def _on_asset(self, asset: str) -> None:
+        self.context.premiums.stats.add(asset)
+        for key in self._collected():
+            self._follow(*key)
 
     def _follow(self, exchange: str, market: str) -> None:
         if (exchange, market) not in self._followed:

@@ -12,6 +12,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -25,6 +26,7 @@ from coinspace.exchanges.exchange import (
     NOTHING,
     AddressLimit,
     Channel,
+    FactSource,
     Heard,
     Identity,
     Label,
@@ -39,14 +41,18 @@ from coinspace.exchanges.exchange import (
     RestBook,
     RestTrade,
     Subscription,
+    TradePage,
     Trial,
     chunks,
+    epoch_ns,
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
+from coinspace.exchanges.facts import Said, Trading, name_of, rows
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, Market, joined_symbol
 from coinspace.text import is_binary
@@ -108,6 +114,10 @@ CONNECT_LIMIT = Limit(300, 300.0)
 MESSAGE_LIMITS = (Limit(1, 0.3),)
 # "Limits" (REST API): weight 6,000 a minute, of which CoinSpace uses 80 %
 REST_LIMITS = {"weight": Limit(4800, 60.0)}
+# "Timing" (REST API): times in µs instead of ms, as in the streams
+REST_HEADERS = {"X-MBX-TIME-UNIT": "MICROSECOND"}
+# "General API Information": both serve market data only
+MIRRORS = "rest = https://data-api.binance.vision, websocket = wss://data-stream.binance.vision"
 # of the 6,000 of all programs; the rest is room for requests of others that are under way
 ADDRESS_LIMITS = {"weight": AddressLimit("X-MBX-USED-WEIGHT-1M", 5400)}
 
@@ -245,12 +255,13 @@ def trades_request(symbol: str) -> Request:
     return Request("trades", path, "weight", 25, (symbol,))
 
 
-def older_trades_request(before: RestTrade) -> Request | None:
-    """Request the trades before a trade, None when there are none."""
+def older_trades_request(page: TradePage) -> Request | None:
+    """Request the trades before the oldest trade, None when there are none."""
+    before = page.oldest
+    if before is None or not page.fresh or not before.trade_id:
+        return None
     first = max(0, before.trade_id - TRADES)
     count = before.trade_id - first
-    if not count:
-        return None
     path = f"/api/v3/historicalTrades?symbol={before.symbol}&limit={count}&fromId={first}"
     return Request("trades", path, "weight", 25, (before.symbol,))
 
@@ -276,7 +287,7 @@ def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[Rest
         RestTrade(
             request.symbols[0],
             int(entry["id"]),
-            int(entry["time"]) * 1_000_000,
+            epoch_ns(int(entry["time"])),
             float(entry["price"]),
             float(entry["qty"]),
             bool(entry["isBuyerMaker"]),
@@ -301,12 +312,51 @@ def read_markets(payload: bytes) -> list[Listing]:
     return listings
 
 
+# facts beside the price
+
+SYSTEM = "/sapi/v1/system/status"
+# "Symbol status" (enums): what each status besides TRADING allows
+STATUSES: dict[str, Trading] = {
+    "TRADING": "open",
+    "CANCEL_ONLY": "limited",
+    "HALT": "suspended",
+    "BREAK": "suspended",
+    "END_OF_DAY": "suspended",
+    "PRE_TRADING": "suspended",
+    "POST_TRADING": "suspended",
+    "AUCTION_MATCH": "limited",
+}
+# the states of wallets need a key; the mirror for market data has no system status
+FACTS = (
+    FactSource(markets_request(), ("trading",), 0),
+    FactSource(Request("facts", SYSTEM, "weight", 1), ("whole",)),
+)
+
+
+def read_facts(request: Request, payload: bytes) -> Said:
+    """Read the status of each symbol, or that of the whole exchange."""
+    found = orjson.loads(payload)
+    if request.path == SYSTEM:
+        # "System Status": 0 = normal, 1 = maintenance
+        status = found["status"]
+        if status not in (0, 1) or not isinstance(status, int):
+            raise ValueError(f"expected status 0 or 1, was {status!r}")
+        return Said(whole=("suspended", "system maintenance") if status else ("open", ""))
+    read, unread = rows(found["symbols"], lambda row: name_of(row["symbol"]), _trading)
+    return Said(trading={name: states[0] for name, states in read.items()}, unread=unread)
+
+
+def _trading(row: Any) -> tuple[Trading, str]:
+    status = name_of(row["status"])
+    return STATUSES.get(status, "unknown"), "" if status == "TRADING" else status
+
+
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame, flat or wrapped."""
     error = detail.get("error", detail)
     if not isinstance(error, dict):
-        error = {"msg": str(error)}
-    text = plain(f"{error.get('code')}: {error.get('msg')}")
+        error = {"msg": error}
+    text = plain(f"{said(error.get('code'))}: {said(error.get('msg'))}")
     return Refusal(text, fatal="too many" not in text.lower())
 
 
@@ -321,7 +371,7 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     text = f"HTTP {status}"
     try:
         body = orjson.loads(payload)
-        text += f" {body['code']}: {body['msg']}"
+        text += f" {said(body['code'])}: {said(body['msg'])}"
     except (orjson.JSONDecodeError, KeyError, TypeError):
         text += f" {payload[:80].decode(errors='replace')}"
     text = plain(text)
@@ -496,6 +546,8 @@ def answer(
     now_ms = wall_ns // 1_000_000
     if path == "/api/v3/ping":
         return 200, {}
+    if path == SYSTEM:
+        return 200, {"status": 0, "msg": "normal"}
     if path == "/api/v3/time":
         return 200, {"serverTime": now_ms}
     if path == "/api/v3/exchangeInfo":
@@ -508,6 +560,8 @@ def answer(
         found = recording.book(symbol, limit)
         if found is not None:
             return 200, found
+    elif path == "/api/v3/aggTrades" and symbol in symbols:
+        return 200, aggregates(rest_trades(recording.trades(symbol)), query)
     elif path in ("/api/v3/trades", "/api/v3/historicalTrades") and symbol in symbols:
         rows = rest_trades(recording.trades(symbol))
         limit = number(query.get("limit"), 500, TRADES)
@@ -573,6 +627,43 @@ def rest_trade(payload: bytes) -> dict[str, Any]:
         "isBuyerMaker": trade["m"],
         "isBestMatch": True,
     }
+
+
+def aggregates(rows: Iterable[dict[str, Any]], query: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return REST trades as aggregates, from an id or a time on.
+
+    An aggregate has the trades of one time, price and side. Its id is that of its first trade here;
+    the exchange counts aggregates by one.
+    """
+    found: list[dict[str, Any]] = []
+    last: Any = None
+    for row in rows:
+        kind = (row["time"], row["price"], row["isBuyerMaker"])
+        if found and kind == last and found[-1]["l"] == row["id"] - 1:
+            found[-1]["l"] = row["id"]
+            found[-1]["q"] = f"{Decimal(found[-1]['q']) + Decimal(row['qty']):.8f}"
+            continue
+        last = kind
+        found.append(
+            {
+                "a": row["id"],
+                "p": row["price"],
+                "q": row["qty"],
+                "f": row["id"],
+                "l": row["id"],
+                "T": row["time"],
+                "m": row["isBuyerMaker"],
+                "M": True,
+            }
+        )
+    limit = number(query.get("limit"), 500, TRADES)
+    if "fromId" in query:
+        first = number(query["fromId"], 0, MOST_ID)
+        return [row for row in found if row["a"] >= first][:limit]
+    if "startTime" not in query:
+        return found[-limit:]
+    begin_ns = epoch_ns(number(query["startTime"], 0, MOST_ID))
+    return [row for row in found if epoch_ns(row["T"]) >= begin_ns][:limit]
 
 
 # `probe`

@@ -19,6 +19,7 @@ from coinspace.exchanges.exchange import (
     NOTHING,
     AddressLimit,
     Channel,
+    FactSource,
     Heard,
     Identity,
     Label,
@@ -32,13 +33,16 @@ from coinspace.exchanges.exchange import (
     RestBook,
     RestTrade,
     Subscription,
+    TradePage,
     Trial,
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
+from coinspace.exchanges.facts import Network, Said, Trading, name_of, networks, rows, truth
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, Market
 
@@ -84,6 +88,8 @@ CONNECT_LIMIT = Limit(8, 1.0)
 MESSAGE_LIMITS = (Limit(50, 1.0),)
 # known from other clients: 10 requests a second per address
 REST_LIMITS = {"public": Limit(8, 1.0)}
+REST_HEADERS: Mapping[str, str] = {}
+MIRRORS = ""
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
@@ -152,9 +158,10 @@ def trades_request(symbol: str) -> Request:
     return Request("trades", path, "public", 1, (symbol,))
 
 
-def older_trades_request(before: RestTrade) -> Request | None:
-    """Request the trades before a trade: pages are named by an id."""
-    if before.trade_id <= 1:
+def older_trades_request(page: TradePage) -> Request | None:
+    """Request the trades before the oldest trade: pages are named by an id."""
+    before = page.oldest
+    if before is None or not page.fresh or before.trade_id <= 1:
         return None
     path = f"/products/{before.symbol}/trades?limit={TRADES}&after={before.trade_id}"
     return Request("trades", path, "public", 1, (before.symbol,))
@@ -218,9 +225,62 @@ def read_markets(payload: bytes) -> list[Listing]:
     return listings
 
 
+# facts beside the price
+
+CURRENCIES = "/currencies"
+FACTS = (
+    FactSource(markets_request(), ("trading",), 0),
+    FactSource(Request("facts", CURRENCIES, "public"), ("wallets",)),
+)
+# flags of a product -> what they leave of trading
+LIMITS: dict[str, Trading] = {
+    "trading_disabled": "suspended",
+    "cancel_only": "limited",
+    "post_only": "limited",
+    "limit_only": "limited",
+    "auction_mode": "limited",
+}
+
+
+def read_facts(request: Request, payload: bytes) -> Said:
+    """Read `/products`, or the networks in `/currencies`, which tell no side from the other."""
+    found = orjson.loads(payload)
+    if request.path != CURRENCIES:
+        read, unread = rows(found, lambda row: name_of(row["id"]), _trading)
+        return Said(trading={name: states[0] for name, states in read.items()}, unread=unread)
+    wallets, unread = rows(found, lambda row: name_of(row["id"]).upper(), _networks)
+    return Said(wallets={coin: parts[0] for coin, parts in wallets.items()}, unread=unread)
+
+
+def _trading(row: Any) -> tuple[Trading, str]:
+    status = name_of(row["status"])
+    if status != "online":
+        return "suspended", status
+    flags = [flag for flag in LIMITS if truth(row.get(flag, False))]
+    # the first flag leaves the least
+    return (LIMITS[flags[0]], ", ".join(flags)) if flags else ("open", "")
+
+
+def _networks(row: Any) -> list[Network]:
+    currency = _online(row["status"])
+    found = [
+        (name_of(one["id"]), _online(one["status"])) for one in row.get("supported_networks") or ()
+    ]
+    # a currency that is offline is so on each network
+    return networks(
+        Network(name, on, on)
+        for name, state in found or [(name_of(row["id"]), currency)]
+        for on in [state if currency else currency]
+    )
+
+
+def _online(status: Any) -> bool | None:
+    return {"online": True, "offline": False, "delisted": False}.get(name_of(status))
+
+
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame; a frame asks for one market, so only that one fails."""
-    text = plain(f"{detail.get('message')}: {detail.get('reason')}")
+    text = plain(f"{said(detail.get('message'))}: {said(detail.get('reason'))}")
     one = "not a valid product" in text
     return Refusal(text, fatal=not one, whole=not one)
 
@@ -230,7 +290,7 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     if status == 200 and payload[:1] in (b"{", b"["):
         return None
     try:
-        text = f"HTTP {status} {orjson.loads(payload)['message']}"
+        text = f"HTTP {status} {said(orjson.loads(payload)['message'])}"
     except (orjson.JSONDecodeError, LookupError, TypeError):
         text = f"HTTP {status} {payload[:80].decode(errors='replace')}"
     passing = status in (200, 403, 418, 429) or status >= 500
@@ -282,6 +342,8 @@ def answer(
     parts = path.strip("/").split("/")
     if parts == ["products"]:
         return 200, [product(symbol) for symbol in sorted(recording.symbols)]
+    if path == CURRENCIES:
+        return 200, [currency(name) for name in sorted(coins(recording))]
     if len(parts) != 3 or parts[0] != "products" or parts[1] not in recording.symbols:
         return 404, {"message": "NotFound"}
     symbol = parts[1]
@@ -309,6 +371,17 @@ def product(symbol: str) -> dict[str, Any]:
         "cancel_only": False,
         "auction_mode": False,
     }
+
+
+def coins(recording: Recording) -> set[str]:
+    """Return the coins of a recording."""
+    return {symbol.partition("-")[0] for symbol in recording.symbols}
+
+
+def currency(name: str) -> dict[str, Any]:
+    """Return a coin of the list of a recording."""
+    own = [{"id": name.lower(), "name": name, "status": "online"}]
+    return {"id": name, "name": name, "status": "online", "supported_networks": own}
 
 
 def rest_row(payload: bytes) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from coinspace.exchanges.exchange import (
     NOTHING,
     AddressLimit,
     Channel,
+    FactSource,
     Heard,
     Identity,
     Label,
@@ -30,13 +31,16 @@ from coinspace.exchanges.exchange import (
     RestBook,
     RestTrade,
     Subscription,
+    TradePage,
     Trial,
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
+from coinspace.exchanges.facts import Network, Said, Trading, name_of, networks, rows
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, Market
 
@@ -87,6 +91,8 @@ CONNECT_LIMIT = Limit(20, 60.0)
 MESSAGE_LIMITS = (Limit(50, 1.0),)
 # documented: 1,200 requests a minute per address, of which CoinSpace uses 75 %
 REST_LIMITS = {"public": Limit(900, 60.0)}
+REST_HEADERS: Mapping[str, str] = {}
+MIRRORS = ""
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
@@ -188,7 +194,7 @@ def trades_request(symbol: str) -> Request:
     return Request("trades", path, "public", 1, (symbol,))
 
 
-def older_trades_request(before: RestTrade) -> Request | None:
+def older_trades_request(page: TradePage) -> Request | None:
     """Return None: the trades have no pages."""
     return None
 
@@ -251,9 +257,52 @@ def read_markets(payload: bytes) -> list[Listing]:
     return listings
 
 
+# facts beside the price
+
+CURRENCIES = "/currencies"
+FACTS = (
+    FactSource(markets_request(), ("trading",), 0),
+    FactSource(Request("facts", CURRENCIES, "public"), ("wallets",)),
+)
+# known from other clients: of deposits and withdrawals
+WALLETS = {"normal": True, "suspended": False}
+
+
+def read_facts(request: Request, payload: bytes) -> Said:
+    """Read `/currencies`, or the states in `/markets/KRW`."""
+    found = orjson.loads(payload)
+    if request.path != CURRENCIES:
+        read, unread = rows(found["markets"], _symbol, _trading)
+        return Said(trading={name: states[0] for name, states in read.items()}, unread=unread)
+    wallets, unread = rows(
+        found["currencies"],
+        lambda row: name_of(row["symbol"]).upper(),
+        lambda row: Network(
+            name_of(row["symbol"]).upper(),
+            WALLETS.get(name_of(row["deposit_status"])),
+            WALLETS.get(name_of(row["withdraw_status"])),
+        ),
+    )
+    return Said(wallets={coin: networks(parts) for coin, parts in wallets.items()}, unread=unread)
+
+
+def _symbol(row: Any) -> str:
+    return name_of(row["target_currency"]).upper()
+
+
+def _trading(row: Any) -> tuple[Trading, str]:
+    status, repair = int(row["trade_status"]), int(row["maintenance_status"])
+    if repair:
+        return "suspended", "maintenance"
+    if status == 1:
+        return "open", ""
+    detail = STATES.get(status, f"trade status {status}")
+    return ("suspended" if status == 0 else "limited" if status in STATES else "unknown"), detail
+
+
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame, after which the connection goes on."""
-    text = plain(f"{detail.get('error_code')}: {detail.get('message')}")
+    text = plain(f"{said(detail.get('error_code'))}: {said(detail.get('message'))}")
     return Refusal(text, fatal=False, whole=False)
 
 
@@ -264,13 +313,13 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
     """
     try:
         body = orjson.loads(payload)
-        result, code = body.get("result"), str(body.get("error_code"))
+        result, code = body.get("result"), said(body.get("error_code"))
     except (orjson.JSONDecodeError, AttributeError):
         shown = payload[:80].decode(errors="replace")
         return Refusal(plain(f"HTTP {status}, expected JSON, was {shown}"), fatal=False)
     if status == 200 and result == "success":
         return None
-    text = plain(f"HTTP {status} {code}: {body.get('error_msg')}")
+    text = plain(f"HTTP {status} {code}: {said(body.get('error_msg'))}")
     passing = status in (403, 418, 429) or status >= 500 or code in PASSING
     return Refusal(text, fatal=not passing)
 
@@ -337,6 +386,8 @@ def answer(
 ) -> tuple[int, Any]:
     """Answer a REST request from a recording. Errors have status 200."""
     parts = path.strip("/").split("/")
+    if path == CURRENCIES:
+        return 200, {"result": "success", "error_code": "0", "currencies": currencies(recording)}
     routes: dict[str, Callable[[], dict[str, Any]]] = {
         "markets": lambda: {"markets": [topic(one) | MARKET for one in sorted(recording.symbols)]},
         "orderbook": lambda: _book(recording, parts[2].upper(), query),
@@ -350,6 +401,14 @@ def answer(
         return 200, _error("108", "Unknown CryptoCurrency")
     found = routes[parts[0]]()
     return 200, {"result": "success", "error_code": "0", **found}
+
+
+def currencies(recording: Recording) -> list[dict[str, Any]]:
+    """Return the wallets of a recording's coins, all of them open."""
+    return [
+        {"name": one, "symbol": one, "deposit_status": "normal", "withdraw_status": "normal"}
+        for one in sorted(recording.symbols)
+    ]
 
 
 def _error(code: str, text: str) -> dict[str, Any]:

@@ -13,16 +13,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
+from coinspace.exchanges.facts import Said
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market
 
 Stream = Literal["orderbook", "ticker"]
 # channels of a subscription; top: best prices, where an exchange has a channel for them
 Channel = Literal["orderbook", "top", "ticker", "trade"]
-Purpose = Literal["snapshot", "compare", "trades", "markets"]
+Purpose = Literal["snapshot", "compare", "trades", "markets", "facts"]
 
 # errors of `read_books`, `read_trades` and `read_markets` for an answer of an unknown form
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
+UNREADABLE = (
+    ValueError, LookupError, TypeError, AttributeError, OverflowError,
+    # a list in lists in lists …
+    RecursionError,
+)  # fmt: skip
 # channels that each stage needs
 CHANNELS: dict[Stream, tuple[Channel, ...]] = {
     "orderbook": ("orderbook",),
@@ -108,6 +113,25 @@ class Request:
     symbols: tuple[str, ...] = ()
     # data of the stage, kept until the answer and never sent
     context: Any = field(default=None, compare=False)
+    # data of the exchange's module: the place of the answer in a list that is read page by page
+    place: Any = field(default=None, compare=False)
+
+
+# parts of the facts beside the price: as the fields of `Said`
+Part = Literal["wallets", "trading", "flags", "notices", "whole"]
+
+
+@dataclass(frozen=True, slots=True)
+class FactSource:
+    """A REST answer with facts beside the price.
+
+    Attributes: parts: what it says. every_s: how often it is asked for; the list of markets, which
+        is asked for anyway, has 0.
+    """
+
+    request: Request
+    parts: tuple[Part, ...]
+    every_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +162,25 @@ class RestTrade:
     price: float
     size: float
     sell: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TradePage:
+    """One answer of a list of trades that is read backwards, page by page.
+
+    Attributes:
+        request: the answered request. trades: as `read_trades` returns them.
+        fresh: whether it has a trade that no page before had.
+        oldest: oldest trade of all pages, None = none so far.
+        from_ns: how far back trades are wanted. wall_ns: time of the answer.
+    """
+
+    request: Request
+    trades: Sequence[RestTrade]
+    fresh: bool
+    oldest: RestTrade | None
+    from_ns: int
+    wall_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,10 +354,16 @@ class Exchange(Protocol):
     MESSAGE_LIMITS: tuple[Limit, ...]
     # by group
     REST_LIMITS: dict[str, Limit]
+    # headers of each request
+    REST_HEADERS: Mapping[str, str]
+    # addresses of the same data for an address that is refused for its country, "" = none
+    MIRRORS: str
     # by group, where answers report the used weight
     ADDRESS_LIMITS: dict[str, AddressLimit]
     # numbers of levels that a snapshot request can name, ascending by weight
     SNAPSHOT_STEPS: tuple[int, ...]
+    # answers with facts beside the price, public ones only
+    FACTS: tuple[FactSource, ...]
 
     def parser(self, capacity: int, markets: Iterable[str] = ()) -> Any: ...
     def symbol_of(self, market: Market) -> str: ...
@@ -328,14 +377,16 @@ class Exchange(Protocol):
     def snapshot_request(self, symbol: str, levels: int) -> Request: ...
     def compare_requests(self, symbols: Sequence[str]) -> list[Request]: ...
     def trades_request(self, symbol: str) -> Request: ...
-    # None = the exchange gives no older trades
-    def older_trades_request(self, before: RestTrade) -> Request | None: ...
+    # the page after a page, None = the exchange gives no older trades
+    def older_trades_request(self, page: TradePage) -> Request | None: ...
     def markets_request(self) -> Request: ...
     def read_books(self, request: Request, payload: bytes) -> list[RestBook]: ...
     def read_trades(
         self, request: Request, payload: bytes, wall_ns: int = 0
     ) -> list[RestTrade]: ...
     def read_markets(self, payload: bytes) -> list[Listing]: ...
+    # of a request of FACTS
+    def read_facts(self, request: Request, payload: bytes) -> Said: ...
     def refusal_of_frame(self, detail: dict[str, Any]) -> Refusal: ...
     def refusal_of_answer(self, status: int, payload: bytes) -> Refusal | None: ...
 
@@ -365,6 +416,10 @@ DIGITS = 18
 MOST_ID = 10**DIGITS
 # errors of reading fields from malformed bytes
 MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError)
+# ids of trades that do not count up may be in disorder within this time
+DISORDER_NS = 1_000_000_000
+# a larger time is in µs: in ms it would be the year 5138
+MICROSECONDS_FROM = 100_000_000_000_000
 # longest name in a frame, in bytes: a longer one is not a symbol
 NAME_SIZE = 64
 
@@ -395,11 +450,34 @@ def shaped(
     return rows
 
 
+def said(value: object) -> str:
+    """Return a value of a refusal as text.
+
+    A list or an object, which no refusal has, can be as large as the answer: it has no text.
+    """
+    return "…" if isinstance(value, list | dict) else str(value)
+
+
 def plain(text: str) -> str:
     """Return a text from outside as one short printable line, for logs, states and terminals."""
     cut = text[:TEXT_LIMIT]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
     return shown if len(text) <= TEXT_LIMIT else f"{shown} …"
+
+
+# documented for 451; firewalls use 403 and name the country or the region
+_COUNTRY = re.compile(rb"\bcountr|\bregion|restricted location|\bjurisdiction", re.IGNORECASE)
+
+
+def country_refusal(status: int, payload: bytes, mirrors: str) -> Refusal | None:
+    """Return the refusal of an address for its country, None for any other answer.
+
+    It says nothing about the market that was asked for, and ends with another address.
+    """
+    if status != 451 and not (status == 403 and _COUNTRY.search(payload[:BLOCK_TEXT])):
+        return None
+    advice = f"; use {mirrors}" if mirrors else ""
+    return Refusal(f"HTTP {status}: this address is refused for its country{advice}", fatal=False)
 
 
 # the end of a refusal: "until" and a time (ms or s since 1970, or ISO 8601), or a duration
@@ -438,6 +516,11 @@ def block_s(payload: bytes, exchange_s: float) -> float:
         unit = next(n for n, found in enumerate(match.groups()[1:]) if found)
         return float(int(match[1]) * _FOR_UNITS_S[unit])
     return 0.0
+
+
+def epoch_ns(timestamp: int) -> int:
+    """Return a time in ms or µs since 1970 in ns."""
+    return timestamp * (1000 if timestamp >= MICROSECONDS_FROM else 1_000_000)
 
 
 def finite(value: Any) -> float:

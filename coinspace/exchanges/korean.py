@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import orjson
 
 from coinspace.errors import MarketError
 from coinspace.exchanges.exchange import (
+    DISORDER_NS,
+    MICROSECONDS_FROM,
     MOST_ID,
     NOTHING,
     Heard,
@@ -21,14 +23,18 @@ from coinspace.exchanges.exchange import (
     Request,
     RestBook,
     RestTrade,
+    TradePage,
     Trial,
     chunks,
+    epoch_ns,
     finite,
     number,
     plain,
+    said,
     shaped,
     short_name,
 )
+from coinspace.exchanges.facts import Flag, Said, name_of, rows
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, Market, market_of_dashed
 
@@ -37,8 +43,13 @@ MARKETS = [f"{base}/KRW" for base in (*ASSETS, "USDT")]
 BOOKS = "/v1/orderbook"
 TICKERS = "/v1/ticker"
 TRADES = "/v1/trades/ticks"
-# a larger time is in µs: in ms it would be the year 5138
-MICROSECONDS_FROM = 100_000_000_000_000
+# trades per call at most
+PAGE = 500
+# documented: trades of a day up to this many days ago
+DAYS = 7
+DAY_NS = 86_400_000_000_000
+# clocks of exchange and host may differ by this much
+CLOCK_NS = 60_000_000_000
 # parts of the names of refusals that pass by themselves
 PASSING = ("too_many_request", "too many request", "teapot")
 
@@ -73,9 +84,61 @@ def compare_requests(symbols: Sequence[str], per_call: int) -> list[Request]:
     ]
 
 
-def trades_request(symbol: str, count: int) -> Request:
-    path = f"{TRADES}?market={symbol}&count={count}"
-    return Request("trades", path, "trade", 1, (symbol,))
+class Place(NamedTuple):
+    """A page of trades.
+
+    days_ago: days before the present one. cursor: id that the page begins at, 0 = none.
+    until_ns: no trade of the page is newer, 0 = not known.
+    """
+
+    days_ago: int = 0
+    cursor: int = 0
+    until_ns: int = 0
+
+
+NEWEST = Place()
+
+
+def trades_request(symbol: str, days_key: str, place: Place = NEWEST) -> Request:
+    """Request at most 500 trades of a day, the newest first.
+
+    Args: days_key: name of the parameter `days ago`, which the exchanges spell differently.
+    """
+    path = f"{TRADES}?market={symbol}&count={PAGE}"
+    if place.days_ago:
+        path += f"&{days_key}={place.days_ago}"
+    if place.cursor:
+        path += f"&cursor={place.cursor}"
+    return Request("trades", path, "trade", 1, (symbol,), place=place)
+
+
+def older_trades_request(page: TradePage, days_key: str, zone_ns: int) -> Request | None:
+    """Request the page after a page, None = there is none.
+
+    Documented: `cursor` is the id of the last trade of the page before, and a request without a
+    number of days has trades of the present day only. It is not known whether a page begins with
+    the trade of its cursor or after it, whether it orders trades by id or by time, and whether a
+    cursor leads into the day before. So pages overlap, and a page without a further trade leads to
+    the day before. The number of days is counted up from page to page: a day that ends meanwhile
+    is read twice, and none is left out.
+
+    Args: zone_ns: the exchange's days begin this much before those of UTC.
+    """
+    place = page.request.place or NEWEST
+    symbol = page.request.symbols[0]
+    if page.fresh:
+        until_ns = page.trades[0].exchange_ns + DISORDER_NS
+        cursor = max(one.trade_id for one in page.trades if one.exchange_ns <= until_ns)
+        return trades_request(symbol, days_key, Place(place.days_ago, cursor, until_ns))
+    until_ns = page.oldest.exchange_ns + DISORDER_NS if page.oldest else 0
+    last = page.oldest.trade_id if page.oldest and (page.trades or place.cursor) else 0
+    if last not in (0, place.cursor):
+        # the overlap was the whole page, or the day has become another one
+        return trades_request(symbol, days_key, Place(place.days_ago, last, until_ns))
+    day_ns = (page.wall_ns + zone_ns) // DAY_NS * DAY_NS - place.days_ago * DAY_NS - zone_ns
+    if place.days_ago >= DAYS or page.from_ns >= day_ns + CLOCK_NS:
+        return None
+    return trades_request(symbol, days_key, Place(place.days_ago + 1, 0, until_ns))
 
 
 def read_books(request: Request, payload: bytes) -> list[RestBook]:
@@ -98,19 +161,19 @@ def read_books(request: Request, payload: bytes) -> list[RestBook]:
 
 
 def read_trades(request: Request, payload: bytes, wall_ns: int = 0) -> list[RestTrade]:
-    """Read `/v1/trades/ticks`, oldest first."""
+    """Read `/v1/trades/ticks`, oldest first; trades of one time keep the exchange's order."""
     trades = [
         RestTrade(
             entry["market"],
             int(entry["sequential_id"]),
-            milliseconds(int(entry["timestamp"])) * 1_000_000,
+            epoch_ns(int(entry["timestamp"])),
             float(entry["trade_price"]),
             float(entry["trade_volume"]),
             entry["ask_bid"] == "ASK",
         )
-        for entry in orjson.loads(payload)
+        for entry in reversed(orjson.loads(payload))
     ]
-    trades.sort(key=lambda trade: (trade.exchange_ns, trade.trade_id))
+    trades.sort(key=lambda trade: trade.exchange_ns)
     return trades
 
 
@@ -131,6 +194,16 @@ def read_markets(payload: bytes) -> list[Listing]:
     return listings
 
 
+def read_market_facts(payload: bytes, flags: Callable[[Any], list[Flag]]) -> Said:
+    """Read the warnings in `/v1/market/all`, which has only the markets that are offered now."""
+    found, unread = rows(orjson.loads(payload), lambda row: name_of(row["market"]), flags)
+    return Said(
+        trading=dict.fromkeys(found, ("open", "")),
+        flags={symbol: [one for part in parts for one in part] for symbol, parts in found.items()},
+        unread=unread,
+    )
+
+
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """Return the refusal of an error frame.
 
@@ -139,8 +212,8 @@ def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
     """
     error = detail.get("error", detail)
     if not isinstance(error, dict):
-        error = {"name": str(error)}
-    text = plain(f"{error.get('name')}: {error.get('message')}")
+        error = {"name": error}
+    text = plain(f"{said(error.get('name'))}: {said(error.get('message'))}")
     return Refusal(text, fatal=not any(word in text.lower() for word in PASSING))
 
 
@@ -159,7 +232,7 @@ def refusal_of_answer(status: int, payload: bytes) -> Refusal | None:
         return None
     text = f"HTTP {status}"
     if isinstance(error, dict):
-        text += f" {error.get('name')}: {error.get('message')}"
+        text += f" {said(error.get('name'))}: {said(error.get('message'))}"
     text = plain(text)
     passing = status in (418, 429) or status >= 500 or any(w in text.lower() for w in PASSING)
     return Refusal(text, fatal=not passing)
@@ -238,16 +311,27 @@ def recorded_book() -> None:
     """Return None: each frame is a whole book."""
 
 
-def answer(
-    recording: Recording, path: str, query: Mapping[str, str], details: dict[str, Any]
-) -> tuple[int, Any]:
-    """Answer a REST request from a recording.
+class Rules(NamedTuple):
+    """What differs between the exchanges' answers.
 
-    Args: details: what the list of markets adds to each market when it is asked for details.
+    details: what the list of markets adds to each market when it is asked for details. days_key:
+    parameter `days ago`. zone_ns: days begin this much before those of UTC. own_ids: whether trades
+    have other ids than in the stream.
     """
+
+    details: dict[str, Any]
+    days_key: str
+    zone_ns: int = 0
+    own_ids: bool = False
+
+
+def answer(
+    recording: Recording, path: str, query: Mapping[str, str], wall_ns: int, rules: Rules
+) -> tuple[int, Any]:
+    """Answer a REST request from a recording."""
     if path == "/v1/market/all":
         detailed = query.get("is_details", query.get("isDetails")) == "true"
-        return 200, market_list(recording.symbols, details if detailed else {})
+        return 200, market_list(recording.symbols, rules.details if detailed else {})
     if path not in (BOOKS, TICKERS, TRADES):
         return _refused(404, "not_found", "no Route matched with those values")
     codes = [one for one in query.get("markets", query.get("market", "")).upper().split(",") if one]
@@ -257,12 +341,7 @@ def answer(
     if any(code not in recording.symbols for code in codes):
         return _refused(404, 404, "Code not found")
     if path == TRADES:
-        count = number(query.get("count"), 1, 500)
-        rows = shaped(recording.trades(codes[0]), rest_row)
-        if "cursor" in query:
-            before = number(query["cursor"], MOST_ID, MOST_ID)
-            rows = [row for row in rows if int(row.get("sequential_id", 0)) < before]
-        return 200, rows[: -count - 1 : -1]
+        return 200, trade_list(recording.trades(codes[0]), query, wall_ns, rules)
     kind = "orderbook" if path == BOOKS else "ticker"
     frames = (recording.last(kind, code) for code in codes)
     rows = shaped((frame for frame in frames if frame is not None), rest_row)
@@ -271,6 +350,37 @@ def answer(
             units = row.get("orderbook_units") or []
             row["orderbook_units"] = units[: number(query["count"], 30, 30)]
     return 200, rows
+
+
+def trade_list(
+    frames: Iterable[bytes], query: Mapping[str, str], wall_ns: int, rules: Rules
+) -> list[dict[str, Any]]:
+    """Return recorded trades of one day in the form of REST, the highest ids first."""
+    rows = shaped(frames, rest_row)
+    if rules.own_ids:
+        number_trades(rows)
+    days_ago = number(query.get(rules.days_key), 0, DAYS)
+    day = (wall_ns + rules.zone_ns) // DAY_NS - days_ago
+    before = number(query.get("cursor"), MOST_ID, MOST_ID)
+    until = query.get("to", "").replace(":", "") or "235959"
+    found = []
+    for row in rows:
+        there, ns = divmod(int(row.get("timestamp", 0)) * 1_000_000 + rules.zone_ns, DAY_NS)
+        seconds = ns // 1_000_000_000
+        clock = f"{seconds // 3600:02}{seconds // 60 % 60:02}{seconds % 60:02}"
+        if there == day and clock <= until and int(row.get("sequential_id", 0)) < before:
+            found.append(row)
+    found.sort(key=lambda row: int(row["sequential_id"]), reverse=True)
+    return found[: number(query.get("count"), 1, PAGE)]
+
+
+def number_trades(rows: list[dict[str, Any]]) -> None:
+    """Give trades the ids of REST: their ms and a counter."""
+    ms = count = 0
+    for row in rows:
+        count = count + 1 if row["timestamp"] == ms else 0
+        ms = row["timestamp"]
+        row["sequential_id"] = ms * 10_000 + count
 
 
 def _refused(status: int, name: str | int, text: str) -> tuple[int, Any]:

@@ -7,22 +7,23 @@ Comments have the rule that the code relies on. "Documented" means https://docs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from coinspace.exchanges import korean
 from coinspace.exchanges.exchange import (
     AddressLimit,
     Channel,
+    FactSource,
     Identity,
     Limit,
     Load,
     Rates,
     Recording,
     Request,
-    RestTrade,
     Subscription,
+    TradePage,
 )
+from coinspace.exchanges.facts import Flag, Said, name_of, truth
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market, dashed_symbol
 
@@ -68,13 +69,15 @@ CONNECT_LIMIT = Limit(5, 1.0)
 MESSAGE_LIMITS = (Limit(5, 1.0), Limit(100, 60.0))
 # documented (rate limits): 10 requests a second per address for each group
 REST_LIMITS = {group: Limit(10, 1.0) for group in ("market", "trade", "ticker", "orderbook")}
+REST_HEADERS: Mapping[str, str] = {}
+MIRRORS = ""
 ADDRESS_LIMITS: dict[str, AddressLimit] = {}
 SNAPSHOT_STEPS = ()
 
 # depths that the suffix of a code can ask for; any other number gives 30 levels
 SUFFIXES = (1, 5, 15)
-# trades per call at most (known from other clients, not documented)
-TRADES = 500
+# documented: with an empty `days_ago`, trades of the present UTC day
+DAYS_KEY = "days_ago"
 # of each market in a list with details
 DETAILS = {
     "market_event": {
@@ -152,13 +155,11 @@ def compare_requests(symbols: Sequence[str]) -> list[Request]:
 
 
 def trades_request(symbol: str) -> Request:
-    return korean.trades_request(symbol, TRADES)
+    return korean.trades_request(symbol, DAYS_KEY)
 
 
-def older_trades_request(before: RestTrade) -> Request | None:
-    """Request the trades before a trade."""
-    request = trades_request(before.symbol)
-    return replace(request, path=f"{request.path}&cursor={before.trade_id}")
+def older_trades_request(page: TradePage) -> Request | None:
+    return korean.older_trades_request(page, DAYS_KEY, 0)
 
 
 def markets_request() -> Request:
@@ -168,6 +169,24 @@ def markets_request() -> Request:
 read_books = korean.read_books
 read_trades = korean.read_trades
 read_markets = korean.read_markets
+
+# facts beside the price; documented: the states of wallets and the notices need a key
+FACTS = (FactSource(markets_request(), ("trading", "flags"), 0),)
+
+
+def read_facts(request: Request, payload: bytes) -> Said:
+    """Read `/v1/market/all`: the only public facts."""
+    return korean.read_market_facts(payload, _flags)
+
+
+def _flags(row: Any) -> list[Flag]:
+    # documented: `warning` is a designated market, `caution` has the alerts in force
+    event = row["market_event"]
+    cautions = [name_of(name) for name, on in event["caution"].items() if truth(on)]
+    flags = [Flag("caution", name) for name in cautions]
+    return [Flag("warning", "WARNING"), *flags] if truth(event["warning"]) else flags
+
+
 refusal_of_frame = korean.refusal_of_frame
 refusal_of_answer = korean.refusal_of_answer
 
@@ -182,7 +201,7 @@ recorded_book = korean.recorded_book
 def answer(
     recording: Recording, path: str, query: Mapping[str, str], wall_ns: int
 ) -> tuple[int, Any]:
-    return korean.answer(recording, path, query, DETAILS)
+    return korean.answer(recording, path, query, wall_ns, korean.Rules(DETAILS, DAYS_KEY))
 
 
 # `probe`

@@ -43,22 +43,28 @@ def definition(settings: Settings, asset: str, *, candidate: bool = False) -> di
     }
 
 
+def definitions(settings: Settings, asset: str, at_ns: int) -> Iterator[Row]:
+    """Yield the rows of one index's definitions."""
+    for role in (LIVE, NEXT) if settings.index.next else (LIVE,):
+        found = definition(settings, asset, candidate=role == NEXT)
+        yield Row(
+            "methodology",
+            at_ns,
+            {"asset": asset, "role": role, "parameter_hash": found["parameter_hash"]},
+            {
+                "method_version": METHOD_VERSION,
+                "definition": orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode(),
+            },
+        )
+
+
 def announce(settings: Settings, at_ns: int) -> Iterator[Row]:
     """Yield rows of the index's definitions and operator actions that are not stored yet."""
     known, excluded = _stored(settings)
-    roles = [(LIVE, False)] + ([(NEXT, True)] if settings.index.next else [])
     for asset in settings.index.assets:
-        for role, candidate in roles:
-            found = definition(settings, asset, candidate=candidate)
-            text = orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode()
-            if known.get((asset, role)) == text:
-                continue
-            yield Row(
-                "methodology",
-                at_ns,
-                {"asset": asset, "role": role, "parameter_hash": found["parameter_hash"]},
-                {"method_version": METHOD_VERSION, "definition": text},
-            )
+        for row in definitions(settings, asset, at_ns):
+            if known.get((asset, str(row.symbols["role"]))) != row.columns["definition"]:
+                yield row
     yield from _operator_rows(settings.index.excluded, excluded, at_ns)
 
 

@@ -21,11 +21,19 @@ class Pulse:
         self, assets: Iterable[str], allowed_s: Allowed, clock: Clock = monotonic_ns
     ) -> None:
         self._clock = clock
-        started = clock()
-        self._allowed_ns = {asset: int(allowed_s(asset) * SECOND_NS) for asset in assets}
-        self._ticked_ns = dict.fromkeys(self._allowed_ns, started)
-        self._valued_ns = dict.fromkeys(self._allowed_ns, started)
-        self._reason: dict[str, str | None] = dict.fromkeys(self._allowed_ns)
+        self._allowed_s = allowed_s
+        self._allowed_ns: dict[str, int] = {}
+        self._ticked_ns: dict[str, int] = {}
+        self._valued_ns: dict[str, int] = {}
+        self._reason: dict[str, str | None] = {}
+        for asset in assets:
+            self.add(asset)
+
+    def add(self, asset: str) -> None:
+        """Watch one more index from now on."""
+        self._allowed_ns[asset] = int(self._allowed_s(asset) * SECOND_NS)
+        self._ticked_ns[asset] = self._valued_ns[asset] = self._clock()
+        self._reason[asset] = None
 
     def tick(self, record: IndexRecord) -> None:
         """Take a record."""

@@ -18,7 +18,7 @@ from coinspace.errors import CoinSpaceError, MessageError, StorageError
 from coinspace.index.backlog import Backlog, Entry, read_entries
 from coinspace.index.calculator import IndexCalculator
 from coinspace.index.chain import DAY_NS, stored_links
-from coinspace.index.governance import announce
+from coinspace.index.governance import announce, definitions
 from coinspace.index.memory import (
     Memory,
     read_ahead,
@@ -78,6 +78,7 @@ class Worker:
         depths = settings.depths
         interval_ns = index.interval_ms * MILLISECOND_NS
         intervals = {one: index.interval_ms_of(one) * MILLISECOND_NS for one in index.assets}
+        self._intervals = intervals
         self.calculator = IndexCalculator(
             index.parameters_of,
             self._emit,
@@ -403,11 +404,22 @@ class Worker:
             self.counts["malformed_aggregates"] += 1
             self._process.log.warning("aggregate not read", error=str(error))
             return
+        if self._settings.index.admit(aggregate.asset):
+            self._admit(aggregate)
         self._heard, self._heard_ns = True, monotonic_ns()
         self._apart = abs(now_ns() - aggregate.ts_ns) > GIVE_UP_NS
         self.calculator.on_aggregate(aggregate)
         if self.candidate is not None:
             self.candidate.on_aggregate(aggregate)
+
+    def _admit(self, aggregate: Aggregate) -> None:
+        """Begin the index of an asset that the aggregator has found to be listed."""
+        asset = aggregate.asset
+        self._intervals[asset] = self._settings.index.interval_ms_of(asset) * MILLISECOND_NS
+        self.pulse.add(asset)
+        self._process.log.info("index begins", asset=asset)
+        for row in definitions(self._settings, asset, aggregate.ts_ns):
+            self._store(row)
 
     def _emit(self, record: IndexRecord, aggregate: Aggregate | None) -> None:
         self.pulse.tick(record)

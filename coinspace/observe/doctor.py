@@ -13,7 +13,7 @@ from typing import Literal
 
 from coinspace.bus.journal import journal_folder
 from coinspace.bus.segments import horizon_s
-from coinspace.bus.transport import servers
+from coinspace.bus.transport import servers, streams
 from coinspace.config import Settings
 from coinspace.errors import BusError, ConfigError
 from coinspace.exchanges import UNUSABLE
@@ -201,10 +201,36 @@ def _servers(settings: Settings) -> Iterator[Finding]:
             f"a book of {deepest} levels has {largest} bytes and the servers accept"
             f" {found.max_payload}: raise max_payload in their configuration",
         )
+    yield from _streams(settings)
     if not settings.journal.enabled:
         yield Finding(
             "bus", "advice", "journal.enabled is off: what an outage of the servers loses is lost"
         )
+
+
+def _streams(settings: Settings) -> Iterator[Finding]:
+    """Check the streams' limits, and whether their storage workers keep up."""
+    try:
+        found = streams(settings)
+    except BusError as error:
+        yield Finding("streams", "problem", str(error))
+        return
+    for one in found:
+        if one.problem:
+            yield Finding("streams", "problem", one.problem)
+        elif one.bytes > settings.streams.max_bytes // 2:
+            yield Finding(
+                "streams",
+                "problem",
+                f"{one.name} is more than half full: {one.waiting} batches wait for"
+                " storage workers",
+            )
+        else:
+            yield Finding(
+                "streams",
+                "ok",
+                f"{one.name}: {one.replicas} replicas, {one.waiting} batches wait",
+            )
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

@@ -33,6 +33,8 @@ _ECOS_DAYS = 14
 # a day's round number fits
 _MOST_ROUNDS = 1 << 31
 SHOWN = 80
+# what reading an answer of another form raises; RecursionError: lists in lists in lists
+UNREADABLE = (LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
 
 
 class RefusedError(Exception):
@@ -63,12 +65,12 @@ class Source:
         """Read an answer. Raises: RefusedError."""
         try:
             answer = orjson.loads(payload)
-        except (orjson.JSONDecodeError, RecursionError):
+        except orjson.JSONDecodeError:
             head = payload[:SHOWN].decode("utf-8", "replace")
             raise RefusedError("not_json", f"expected JSON, was {printable(head)!r}") from None
         try:
             rate, observed_ns, number = self.read(answer, path)
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError):
+        except UNREADABLE:
             head = payload[:SHOWN].decode("utf-8", "replace")
             raise RefusedError(
                 "shape", f"expected the fields of a quotation, was {printable(head)!r}"

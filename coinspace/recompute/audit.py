@@ -68,6 +68,12 @@ def verify(
     warm_ns = start_ns - WARM_UP_NS
     with schema.connect(address(settings)) as connection:
         parameters = in_force(connection, settings, assets, bounds)
+        # an asset of a pattern has had an index since it was listed
+        since = {
+            asset: ns
+            for asset, ns in announced.first_definitions(connection).items()
+            if settings.index.is_shared(asset)
+        }
     # all assets share the rate's parameters, and no asset may override them
     settings.index.parameters = parameters[assets[0]]
     settings.index.overrides = {
@@ -85,6 +91,7 @@ def verify(
             start_ns=warm_ns,
             end_ns=end_ns,
             guide=comparison.stored,
+            since=since,
         )
         for asset in assets:
             remember(connection, replay.calculator.index(asset), warm_ns)

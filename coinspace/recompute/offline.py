@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from coinspace._ext.sink import ListSink
@@ -50,6 +51,7 @@ class FeedReplay:
         emit: called with each record and its aggregate, whose ladders are overwritten afterwards.
         start_ns, end_ns: ticks in [start, end); earlier records only build the books.
         guide: stored records; each tick is made from the messages named in its stored record.
+        since: asset -> its first tick, for assets that were listed later than others.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class FeedReplay:
         start_ns: int = 0,
         end_ns: int | None = None,
         guide: Guide | None = None,
+        since: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
+        self._since = since
         self.interval_ns = settings.index.interval_ms * MILLISECOND_NS
         depths = settings.depths
         index = settings.index
@@ -133,7 +137,8 @@ class FeedReplay:
             self._next_ns += step
 
     def _tick(self, ts_ns: int, *, in_pause: bool) -> None:
-        guide, assets = self._guide, self.aggregator.due(ts_ns)
+        guide = self._guide
+        assets = [one for one in self.aggregator.due(ts_ns) if self._since.get(one, 0) <= ts_ns]
         if guide is None or not assets:
             self.aggregator.tick(ts_ns)
             return
@@ -154,7 +159,7 @@ class FeedReplay:
         self.aggregator.tick(ts_ns, inputs)
 
     def _on_aggregate(self, aggregate: Aggregate) -> None:
-        if aggregate.ts_ns < self._start_ns:
+        if aggregate.ts_ns < max(self._start_ns, self._since.get(aggregate.asset, 0)):
             return
         if self._guide is not None and self._guide.missed(aggregate.asset, aggregate.ts_ns):
             self.calculator.miss(aggregate.asset, aggregate.ts_ns)

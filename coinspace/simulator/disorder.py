@@ -23,7 +23,8 @@ from coinspace.simulator.faults import (
     altered,
     parse,
 )
-from coinspace.simulator.rest import Answer, answer, rest_of
+from coinspace.simulator.rates import WHOLE
+from coinspace.simulator.rest import Answer, answer, fact_paths, rest_of
 from coinspace.simulator.source import Host
 
 ERROR_CLOSE_S = 0.15
@@ -313,10 +314,14 @@ class Disorder:
         status = int(fault.values["status"])
         if not status:
             await _until_gone(request)
-        return web.Response(status=status or 503, headers={"Retry-After": "1"})
+        refusal = orjson.dumps(rest_of(exchange).refusal(status or 503))
+        return web.Response(status=status or 503, body=refusal, headers={"Retry-After": "1"})
 
     async def request(self, exchange: str, path: str, query: dict[str, str]) -> Answer | None:
         """Answer a REST request by a fault; None = go on."""
+        if any(path == one.partition("?")[0] for one in fact_paths(exchange)):
+            for fault in self._acting({"facts"}, exchange):
+                return WHOLE[fault.form]()
         symbol = query.get("symbol") or query.get("market") or query.get("markets") or ""
         for fault in self._acting({"rest"}, exchange, symbol, "", path):
             await asyncio.sleep(fault.values["ms"] / 1000)

@@ -26,9 +26,13 @@ Requests:
   rest      status=429|418|500|503, retry=SECONDS, path=PART, ms=DELAY, status=0 only delays
   handshake status=429, ms=DELAY, status=0 never answers
   stale     depth answers with the book from the fault's beginning
+  facts     form=html and others, see `WHOLE` in `coinspace/simulator/rates.py`: what is answered
+            when wallets, warnings, notices or the state of the exchange are asked for
 Markets (simulated exchanges; a symbol is needed):
   halt      listed as halted or suspended, no orders and trades
   delist    removed from the lists, its frames end
+  wallet    deposits and withdrawals of the market's coin are closed
+  warn      the exchange warns of the market
   budget    used=5000: weight per minute that other programs at the same address use (Binance)
 Clock (simulated exchanges):
   clock     by=3h: error of the exchange's clock
@@ -52,7 +56,7 @@ from coinspace.errors import ConfigError, MarketError
 from coinspace.exchanges import EXCHANGES
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.market import Market, exchange_as_named
-from coinspace.simulator.rates import FORMS, SIMULATED_SOURCES
+from coinspace.simulator.rates import FORMS, SIMULATED_SOURCES, WHOLE
 
 FRAME_KINDS = {
     "drop",
@@ -96,7 +100,11 @@ NAMELESS_KINDS = ACCEPT_KINDS | {"refuse"}
 CONNECTION_KINDS = {"halfopen", "reset", "close", "error", "shutdown", "cut", "revoke"}
 REQUEST_KINDS = {"rest", "handshake", "stale"}
 RATE_KINDS = {"rate"}
-MARKET_KINDS = {"halt", "delist"}
+# of the answers with facts beside the price
+FACT_KINDS = {"facts"}
+# facts of one market: its coin's wallet is closed, the exchange warns of it
+MARKET_FACTS = {"wallet", "warn"}
+MARKET_KINDS = {"halt", "delist"} | MARKET_FACTS
 SIMULATED_KINDS = MARKET_KINDS | {"clock", "budget"}
 KINDS = (
     FRAME_KINDS
@@ -106,6 +114,7 @@ KINDS = (
     | REQUEST_KINDS
     | SIMULATED_KINDS
     | RATE_KINDS
+    | FACT_KINDS
 )
 NAMES = (*EXCHANGES, "*")
 CHANNELS = ("orderbook", "ticker", "trade")
@@ -113,7 +122,7 @@ CHANNELS = ("orderbook", "ticker", "trade")
 UNITS = (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0))
 COMMON = {"after", "for", "p", "every", "count", "channel"}
 # keys of a kind whose values are text
-TEXTS = {"close": {"reason"}, "rest": {"path"}, "rate": {"form"}}
+TEXTS = {"close": {"reason"}, "rest": {"path"}, "rate": {"form"}, "facts": {"form"}}
 # numbers of a kind
 DEFAULTS: dict[str, dict[str, float]] = {
     "delay": {"ms": 500, "jitter": 0},
@@ -233,12 +242,14 @@ def parse(spec: str) -> Fault:
         try:
             _set(fault, key, value)
         except ValueError:
-            wanted = f"one of {', '.join(sorted(FORMS))}" if key == "form" else "a number or time"
+            forms = WHOLE if kind in FACT_KINDS else FORMS
+            wanted = f"one of {', '.join(sorted(forms))}" if key == "form" else "a number or time"
             raise _wrong(spec, f"{wanted} for {key}, was {value!r}") from None
     if kind in MARKET_KINDS and not fault.symbol:
         raise _wrong(spec, "a symbol after the exchange")
-    if kind in RATE_KINDS and not fault.form:
-        raise _wrong(spec, f"form=, one of {', '.join(sorted(FORMS))}")
+    forms = WHOLE if kind in FACT_KINDS else FORMS
+    if kind in RATE_KINDS | FACT_KINDS and fault.form not in forms:
+        raise _wrong(spec, f"form=, one of {', '.join(sorted(forms))}")
     if kind == "refuse" and fault.for_s == math.inf:
         raise _wrong(spec, "for=SECONDS, after which the port is open again")
     return fault

@@ -33,7 +33,7 @@ from coinspace.recording.format import FeedReader, Record
 from coinspace.recording.frames import RecordedBooks, label, snapshot_symbol
 from coinspace.recording.merge import merge
 from coinspace.simulator.connection import Connection
-from coinspace.simulator.rest import Answer, answer
+from coinspace.simulator.rest import Answer, answer, fact_paths
 from coinspace.simulator.source import Source
 
 # a collector may send several SUBSCRIBE frames, 300 ms apart because of the message limit
@@ -66,12 +66,13 @@ class Newest:
     """The newest frames so far.
 
     last: (kind, symbol) -> frame. trades: symbol -> frames of the newest trades, oldest first.
-    size: bytes of both, about.
+    size: bytes of both, about. answers: path -> recorded answer with facts beside the price.
     """
 
     last: dict[tuple[str, str], bytes] = field(default_factory=dict)
     trades: dict[str, deque[bytes]] = field(default_factory=dict)
     size: int = 0
+    answers: dict[str, bytes] = field(default_factory=dict)
 
     def keep(self, what: Label, payload: bytes) -> None:
         key, before = (what.kinds[0], what.symbol), self.last.get((what.kinds[0], what.symbol))
@@ -182,6 +183,8 @@ class Playing:
             self.played += 1
             await self._frame(exchange, record.payload)
         elif record.direction == "GET":
+            if record.path in fact_paths(exchange):
+                self.newest.answers[record.path] = record.payload
             symbol = snapshot_symbol(exchange, record)
             if symbol is not None:
                 await self._snapshot(exchange, symbol)
@@ -504,13 +507,23 @@ class Playback(Source):
         return ranked[-1] if ranked else None
 
     async def rest(
-        self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
+        self,
+        exchange: str,
+        path: str,
+        query: dict[str, str],
+        *,
+        stale: bool = False,
+        micro: bool = False,
     ) -> Answer:
         module = exchange_named(exchange)
         request = module.request_of(f"{path}?{urlencode(query)}") if module.UPDATES else None
         book = None if request is None else await self._book(module, request, stale=stale)
         playing = self.newest(module, query.get("symbol", ""))
         newest = self.before if playing is None else playing.newest
+        asked = f"{path}?{urlencode(query)}" if query else path
+        if asked in fact_paths(exchange):
+            recorded = newest.answers.get(asked)
+            return answer({}, 404) if recorded is None else answer(recorded)
         recording = RequestedRecording(self.indices[exchange].symbols, newest, book)
         status, content = module.answer(recording, path, query, now_ns())
         return answer(content, status)

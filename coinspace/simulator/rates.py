@@ -60,7 +60,7 @@ class SimulatedRates:
             at -= timedelta(days=1)
         elif form in _FACTORS:
             rate = _rounded(rate * _FACTORS[form])
-        whole = _WHOLE.get(form)
+        whole = WHOLE.get(form)
         if whole is not None:
             return whole()
         body: dict[str, Callable[[float, datetime, int], Any]] = {
@@ -136,15 +136,13 @@ def _altered(found: Answer, form: str) -> Answer:
         body = _RATE.sub(b'"other":1', found.body)
     elif form == "truncated":
         body = found.body[: len(found.body) // 2]
-    elif form == "huge":
-        body = b"[" + b" " * HUGE + b"]"
     else:
         return found
     return Answer(found.status, body, found.headers)
 
 
-# form -> an answer that has nothing of a quotation
-_WHOLE: dict[str, Callable[[], Answer]] = {
+# form -> an answer that has nothing of what was asked for
+WHOLE: dict[str, Callable[[], Answer]] = {
     "html": lambda: Answer(
         200, b"<html><body>maintenance</body></html>", {"Content-Type": "text/html"}
     ),
@@ -153,9 +151,8 @@ _WHOLE: dict[str, Callable[[], Answer]] = {
     "object": lambda: answer({}),
     "redirect": lambda: Answer(302, b"", {"Location": "http://127.0.0.1:9/"}),
     "429": lambda: answer({}, 429, {"Retry-After": "1"}),
+    "huge": lambda: answer(b"[" + b" " * HUGE + b"]"),
     "500": lambda: answer(orjson.dumps({"error": "internal"}), 500),
 }
 # everything that the fault `rate` can make of an answer
-FORMS = frozenset(
-    (*_FACTORS, *_TEXTS, *_WHOLE, "missing", "truncated", "huge", "yesterday", "hang")
-)
+FORMS = frozenset((*_FACTORS, *_TEXTS, *WHOLE, "missing", "truncated", "yesterday", "hang"))

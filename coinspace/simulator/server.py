@@ -39,6 +39,8 @@ HOUSEKEEPING_S = 0.5
 BACKLOG = 128
 ACCEPT_AGAIN_S = 0.1
 RECEIVED = 1 << 16
+# Binance's header of a request for the unit of times
+TIME_UNIT = "X-MBX-TIME-UNIT"
 
 
 # tasks without which the server cannot work
@@ -248,7 +250,8 @@ class ExchangeServer:
         if spoiled is not None:
             return _response(spoiled)
         stale = self.disorder.is_stale(exchange, path, query)
-        return _response(await self.source.rest(exchange, path, query, stale=stale))
+        micro = request.headers.get(TIME_UNIT) == "MICROSECOND"
+        return _response(await self.source.rest(exchange, path, query, stale=stale, micro=micro))
 
     async def _get_rate(self, request: web.Request) -> web.StreamResponse:
         source = request.match_info["source"]

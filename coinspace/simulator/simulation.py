@@ -10,7 +10,7 @@ from coinspace.clock import now_ns
 from coinspace.exchanges.binance import trimmed
 from coinspace.exchanges.exchange import number
 from coinspace.simulator.connection import Connection
-from coinspace.simulator.faults import Fault, parse
+from coinspace.simulator.faults import MARKET_FACTS, Fault, parse
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS, Engine
 from coinspace.simulator.markets.market import Event
 from coinspace.simulator.markets.scenario import Scenario
@@ -118,12 +118,19 @@ class Simulation(Source):
         session.changed = changed
 
     async def rest(
-        self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
+        self,
+        exchange: str,
+        path: str,
+        query: dict[str, str],
+        *,
+        stale: bool = False,
+        micro: bool = False,
     ) -> Answer:
         kept = self._kept.get(query.get("symbol", ""))
         if stale and kept is not None:
             return answer(trimmed(kept, number(query.get("limit"), 100, 5000)))
-        return self.rests[exchange].get(path, query, asyncio.get_running_loop().time())
+        now_s = asyncio.get_running_loop().time()
+        return self.rests[exchange].get(path, query, now_s, micro=micro)
 
     def keep_snapshots(self, symbol: str) -> None:
         for markets in self.engine.markets.values():
@@ -146,5 +153,7 @@ class Simulation(Source):
                     continue
                 if fault.kind == "clock":
                     market.clock_ms = int(fault.values["by"] * 1000) if on else 0
+                elif fault.kind in MARKET_FACTS:
+                    (market.facts.add if on else market.facts.discard)(fault.kind)
                 else:
                     market.status = fault.kind if on else "active"

@@ -61,9 +61,19 @@ class Source:
         """Forget a connection."""
 
     async def rest(
-        self, exchange: str, path: str, query: dict[str, str], *, stale: bool = False
+        self,
+        exchange: str,
+        path: str,
+        query: dict[str, str],
+        *,
+        stale: bool = False,
+        micro: bool = False,
     ) -> Answer:
-        """Answer a GET; stale: with the book kept by `keep_snapshots`."""
+        """Answer a GET.
+
+        Args: stale: with the book kept by `keep_snapshots`. micro: with times in µs; a recording
+            has them as they were received.
+        """
         raise NotImplementedError
 
     def keep_snapshots(self, symbol: str) -> None:

@@ -166,7 +166,9 @@ class CatchUp:
             if journal is None:
                 complete = False
                 continue
-            for epoch in ledger.finished.get(publisher.name, set()) & journal.keys():
+            # of a stream another worker may have stored the newest
+            epochs = journal.keys() & ledger.finished.get(publisher.name, set())
+            for epoch in journal if self._settings.streams.enabled else epochs:
                 topics = journal[epoch].items()
                 lasts = {topic: max(end for _, end in ranges) - 1 for topic, ranges in topics}
                 ledger.reopen(publisher.name, epoch, lasts)
@@ -184,7 +186,8 @@ class CatchUp:
 
     async def _inventory(self, publisher: _Publisher) -> None:
         """Find messages in the journal that this worker has not received."""
-        if not self._settings.journal.enabled:
+        if not self._settings.journal.enabled or self._settings.streams.enabled:
+            # a stream brings all messages of the journal, or says what it lacks
             self._stage.finish(publisher.name, ())
             return
         now = time.monotonic()

@@ -8,8 +8,21 @@ from __future__ import annotations
 
 import re
 
-from coinspace._ext.message import ORDERBOOK, RATE, SELL, STATE, TICKER, TRADE, WINDOWS, Message
+import msgspec
+
+from coinspace._ext.message import (
+    FACT,
+    ORDERBOOK,
+    RATE,
+    SELL,
+    STATE,
+    TICKER,
+    TRADE,
+    WINDOWS,
+    Message,
+)
 from coinspace.errors import MessageError, StorageError
+from coinspace.exchanges.facts import decode_facts
 from coinspace.method.reference import decode_quotation
 from coinspace.storage.sender import Sender
 from coinspace.storage.transport import TimestampNanos
@@ -20,9 +33,9 @@ SYMBOL_LIMIT = 64
 SPAN = 24
 SPANS = (0, 8, 16, 24)
 # kinds of messages that are stored
-STORED = frozenset((ORDERBOOK, TICKER, TRADE, STATE, RATE))
+STORED = frozenset((ORDERBOOK, TICKER, TRADE, STATE, RATE, FACT))
 # kinds of messages whose repeats are not stored
-REPEATED = frozenset((ORDERBOOK, RATE))
+REPEATED = frozenset((ORDERBOOK, RATE, FACT))
 
 
 class TopicRows:
@@ -62,7 +75,7 @@ def _time(ns: int) -> TimestampNanos | None:
 
 
 def store(sender: Sender, rows: TopicRows, message: Message, depth: int) -> bool:
-    """Store a book with at most `depth` levels a side, a ticker, a trade, a state or a rate.
+    """Store a book with at most `depth` levels a side, a ticker, a trade, a state, rate or facts.
 
     A value that the exchange does not send is null. A repeated trade replaces its row.
     Returns: False when the sender's memory is full.
@@ -73,6 +86,8 @@ def store(sender: Sender, rows: TopicRows, message: Message, depth: int) -> bool
         return _store_state(sender, rows, message, key)
     if kind == RATE:
         return _store_rate(sender, rows, message, key)
+    if kind == FACT:
+        return _store_facts(sender, rows, message, key)
     lines = sender.lines(message.kind_name)
     if lines is None:
         return False
@@ -101,6 +116,36 @@ def _store_rate(sender: Sender, rows: TopicRows, message: Message, key: Key) -> 
             "epoch": message.epoch,
             "seq": message.sequence,
             "exchange_ts": _time(found.observed_ns),
+            "published_ts": _time(message.published_ns),
+        },
+        at_ns=message.received_ns,
+        key=key,
+    )
+
+
+def _store_facts(sender: Sender, rows: TopicRows, message: Message, key: Key) -> bool:
+    try:
+        found = decode_facts(message.payload)
+    except MessageError as error:
+        raise StorageError(str(error), "fact") from None
+    notices = None if found.notices is None else msgspec.json.encode(found.notices).decode()
+    return sender.row(
+        "fact",
+        symbols={
+            **rows.symbols,
+            "deposit": found.deposit,
+            "withdraw": found.withdraw,
+            "trading": found.trading,
+            "warning": found.warning,
+        },
+        columns={
+            "flags": ",".join(found.flags),
+            "detail": found.detail or None,
+            "delisting": found.delisting or None,
+            "networks": msgspec.json.encode(found.networks).decode(),
+            "notices": notices,
+            "epoch": message.epoch,
+            "seq": message.sequence,
             "published_ts": _time(message.published_ns),
         },
         at_ns=message.received_ns,

@@ -148,6 +148,11 @@ class Sender:
         return self._taken - self.done
 
     @property
+    def taken(self) -> int:
+        """Rows taken since the start."""
+        return self._taken
+
+    @property
     def done(self) -> int:
         """Rows stored or rejected since the start."""
         return self._stored + self._rejected

@@ -31,6 +31,8 @@ class StorageStage:
         policies: what is stored of each market.
         on_hole: called when a hole was found, to fetch its messages.
         on_restart: called with the name of a publisher that has a new epoch.
+        streamed: messages come from a stream by `take`, in any part and order; what is missing is
+            reported by `miss`. Live messages only show outages of venues.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class StorageStage:
         clock: Clock = now_ns,
         on_hole: Callable[[], object] = lambda: None,
         on_restart: Callable[[str], object] = lambda publisher: None,
+        streamed: bool = False,
     ) -> None:
         self.sender = sender
         self.ledger = Ledger()
@@ -51,6 +54,7 @@ class StorageStage:
         self._clock = clock
         self._on_hole = on_hole
         self._on_restart = on_restart
+        self._streamed = streamed
         # publisher -> epoch of its last heartbeat
         self.epochs: dict[str, int] = {}
         # (publisher, topic) -> stream of its last message; saves making the ledger's key
@@ -73,6 +77,10 @@ class StorageStage:
             stream = self._stream(publisher, message)
             if stream is None:
                 return
+        if self._streamed:
+            if message.kind == STATE:
+                self.outages.on_state(publisher, stream, message, now)
+            return
         sequence = message.sequence
         if not self.ledger.arrive(stream, sequence, now):
             self.known += 1
@@ -92,6 +100,37 @@ class StorageStage:
                 return
         if not self.store(stream, message):
             self._shed(stream, sequence, now)
+
+    def take(self, publisher: str, message: Message) -> bool:
+        """Store a message of a stream, which may come again. Returns: False when memory is full."""
+        stream = self._current.get((publisher, message.topic))
+        if stream is None or stream.epoch != message.epoch:
+            stream = self._stream(publisher, message)
+            if stream is None:
+                return True
+        if message.kind in REPEATED and message.flags & REPEAT:
+            self.repeats += 1
+        stream.last = max(stream.last, message.sequence)
+        return self.store(stream, message)
+
+    def miss(self, publisher: str, topic: bytes, epoch: int, hole: Hole) -> bool:
+        """Note messages that a stream does not have. Returns: False when memory is full."""
+        if not topic.startswith(self.topics):
+            return True
+        try:
+            stream = self.ledger.stream(publisher, topic, epoch)
+        except MessageError:
+            self.malformed += 1
+            return True
+        known = any(
+            (one.first, one.found_ns) == (hole.first, hole.found_ns) for one in stream.holes
+        )
+        if not known:
+            self.ledger.restore(stream, hole.last, [hole])
+            self.ledger.sequences_missed += hole.count
+            self.ledger.holes_found += 1
+        self._on_hole()
+        return self.announce(stream)
 
     def store(self, stream: Stream, message: Message) -> bool:
         """Store a message, live or fetched. Returns: False when memory is full."""
@@ -225,6 +264,8 @@ class StorageStage:
             self.ledger.drop_oldest(publisher)
             self._forget_streams()
             self._on_restart(publisher)
+        if self._streamed:
+            return
         for topic, last in sequences.items():
             self.expect(publisher, topic, epoch, last)
 

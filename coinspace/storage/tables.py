@@ -172,6 +172,24 @@ RATE = Table(
     partition="MONTH",
 )
 
+FACT = Table(
+    "fact",
+    (
+        EXCHANGE,
+        MARKET,
+        # open, partial, closed, unknown; open, limited, suspended, unknown; none to danger, unknown
+        *several("SYMBOL", "deposit withdraw trading warning"),
+        # names of warnings, by comma; why trading is not open; day on which it ends
+        *several("VARCHAR", "flags detail delisting"),
+        # JSON: each network; the newest notices
+        *several("VARCHAR", "networks notices"),
+        *IDENTITY,
+        *several(TIME, "published_ts ts"),
+    ),
+    keys=("ts", "exchange", "market", "epoch", "seq"),
+    partition="MONTH",
+)
+
 STATE = Table(
     "state",
     (
@@ -348,6 +366,7 @@ TABLES = (
     TICKER,
     TRADE,
     RATE,
+    FACT,
     STATE,
     GAP,
     INDEX_TICK,
@@ -363,16 +382,22 @@ TABLES = (
 # stores them again when a table's columns were damaged
 STORED = {
     "orderbook-storage-worker": ("orderbook-collector", ("orderbook", "state")),
-    "ticker-storage-worker": ("ticker-collector", ("ticker", "trade", "state")),
+    "ticker-storage-worker": ("ticker-collector", ("ticker", "trade", "fact", "state")),
 }
 # this one also stores the quotations of the process that has no exchange
 RATE_WORKER = "ticker-storage-worker"
 
 
+def kind_of(worker: str) -> str:
+    """Return the name of a storage worker without its number."""
+    return next(kind for kind in STORED if worker.startswith(kind))
+
+
 def kinds_of(worker: str) -> tuple[str, ...]:
     """Return the kinds of messages that a storage worker stores."""
-    kinds = STORED[worker][1]
-    return (*kinds, RATE.name) if worker == RATE_WORKER else kinds
+    kind = kind_of(worker)
+    kinds = STORED[kind][1]
+    return (*kinds, RATE.name) if kind == RATE_WORKER else kinds
 
 
 def collectors_of(
@@ -382,9 +407,10 @@ def collectors_of(
 
     Args: rates: whether there is a collector of rates.
     """
-    collector, kinds = STORED[worker]
+    kind = kind_of(worker)
+    collector, kinds = STORED[kind]
     found = {f"{collector}-{name}": kinds for name in exchanges}
-    if worker == RATE_WORKER and rates:
+    if kind == RATE_WORKER and rates:
         found[RATE_COLLECTOR] = (RATE.name,)
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 
 import click
@@ -12,19 +13,33 @@ from coinspace.bus.journal import journal_folder
 from coinspace.bus.segments import oldest_ns
 from coinspace.bus.subscriber import Subscriber
 from coinspace.clock import HOUR_NS, SECOND_NS, now_ns
-from coinspace.config import RATE_COLLECTOR, config_option, load
-from coinspace.errors import CoinSpaceError
+from coinspace.config import (
+    RATE_COLLECTOR,
+    STORAGE_WORKERS_LIMIT,
+    config_option,
+    load,
+    storage_worker,
+)
+from coinspace.errors import CoinSpaceError, ConfigError
 from coinspace.process import Process, run
 from coinspace.storage import deadletter, gaps, position, retention, schema
 from coinspace.storage.catchup import CatchUp
 from coinspace.storage.gaps import Damage
+from coinspace.storage.intake import Intake
 from coinspace.storage.policy import policies
 from coinspace.storage.questdb.address import address
 from coinspace.storage.rows import Key
 from coinspace.storage.schema import Difference
 from coinspace.storage.sender import Sender
 from coinspace.storage.stage import StorageStage
-from coinspace.storage.tables import GAP, INDEX_TICK, INDEX_VENUE, collectors_of, kinds_of
+from coinspace.storage.tables import (
+    GAP,
+    INDEX_TICK,
+    INDEX_VENUE,
+    STORED,
+    collectors_of,
+    kinds_of,
+)
 from coinspace.storage.watch import StorageWatch
 from coinspace.tasks import Tasks, within
 
@@ -40,6 +55,8 @@ UNHEARD_S = 60.0
 PAUSE_S = 0.02
 CLOSE_S = 15.0
 DRAIN_S = 30.0
+# at the end a worker stores what the publishers have sent last
+STREAM_S = 3.0
 OLD_REQUESTS = 2
 SLACK_NS = HOUR_NS
 LAG_PROBE_S = 0.02
@@ -63,6 +80,9 @@ class Worker:
         collected = settings.collected
         self._expected = list(collectors_of(name, collected, rates=settings.has_rates))
         topics = tuple(f"{kind}.".encode() for kind in self.kinds)
+        # with streams the first worker of its kind alone watches venues and repairs tables
+        self._streamed = settings.streams.enabled
+        self._first = name in STORED
         self.sender = Sender(
             settings,
             name,
@@ -76,6 +96,7 @@ class Worker:
             policies(settings),
             on_hole=lambda: self.catchup.wake(),
             on_restart=lambda publisher: self.catchup.restarted(publisher),
+            streamed=self._streamed,
         )
         self.catchup = CatchUp(settings, self.stage, self.publishers)
         self._tables = {*self.kinds, GAP.name}
@@ -87,7 +108,8 @@ class Worker:
         )
         self._restoring: asyncio.Task[None] | None = None
         self._subscribers: list[Subscriber] = []
-        self._topics = [*topics, b"heartbeat."]
+        self._topics = [*([b"state."] if self._streamed else topics), b"heartbeat."]
+        self._intake: Intake | None = None
         self._tasks = Tasks(process.failed, process.restarting)
         self._trouble_since: float | None = None
         # rows stored or rejected, and the time of the last change
@@ -118,7 +140,7 @@ class Worker:
         self.sender.start()
         loop = asyncio.get_running_loop()
         self._listening_since = loop.time()
-        for publisher in self.publishers:
+        for publisher in self.publishers if self._first else ():
             subscriber = Subscriber(
                 [self.settings.bus.endpoint(publisher)],
                 self._topics,
@@ -129,7 +151,12 @@ class Worker:
             subscriber.start(loop)
             self._subscribers.append(subscriber)
         self._tasks.spawn("catch-up", self.catchup.run(), ends=not self.publishers)
-        self.watch.owner = self.process.name
+        if self._streamed:
+            self._intake = Intake(self.settings, self.stage, self.process.name, self.publishers)
+            self._tasks.keep("stream", self._intake.run)
+            self._tasks.keep("stored batches", self._intake.confirm)
+        if self._first:
+            self.watch.owner = self.process.name
         self._tasks.spawn("judgement", self._health())
         return True
 
@@ -139,12 +166,16 @@ class Worker:
             subscriber.drain()
             subscriber.close()
         await self._tasks.cancel()
+        if self._intake is not None:
+            await self._intake.drain(STREAM_S)
         self.catchup.close()
         self.stage.settle()
         if not await self.sender.close(CLOSE_S):
             self.process.log.warning(
                 "rows not sent; the journals have their messages", rows=self.sender.pending
             )
+        if self._intake is not None:
+            await self._intake.close()
 
     def counters(self) -> dict[str, int | float]:
         received: dict[str, int | float] = {}
@@ -154,6 +185,8 @@ class Worker:
                 if name not in ("gaps", "missed"):
                     received[name] = received.get(name, 0) + value
         counts = self.stage.counters() | self.sender.counters() | self.catchup.counters()
+        if self._intake is not None:
+            counts |= self._intake.counters()
         late = sorted(self._late_s)
         return {
             **received,
@@ -250,7 +283,7 @@ class Worker:
                 f"{self.sender.pending} rows wait and none has been stored for {STALLED_S:.0f} s:"
                 " see QuestDB's log and load"
             )
-        if now - self._listening_since >= UNHEARD_S:
+        if self._first and now - self._listening_since >= UNHEARD_S:
             problems += [
                 f"no heartbeat from {name}: check that it runs, its endpoint"
                 f" {self.settings.bus.endpoint(name)} and its CURVE key"
@@ -259,7 +292,8 @@ class Worker:
             ]
         if self.sender.full:
             problems.append(
-                f"memory for {self.sender.pending} rows is full: live messages wait in the journals"
+                f"memory for {self.sender.pending} rows is full: live messages wait in the"
+                f" {'streams' if self._streamed else 'journals'}"
             )
         return problems
 
@@ -283,15 +317,34 @@ async def work(process: Process) -> None:
         await worker.stop()
 
 
+def _numbered(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the options of a storage worker's command."""
+    number = click.option(
+        "--number",
+        type=click.IntRange(1, STORAGE_WORKERS_LIMIT),
+        default=1,
+        show_default=True,
+        help=f"which {kind}, of those that share a stream",
+    )
+    return lambda command: config_option(number(command))
+
+
 @click.command()
-@config_option
-def orderbook_storage_worker(config_path: str | None) -> None:
+@_numbered("orderbook-storage-worker")
+def orderbook_storage_worker(config_path: str | None, number: int) -> None:
     """Store order books and the states of their venues in QuestDB."""
-    run("orderbook-storage-worker", load(config_path), work)
+    _run("orderbook-storage-worker", number, config_path)
 
 
 @click.command()
-@config_option
-def ticker_storage_worker(config_path: str | None) -> None:
+@_numbered("ticker-storage-worker")
+def ticker_storage_worker(config_path: str | None, number: int) -> None:
     """Store tickers, trades and the states of their venues in QuestDB."""
-    run("ticker-storage-worker", load(config_path), work)
+    _run("ticker-storage-worker", number, config_path)
+
+
+def _run(kind: str, number: int, config_path: str | None) -> None:
+    settings = load(config_path)
+    if number > 1 and not settings.streams.enabled:
+        raise ConfigError("--number: expected 1 without streams.enabled, as workers share streams")
+    run(storage_worker(kind, number), settings, work)

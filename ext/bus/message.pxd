@@ -20,7 +20,8 @@ cdef enum:
     KIND_INDEX = 6
     KIND_HEARTBEAT = 7
     KIND_RATE = 8
-    KIND_LAST = 8
+    KIND_FACT = 9
+    KIND_LAST = 9
 
 cdef enum:
     FLAG_SNAPSHOT = 1     # a trade's stream type is SNAPSHOT

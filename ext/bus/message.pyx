@@ -20,6 +20,7 @@ AGGREGATE = KIND_AGGREGATE
 INDEX = KIND_INDEX
 HEARTBEAT = KIND_HEARTBEAT
 RATE = KIND_RATE
+FACT = KIND_FACT
 SNAPSHOT = FLAG_SNAPSHOT
 REPEAT = FLAG_REPEAT
 SELL = FLAG_SELL
@@ -28,7 +29,9 @@ GROUPED = FLAG_GROUPED
 TOUCH = FLAG_TOUCH
 REPEATS_BITS = REPEATS_SHIFT
 REPEATS_MOST = REPEATS_LIMIT
-KIND_NAMES = ("", "orderbook", "ticker", "trade", "state", "aggregate", "index", "heartbeat", "rate")
+KIND_NAMES = (
+    "", "orderbook", "ticker", "trade", "state", "aggregate", "index", "heartbeat", "rate", "fact",
+)
 WINDOWS = (None, "24h", "utc_day", "kst_day")
 TICKER_NAMES = (
     "last", "open", "high", "low", "volume", "quote_volume", "change",

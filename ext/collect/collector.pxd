@@ -32,6 +32,7 @@ cdef class MarketEntry:
         public int primary               # the connection that counts when two overlap
         public Links links               # None = one link at a time, two only while one replaces the other
         public int n_links               # open links that deliver this market
+        readonly bint gone               # it is not collected any more
         uint64_t hash
 
 
@@ -59,6 +60,8 @@ cdef class Collector:
     cdef int feed(
         self, const char *frame, Py_ssize_t size, int64_t received_ns, int64_t now_ns, int connection,
     ) except -1
+    # fill `slots` with the markets that are collected
+    cdef int arrange(self) except -1
     # the entry of a symbol, NULL = not collected
     cdef void *find(self, const char *symbol, Py_ssize_t size) noexcept
     # judge a time of the exchange: TIME_GOOD, TIME_PAST or TIME_FUTURE

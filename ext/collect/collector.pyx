@@ -23,6 +23,13 @@ cdef int too_new_row = 20
 # … and such times are believed up to this difference, which covers a wrong time zone
 cdef int64_t clock_error_ns = 86_400 * <int64_t>1_000_000_000
 
+# messages of one frame, and control messages among them: a list of all tickers of an exchange has some thousands. The
+# loop stands still for the time of a frame
+MOST_MESSAGES = 10_000
+MOST_CONTROLS = 100
+
+cdef int most_messages = MOST_MESSAGES
+cdef int most_controls = MOST_CONTROLS
 cdef int64_t past_ns = PAST_NS
 cdef int64_t future_ns = FUTURE_NS
 
@@ -68,26 +75,54 @@ cdef class Collector:
     """Base of the order book and the ticker collector."""
 
     def __init__(self, Parser parser not None, Sink sink not None, list markets not None):
-        cdef MarketEntry entry
-        cdef uint64_t slot
-        cdef uint64_t room = 16
         self.parser = parser
         self.sink = sink
         self.markets = markets
-        while room < <uint64_t>(4 * len(markets)):
-            room *= 2
-        self.mask = room - 1
-        self.slots = <void **>calloc(room, sizeof(void *))
-        if self.slots == NULL:
-            raise MemoryError()
-        for entry in markets:
-            slot = entry.hash & self.mask
-            while self.slots[slot] != NULL:
-                slot = (slot + 1) & self.mask
-            self.slots[slot] = <void *>entry
+        self.arrange()
 
     def __dealloc__(self):
         free(self.slots)
+
+    cdef int arrange(self) except -1:
+        cdef MarketEntry entry
+        cdef uint64_t slot
+        cdef uint64_t room = 16
+        cdef void **slots
+        while room < <uint64_t>(4 * len(self.markets)):
+            room *= 2
+        slots = <void **>calloc(room, sizeof(void *))
+        if slots == NULL:
+            raise MemoryError()
+        for entry in self.markets:
+            if entry.gone:
+                continue
+            slot = entry.hash & (room - 1)
+            while slots[slot] != NULL:
+                slot = (slot + 1) & (room - 1)
+            slots[slot] = <void *>entry
+        free(self.slots)
+        self.slots = slots
+        self.mask = room - 1
+        return 0
+
+    def put(self, MarketEntry entry not None):
+        """Collect one more market: at the end of the list, or in the place of one that is gone."""
+        cdef MarketEntry before
+        if not 0 <= entry.index <= len(self.markets):
+            raise ValueError(f"index: expected 0 to {len(self.markets)}, was {entry.index}")
+        if entry.index == len(self.markets):
+            self.markets.append(entry)
+        else:
+            before = self.markets[entry.index]
+            if not before.gone:
+                raise ValueError(f"index {entry.index}: expected a market that is gone, was {before.market}")
+            self.markets[entry.index] = entry
+        self.arrange()
+
+    def drop(self, MarketEntry entry not None):
+        """Collect a market no more: its frames are counted as those of an unknown symbol."""
+        entry.gone = True
+        self.arrange()
 
     cdef void *find(self, const char *symbol, Py_ssize_t size) noexcept:
         cdef uint64_t wanted = symbol_hash(symbol, size)
@@ -114,7 +149,11 @@ cdef class Collector:
         cdef Parser parser = self.parser
         cdef MarketEntry market
         cdef void *found
+        cdef const char *at
+        cdef Py_ssize_t length
         cdef int kind
+        cdef int messages = 0
+        cdef int controls = 0
         self.frames += 1
         self.bytes_received += size
         self.now_ns = now_ns
@@ -123,6 +162,10 @@ cdef class Collector:
             kind = parser.next()
             if kind == END:
                 return 0
+            messages += 1
+            controls += kind == CONTROL
+            if messages > most_messages or controls > most_controls:
+                kind = MALFORMED
             if kind == ORDERBOOK or kind == TICKER or kind == TRADE:
                 self.messages += 1
                 found = self.find(parser.symbol, parser.symbol_size)
@@ -132,7 +175,12 @@ cdef class Collector:
                 market = <MarketEntry>found
                 market.frames += 1
                 market.heard_ns = now_ns
-                self.take(market, kind, frame, size, received_ns, connection)
+                if parser.list_end is not NULL:
+                    # what is kept of a list is the message alone
+                    at, length = parser.message_at, parser.message_to - parser.message_at
+                else:
+                    at, length = frame, size
+                self.take(market, kind, at, length, received_ns, connection)
             elif kind == TOP:
                 found = self.find(parser.symbol, parser.symbol_size)
                 if found != NULL:
@@ -141,7 +189,10 @@ cdef class Collector:
                 self.ignored += 1
             elif kind == CONTROL:
                 self.controls += 1
-                self.on_control(PyBytes_FromStringAndSize(frame, size), received_ns, connection)
+                # not the whole frame: a list of many messages would be copied and read once for each of them
+                self.on_control(
+                    PyBytes_FromStringAndSize(parser.detail, parser.detail_size), received_ns, connection,
+                )
             elif kind == MALFORMED:
                 self.malformed += 1
                 self.on_malformed(PyBytes_FromStringAndSize(frame, size), received_ns, connection)
@@ -186,7 +237,7 @@ cdef class Collector:
         )
 
     def on_control(self, bytes frame, int64_t received_ns, int connection):
-        """Called for acknowledgements, errors, status and shutdown frames."""
+        """Called for acknowledgements, errors, status and shutdown messages. Args: frame: the message alone."""
         raise NotImplementedError(f"{type(self).__name__}.on_control")
 
     def on_malformed(self, bytes frame, int64_t received_ns, int connection):

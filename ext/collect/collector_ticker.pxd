@@ -57,6 +57,7 @@ cdef class TickerMarket(MarketEntry):
         readonly double traded           # base volume of all published trades, to compare with day_volume
         readonly double day_volume       # of the newest ticker, NaN = none sent
         readonly bint suspended          # of the newest ticker
+        readonly int delisting           # of the newest ticker: day on which trading ends, 20261224; 0 = none
         readonly int64_t tickers
         readonly int64_t ticker_repeats
         readonly int64_t trades

@@ -268,6 +268,7 @@ cdef class TickerCollector(Collector):
             return 0
         market.day_volume = parser.day_volume
         market.suspended = parser.suspended
+        market.delisting = parser.delisting
         if (
             market.tickers and parser.exchange_ns == market.exchange_ns
             and memcmp(market.ticker, parser.ticker, sizeof(market.ticker)) == 0

@@ -173,6 +173,7 @@ cdef class BinanceSbeParser(BinanceParser):
         else:
             self.started = True
             self.message_at = self.frame
+            self.message_to = self.end
             self.kind = self._read()
         self.malformed += self.kind == MALFORMED
         return self.kind

@@ -167,6 +167,7 @@ cdef class Parser:
         double ticker[11]                  # NaN = none sent
         readonly double day_volume         # ticker: volume since the exchange's midnight, NaN = none sent
         readonly bint suspended            # ticker: the exchange has suspended trading
+        readonly int delisting             # ticker: day on which trading ends, 20261224; 0 = none sent
         readonly int window
         readonly int control
         const char *detail

@@ -29,6 +29,7 @@ cdef enum:
     VOLUME_DAY = 21
     MARKET_STATE = 22
     SUSPENDED = 23
+    DELISTING_DATE = 24
 
 cdef class UpbitParser(Parser):
     cdef int day                       # window of the exchange's tickers

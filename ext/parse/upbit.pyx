@@ -50,11 +50,27 @@ FIELDS = {
     VOLUME_DAY: ("acc_trade_volume", "atv"),
     MARKET_STATE: ("market_state", "ms"),
     SUSPENDED: ("is_trading_suspended", "its"),
+    DELISTING_DATE: ("delisting_date", "dd"),
 }
 
 # slot of each ticker field from LAST to CHANGE; Upbit sends no others
 cdef int TICKER_SLOTS[7]
 TICKER_SLOTS[:] = [TRADE_PRICE, OPENING_PRICE, HIGH_PRICE, LOW_PRICE, VOLUME_24H, PRICE_24H, CHANGE_PRICE]
+
+
+cdef int _day(const char *text, const char *end) noexcept:
+    """Return the day at the beginning of a text, 20261224 for 2026-12-24; 0 for another text."""
+    cdef int i
+    cdef int number = 0
+    if end - text < 10 or text[4] != c'-' or text[7] != c'-':
+        return 0
+    for i in range(10):
+        if i == 4 or i == 7:
+            continue
+        if not c'0' <= text[i] <= c'9':
+            return 0
+        number = 10 * number + (text[i] - c'0')
+    return number
 
 
 cdef int _unit_field(const char *key, Py_ssize_t size) noexcept:
@@ -165,6 +181,10 @@ cdef class UpbitParser(Parser):
         self.suspended = self.slots.type[SUSPENDED] == TRUE or (
             self.slots.type[MARKET_STATE] == STRING and not is_text(self, MARKET_STATE, b"ACTIVE", 6)
         )
+        # null and an empty text mean none
+        self.delisting = 0
+        if self.slots.type[DELISTING_DATE] == STRING:
+            self.delisting = _day(self.slots.at[DELISTING_DATE], self.slots.to[DELISTING_DATE])
         self.day_volume = NAN
         if self.as_number(VOLUME_DAY, &self.day_volume) < 0:
             return self.fail(WRONG, VOLUME_DAY, self.slots.at[VOLUME_DAY])

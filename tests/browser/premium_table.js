@@ -6,9 +6,14 @@ const now = 1790000000000;
 const whole = (asset, coin, percentile, more = {}) => ({
   asset, ts: now, stale: false, coin, fiat: null, same_coin: "known", stats: { coin: { change_24h: "0.001", percentile_24h: percentile }, fiat: null }, trade: null, ...more,
 });
+const trade = (transfer, cautions) => ({
+  direction: "sell_kr", buy: "binance:ABC/USDT", sell: "upbit:ABC/KRW", size_krw: "10000000", coin: "0.01", fiat: null, left_krw: "100000",
+  none_left_krw: "50000000", book_end: false, transfer, cautions,
+});
 const feed = new m.PremiumFeed(() => {});
 const premiums = [
-  whole("LOW", "-0.01", "0.1"), whole("HIGH", "0.05", "0.9", { unjudged: true }), whole("MIDDLE", "0.02", "0.5"),
+  whole("LOW", "-0.01", "0.1"), whole("HIGH", "0.05", "0.9", { unjudged: true, trade: trade("partial", []) }),
+  whole("MIDDLE", "0.02", "0.5", { trade: trade("closed", ["upbit:ABC/KRW PRICE_FLUCTUATIONS"]) }),
   whole("OLD", "0.01", "0.9", { ts: now - 60_000 }), whole("OTHER", "3.5", "1", { same_coin: "questioned" }),
 ];
 feed.take({ ts: now, full: true, premiums, missing: ["NONE"], usdt: null });
@@ -28,6 +33,8 @@ const found = {
   order: rows.map((row) => row.dataset.asset),
   classes: rows.map((row) => row.className),
   places: texts("place"),
+  wallets: texts("wallets"),
+  warned: rows.map((row) => row.querySelector("small").title),
   badges: rows.map((row) => row.querySelector("small").textContent),
 };
 const none = rows.find((row) => row.dataset.asset === "NONE");

@@ -616,7 +616,9 @@ def test_what_is_unknown_old_or_another_coin_is_never_a_number_or_a_rank(
     assert found["order"] == ["LOW", "HIGH", "MIDDLE", "OLD", "NONE", "OTHER"]
     assert found["classes"] == ["", "", "", "old", "", "doubt"]
     assert found["places"] == ["10", "90", "50", "–", "–", "–"]
-    assert found["badges"] == ["", "suspect", "", "Stale", "", "not the same coin?"]
+    assert found["badges"] == ["", "suspect", "caution", "Stale", "", "not the same coin?"]
+    assert found["wallets"] == ["–", "partly", "closed", "–", "–", "–"]
+    assert found["warned"][2] == "upbit:ABC/KRW PRICE_FLUCTUATIONS"
     # the rest of a row stays when the stream sends a part, and null is a value
     assert found["merged"] == {"coin": 0.02, "fiat": None, "change": 0.001, "percentile": 0.4}
     assert found["gone"] == {"coin": None, "percentile": None}

@@ -5,6 +5,7 @@ connection.
 import asyncio
 import socket
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -17,13 +18,14 @@ from coinspace.collector.tools.probe import Fact, run_probe
 from coinspace.config import load
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import Stream
+from coinspace.exchanges.facts import Facts, decode_facts
 from coinspace.market import Market
 from coinspace.recording.format import FeedReader
 from coinspace.simulator.server import ExchangeServer
 from coinspace.simulator.session import SIMULATED_KEY
 from coinspace.simulator.simulation import Simulation
 from tests.flow.certificates import make_certificates
-from tests.flow.collecting import collecting, rest_trades
+from tests.flow.collecting import Collecting, collecting, rest_trades
 
 MARKET = {"binance": "BTC/USDT", "upbit": "BTC/KRW", "bithumb": "BTC/KRW"}
 ONLY = {"binance": ["BTC/USDT", "ETH/USDT"], "upbit": ["BTC/KRW"], "bithumb": ["BTC/KRW"]}
@@ -74,6 +76,35 @@ async def test_socket_settings_reach_every_connection(monkeypatch: pytest.Monkey
         sock = link.transport.underlying_transport.get_extra_info("socket")
         # Linux doubles what is asked for
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 65_536
+
+
+async def test_facts_beside_the_price_come_from_the_exchange_or_are_unknown() -> None:
+    async with ExchangeServer(Simulation(2, ONLY), limits=False) as server:
+        for fault in ("wallet:bithumb:BTC/KRW", "warn:upbit:BTC/KRW", "facts:binance:form=html"):
+            server.disorder.add(fault)
+        async with (
+            collecting(server, "bithumb", "ticker", markets=["BTC/KRW"]) as bithumb,
+            collecting(server, "upbit", "ticker", markets=["BTC/KRW"]) as upbit,
+            collecting(server, "binance", "ticker", markets=["BTC/USDT"]) as binance,
+        ):
+            for one in (bithumb, upbit, binance):
+                await one.until(partial(one.count, "facts_published"), "facts")
+                await one.synced()
+            (wallet, warned, neither) = (facts(one) for one in (bithumb, upbit, binance))
+            assert (wallet.deposit, wallet.withdraw, wallet.warning) == ("closed", "closed", "none")
+            assert wallet.notices is not None
+            assert (warned.deposit, warned.warning) == ("unknown", "caution")
+            assert (neither.deposit, neither.trading) == ("unknown", "open")
+            assert binance.count('fact_answers_refused{reason="unreadable"}') == 1
+            # none of it concerns the price
+            assert {state for one in (bithumb, upbit) for state in one.states.values()} == {
+                "synced"
+            }
+
+
+def facts(running: Collecting) -> Facts:
+    """The newest facts that a collector published."""
+    return decode_facts([m for m in running.messages if m.kind_name == "fact"][-1].payload)
 
 
 async def test_every_trade_is_published_once_across_a_lost_connection() -> None:

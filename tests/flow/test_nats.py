@@ -8,16 +8,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nats
+import nats.errors
 import numpy as np
 import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from coinspace._ext.message import ORDERBOOK
 from coinspace.bus import transport
 from coinspace.bus.journal_client import JournalClient
-from coinspace.bus.nats import subjects
+from coinspace.bus.nats import pumps, subjects
+from coinspace.bus.nats.pumps import MORE, PARTS_LIMIT
 from coinspace.bus.nats.server import Cluster
 from coinspace.bus.publisher import Publisher, open_publisher
-from coinspace.config import Settings
+from coinspace.config import NATS_SCHEME, Settings
 from coinspace.errors import BusError, JournalError
 from tests.flow.bus_stage import BOOK, PROCESS, Listener, joined, listen, next_epoch, settings_in
 from tests.flow.certificates import make_certificates
@@ -37,20 +42,6 @@ def server(tmp_path: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def settings(tmp_path: Path, server: Cluster) -> Settings:
     return settings_in(tmp_path, url=server.url)
-
-
-@pytest.fixture
-def closing() -> Iterator[Callable[[Any], Any]]:
-    """Returns a function that has something closed at the end of the test."""
-    kept: list[Any] = []
-
-    def keep(one: Any) -> Any:
-        kept.append(one)
-        return one
-
-    yield keep
-    for one in reversed(kept):
-        one.close()
 
 
 def send(publisher: Publisher, n: int, levels: int = 30) -> None:
@@ -144,15 +135,60 @@ async def test_a_journal_without_a_publisher_is_reported_at_once(
     endpoint = settings.bus.replay_endpoint(PROCESS)
     journal = closing(JournalClient(endpoint, settings.bus))
 
-    async def refused() -> str:
-        with pytest.raises(JournalError) as caught:
-            await asyncio.to_thread(journal.ranges)
-        return str(caught.value)
+    await refused(journal, "is the publisher running?")
+
+
+async def refused(journal: JournalClient, reason: str) -> None:
+    """Wait until a request is refused for a reason; the first ones may be without a connection."""
 
     async def named() -> bool:
-        return "is the publisher running?" in await refused()
+        with pytest.raises(JournalError) as caught:
+            await asyncio.to_thread(journal.ranges)
+        return reason in str(caught.value)
 
-    await until(named, "no process answers")
+    await until(named, reason)
+
+
+async def test_an_answer_or_a_request_larger_than_any_is_refused(
+    settings: Settings,
+    server: Cluster,
+    closing: Callable[[Any], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # this server takes no message of a MB
+    monkeypatch.setattr(pumps, "REQUEST_LIMIT", 1000)
+    server.start()
+    endpoint = settings.bus.replay_endpoint(PROCESS)
+    journal = closing(JournalClient(endpoint, settings.bus))
+    stranger = await nats.connect(server.url)
+
+    async def flood(message: Msg) -> None:
+        for _ in range(PARTS_LIMIT + 1):
+            await message.respond(MORE)
+
+    try:
+        flooding = await stranger.subscribe(endpoint.removeprefix(NATS_SCHEME), cb=flood)
+        await stranger.flush()
+        await refused(journal, "expected an answer of at most")
+        await flooding.unsubscribe()
+
+        closing(open_publisher(PROCESS, settings, next_epoch()))
+        subject, large = endpoint.removeprefix(NATS_SCHEME), bytes(1001)
+        answer = await until_answered(stranger, subject, large)
+        assert b"expected a request of at most" in answer
+    finally:
+        await stranger.close()
+    # others still get answers
+    assert await asyncio.to_thread(journal.ranges) == {}
+
+
+async def until_answered(client: Client, subject: str, request: bytes) -> bytes:
+    while True:
+        try:
+            return (await client.request(subject, request)).data
+        except nats.errors.NoRespondersError:
+            # the publisher has not subscribed yet
+            await asyncio.sleep(0.01)
 
 
 async def test_a_wrong_password_is_a_problem_not_a_crash(

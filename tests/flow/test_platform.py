@@ -39,12 +39,22 @@ def complete(data: Path, table: str) -> bool:
     return set(query(data, f"select distinct exchange, market from {table}")) == MARKETS
 
 
-@pytest.fixture(params=["zmq", pytest.param("nats", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=["zmq", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nats", "streams"))]
+)
 def transport(request: pytest.FixtureRequest) -> dict[str, str]:
     """The environment that selects a transport: nothing else differs for a user."""
     if request.param == "zmq":
         return {}
-    return {"COINSPACE_BUS__URL": request.getfixturevalue("nats_url")}
+    found = {"COINSPACE_BUS__URL": request.getfixturevalue("nats_url")}
+    if request.param == "streams":
+        found |= {
+            "COINSPACE_BUS__PLATFORM": "streams",
+            "COINSPACE_STREAMS__ENABLED": "true",
+            "COINSPACE_STREAMS__MAX_BYTES": str(64 << 20),
+            "COINSPACE_STORAGE__WORKERS": "2",
+        }
+    return found
 
 
 @pytest.mark.timeout(600)
@@ -56,8 +66,9 @@ def test_platform_runs_end_to_end_and_stops_cleanly(
             lambda: values(running).keys() == ASSETS, "an index value of every asset", limit_s=150
         )
         status = wait_for(lambda: healthy(running), "a healthy status", limit_s=120)
-        assert len(status["processes"]) == 12
+        assert len(status["processes"]) == 12 + 2 * ("COINSPACE_STORAGE__WORKERS" in transport)
         check_both_bases(running)
+        check_facts(running)
         first = values(running)
         wait_for(lambda: values(running) != first, "the index to move")
         for table in ("orderbook", "ticker", "trade"):
@@ -120,6 +131,33 @@ def check_both_bases(running: Platform) -> None:
     )
     (listed,) = running.get("/v1/usd-krw/quotations?source=naver&limit=1")["quotations"]
     assert (listed["source"], listed["daily"]) == ("naver", False)
+
+
+def check_facts(running: Platform) -> None:
+    """Check the facts beside the price in the API, beside a premium, and as rows."""
+    wallets = {"upbit": "unknown", "bithumb": "open", "binance": "unknown"}
+    found = wait_for(partial(with_facts, running), "facts of every market of BTC")
+    assert {one["exchange"]: one["facts"]["deposit"] for one in found} == wallets
+    assert {one["facts"]["trading"] for one in found} == {"open"}
+    trades = wait_for(lambda: running.get("/v1/premium/BTC")["trades"], "what a premium leaves")
+    shown = {one["venue"].partition(":")[0]: one for one in trades["venues"]}
+    assert {name: one["wallet"] for name, one in shown.items()} == wallets
+    assert {name: one["caution"] for name, one in shown.items()} == {
+        **dict.fromkeys(("upbit", "bithumb"), "none"),
+        "binance": "unknown",
+    }
+    # the exchange outside says nothing of its wallets
+    assert {one["transfer"] for one in trades["directions"]} == {"unknown"}
+    stored = "select distinct exchange, market, deposit from fact"
+    expected = {(exchange, market, wallets[exchange]) for exchange, market in MARKETS}
+    wait_for(
+        lambda: expected <= set(query(running.data, stored)), "the facts of every market as rows"
+    )
+
+
+def with_facts(running: Platform) -> Any:
+    found = (running.get("/v1/markets?asset=BTC") or {}).get("markets", [])
+    return found if found and all(one["facts"]["ts"] for one in found) else None
 
 
 def with_fiat(running: Platform) -> Any:

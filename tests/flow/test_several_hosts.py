@@ -141,18 +141,18 @@ def test_a_cut_link_loses_nothing(tmp_path: Path) -> None:
         def ready() -> bool:
             return serve.readyz().get("state") == "ready"
 
-        last: dict[str, str] = {}
+        seen: dict[str, str] = {}
 
         def all_healthy() -> bool:
             for name, host in hosts.items():
                 done = host.run(status)
-                last[name] = done.stdout
+                seen[name] = done.stdout
                 if done.returncode:
                     return False
             return True
 
         wait_for(ready, "ready", limit_s=LIMIT_S, shown=serve.readyz)
-        wait_for(all_healthy, "all healthy", limit_s=LIMIT_S, shown=lambda: last)
+        wait_for(all_healthy, "all healthy", limit_s=LIMIT_S, shown=lambda: seen)
         begun_ns = now_ns()
         for name in CUT:
             net.link(name, "down")
@@ -169,7 +169,7 @@ def test_a_cut_link_loses_nothing(tmp_path: Path) -> None:
         for name in CUT:
             net.link(name, "up")
         wait_for(ready, "ready again", limit_s=LIMIT_S, shown=serve.readyz)
-        wait_for(all_healthy, "healthy again", limit_s=LIMIT_S, shown=lambda: last)
+        wait_for(all_healthy, "healthy again", limit_s=LIMIT_S, shown=lambda: seen)
         ended_ns = now_ns()
         span = ("--from", str(begun_ns // 1_000_000), "--to", str(ended_ns // 1_000_000))
 

@@ -45,7 +45,7 @@ def environment(settings: Settings, folder: Path, **more: str) -> dict[str, str]
 
 @contextmanager
 def running(name: str, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-m", "coinspace", name], env=env)
+    process = subprocess.Popen([sys.executable, "-m", "coinspace", *name.split()], env=env)
     try:
         yield process
     finally:

@@ -40,7 +40,7 @@ TASKS: dict[str, tuple[str, list[str], list[str]]] = {
     "storage/worker.py": (
         "orderbook-storage-worker",
         ["loop lag", "catch-up", "judgement"],
-        ["database watch", "storing again"],
+        ["database watch", "storing again", "stream", "stored batches"],
     ),
 }
 # their owner handles their end and ends or restarts its one query or client
@@ -54,9 +54,10 @@ READ_BY_OWNER = {
     # the link restarts them on its own thread
     "bus/nats/link.py",
     "bus/nats/pumps.py",
+    "bus/nats/shipment.py",
 }
-# these run only after an outage, a damage or a failed start
-RARE = {"memory", "missed ticks", "storing again"}
+# these run only after an outage, a damage or a failed start, or with streams
+RARE = {"memory", "missed ticks", "storing again", "stream", "stored batches"}
 ENDING = [(command, task) for command, ends, _ in TASKS.values() for task in ends]
 STARTING_AGAIN = [
     (command, task) for command, _, again in TASKS.values() for task in again if task not in RARE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,7 @@ TOKEN = "12345:AAbot-token_of-a-test"
         (target("slack", url="ftp://secret/"), "expected http:// or https:// and a host"),
         (target("webhook", url="http://a b/secret"), "no blank and no fragment"),
         (target("webhook", url="http://h/", token="secret\r\nX: y"), "expected visible ASCII"),
+        (target("webhook", url="http://u:secret@h/", token="x"), "none, since the address has"),
         (target("telegram", chat="1"), "TARGETS__OPS__TOKEN or token_file, was none"),
         (target("telegram", chat="1", token="secret/../x"), "expected the token of a bot"),
         (target("slack", url_file="/nowhere/secret-file"), "expected a secret, No such file"),
@@ -289,6 +291,26 @@ def test_secrets_come_from_the_environment_or_a_file_and_are_shown_nowhere(
     for text in (shown.output, repr(settings), repr(bot), str(ops)):
         assert "secret" not in text.replace("curve_secret_key", "")
         assert TOKEN not in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:s3cret-word@h/hook",
+        "https://user:s3cret%2Dword@h/hook",
+        "https://h/hook?room=1&key=s3cret-word",
+        "https://h/hook?key=s3cret%2Dword",
+        "https://h?s3cret-word",
+        "https://h/s3cret-word/send",
+        "https://h/a:s3cret-word/send",
+    ],
+)
+def test_no_part_of_an_address_is_shown_when_a_target_sends_it_back(url: str) -> None:
+    login = base64.b64encode(b"user:s3cret-word").decode()
+    for said in ("bad key s3cret-word", url, f"Basic {login}" if "user" in url else ""):
+        shown = Address("webhook", url).without_secrets(said)
+        assert "s3cret" not in shown
+        assert login not in shown
 
 
 async def post(receiver: Receiver, form: str = "webhook", timeout_s: float = 5.0) -> Outcome:

@@ -23,6 +23,7 @@ FREE = {
     *("buy", "sell"),
     *("reason", "curve_reason", "cursor", "next", "title", "detail"),
     *("trade_id", "epoch", "sequence", "method_version", "parameter_hash"),
+    *("network", "category", "url", "delisting"),
     *("source", "usd_krw_source"),
     *("boot", "channel", "id", "last_event_id"),
 }

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -443,6 +443,106 @@ async def test_reload_applies_alerts_and_names_what_needs_a_restart(
     )
     assert watching.settings.alerts.rules["high"].over == 0.07
     assert health_of(watching.settings, "alerter").counters["reloads"] == 2
+
+
+READERS = ["index-calculator", "orderbook-aggregator", "index-endpoint"]
+UPBIT = ["orderbook-collector-upbit", "ticker-collector-upbit"]
+
+
+@pytest.fixture
+def reloading(
+    watching: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Awaitable[tuple[list[str], list[str], str]]]:
+    """Return a function that reloads a configuration.
+
+    It returns the applied settings, the replaced processes, and the error. A process is replaced
+    unless its name is in `failing`.
+    """
+    path = tmp_path / "coinspace.toml"
+    monkeypatch.setenv("COINSPACE_CONFIG", str(path))
+    monkeypatch.setenv("COINSPACE_DATA", str(tmp_path))
+    path.write_text("")
+    watching.settings = load()
+    watching.processes = dict(watching.settings.processes())
+
+    async def reloaded(text: str, failing: str = "") -> tuple[list[str], list[str], str]:
+        replaced: list[str] = []
+
+        async def replace(name: str) -> None:
+            if name == failing:
+                raise ConfigError(f"{name}: expected it to be synced; the old process goes on")
+            replaced.append(name)
+
+        monkeypatch.setattr(watching, "replace", replace)
+        path.write_text(text)
+        applied: list[str] = []
+        try:
+            applied += [one async for one in watching.reloaded()]
+        except ConfigError as error:
+            return applied, replaced, str(error)
+        return applied, replaced, ""
+
+    return reloaded
+
+
+async def test_reload_applies_markets_depths_and_assets_by_their_readers(
+    reloading: Any, watching: Supervisor
+) -> None:
+    text = '[exchanges.upbit]\nmarkets = ["BTC/KRW", "USDT/KRW", "DOGE/KRW"]\n'
+    assert await reloading(text) == (["exchanges.upbit.markets"], [*UPBIT, *READERS], "")
+    # nothing has changed since
+    assert await reloading(text) == ([], [], "")
+    text += '[exchanges.bithumb]\ndepth = 15\n[index]\nassets = ["BTC", "DOGE"]\n'
+    assert await reloading(text) == (
+        ["exchanges.bithumb.depth", "index.assets"],
+        ["orderbook-collector-bithumb", *READERS],
+        "",
+    )
+    assert watching.settings.index.assets == ["BTC", "DOGE"]
+    # an asset that a pattern has brought in is no change of the configuration
+    watching.settings.index._patterns = ("*",)
+    watching.settings.index.admit("NEW")
+    watching.settings.index._patterns = ()
+    assert await reloading(text) == ([], [], "")
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        ('markets = ["BTC/KRW"]\nformat = "DEFAULT"', "upbit.format: `coinspace restart`"),
+        ('markets = ["BTC/KRW"]\n[bus]\nhigh_water_mark = 5000', "bus.high_water_mark: stop"),
+        (
+            'markets = ["BTC/KRW"]\n[exchanges.coinone]\nmarkets = ["BTC/KRW"]',
+            "exchanges.coinone.markets: stop",
+        ),
+        ('markets = ["BTC/KRW"]\n[exchanges.binance]\nmarkets = []', "binance.markets: stop"),
+        ('markets = ["BTC-KRW"]', "exchanges.upbit.markets"),
+        ('market = ["BTC/KRW"]', "did you mean 'exchanges.upbit.markets'"),
+        ('markets = ["BTC/KRW"]\n[index]\noverrides.NEW.decimals = 3', "no index of that asset"),
+        ("markets = [", "coinspace.toml"),
+    ],
+)
+async def test_a_reload_that_cannot_be_applied_changes_nothing(
+    reloading: Any, watching: Supervisor, more: str, error: str
+) -> None:
+    before = watching.settings.model_dump()
+    applied, replaced, found = await reloading(f"[exchanges.upbit]\n{more}\n")
+    assert (applied, replaced) == ([], [])
+    assert error in found
+    assert watching.settings.model_dump() == before
+
+
+async def test_a_collector_that_cannot_take_over_comes_before_any_change(
+    reloading: Any, watching: Supervisor
+) -> None:
+    text = '[exchanges.upbit]\nmarkets = ["BTC/KRW", "NOSUCH/KRW"]\n'
+    before = watching.settings.model_dump()
+    applied, replaced, found = await reloading(text, failing=UPBIT[0])
+    assert (applied, replaced) == ([], [])
+    assert found.endswith("the old process goes on, nothing was applied")
+    assert watching.settings.model_dump() == before
+    _, replaced, found = await reloading(text, failing=READERS[1])
+    assert found.endswith(f"applied by {', '.join(replaced)}")
 
 
 async def test_a_reload_is_asked_for_by_the_socket_of_restart(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from coinspace.collector.ticker import TickerStage
 from coinspace.config import load
 from coinspace.exchanges import coinbase
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import Request
+from coinspace.exchanges.exchange import Request, TradePage
 from coinspace.simulator.markets.engine import Engine
 from coinspace.simulator.markets.market import Event
 from coinspace.simulator.rest import rest_of
@@ -485,7 +485,8 @@ def test_the_simulated_rest_answers_as_the_real_one() -> None:
     assert (len(best.bids), len(best.asks)) == (1, 1)
     trades = coinbase.read_trades(request, get("/products/BTC-USD/trades", limit="20"))
     assert len(trades) == 20
-    older = coinbase.older_trades_request(trades[0])
+    page = TradePage(request, trades, True, trades[0], 0, 0)
+    older = coinbase.older_trades_request(page)
     assert older is not None
     path, _, query = older.path.partition("?")
     found = coinbase.read_trades(

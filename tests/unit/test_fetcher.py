@@ -15,7 +15,7 @@ from aiohttp import web
 
 from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS, monotonic_ns
-from coinspace.collector.fetcher import ANSWER_BYTES, QUEUE_LIMIT, Fetcher, inflate
+from coinspace.collector.fetcher import ANSWER_BYTES, ANSWER_PARTS, QUEUE_LIMIT, Fetcher, inflate
 from coinspace.collector.limits import Budget
 from coinspace.collector.markets import MarketList
 from coinspace.collector.orderbook import OrderBookStage
@@ -205,6 +205,14 @@ def test_a_plain_answer_without_end_is_refused() -> None:
     assert world.fetcher.counts["rest_oversized"] == 3
 
 
+def test_an_answer_of_more_lists_and_objects_than_any_is_refused() -> None:
+    # 4 MB of them would take 400 MB and hold the loop for a second
+    dense = b"[" + b",".join([b'{"a":[]}'] * (ANSWER_PARTS["snapshot"] // 2)) + b"]"
+    world = serve(body(dense, "identity"), three)
+    assert world.fetcher.counts["rest_oversized"] == len(world.refusals) == 3
+    assert "lists and objects" in world.refusals[0].text
+
+
 @pytest.mark.parametrize(
     "part",
     [
@@ -271,6 +279,63 @@ def test_any_retry_after_is_a_bounded_wait(retry_after: str, seconds: float) -> 
     world = serve(body(b"{}", status=429, **{"Retry-After": retry_after}), blocked)
     assert world.least_s <= seconds <= world.most_s
     assert not world.refusals[0].fatal
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "text", "country"),
+    [
+        ("binance", 451, b"", True),
+        ("binance", 403, b"<html>configured to block access from your country.</html>", True),
+        (
+            "binance",
+            403,
+            b'{"code":0,"msg":"Service unavailable from a restricted location"}',
+            True,
+        ),
+        ("binance", 403, b"<html>Request blocked.</html>", False),
+        ("binance", 404, b"no such country", False),
+        ("upbit", 451, b"", True),
+    ],
+)
+def test_a_refusal_for_the_country_is_no_fault_of_the_market_and_names_the_mirrors(
+    name: str, status: int, text: bytes, country: bool
+) -> None:
+    module = exchange(name)
+    group = next(iter(module.REST_LIMITS))
+
+    async def one(world: World) -> None:
+        world.fetcher.submit(Request("snapshot", "/depth", group, 1, ("S",)))
+        await world.until(1)
+
+    (refusal,) = serve(body(text, status=status), one, name, module.REST_LIMITS).refusals
+    assert ("refused for its country" in refusal.text) == country
+    assert ("data-api.binance.vision" in refusal.text) == (country and name == "binance")
+    if country:
+        assert not refusal.fatal
+        assert len(refusal.text) < 200
+
+
+def test_binance_is_asked_for_times_in_microseconds() -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.headers.get("X-MBX-TIME-UNIT", ""))
+        return web.Response(body=b"[]")
+
+    async def one(world: World) -> None:
+        world.fetcher.submit(request())
+        await world.until(1)
+
+    serve(handler, one)
+    assert asked == ["MICROSECOND"]
+    row = {"id": 1, "price": "1", "qty": "1", "isBuyerMaker": True}
+    trades = Request("trades", "", "weight", 25, ("BTCUSDT",))
+    for at in (1_790_000_000_123, 1_790_000_000_123_456):
+        (trade,) = exchange("binance").read_trades(
+            trades, json.dumps([row | {"time": at}]).encode()
+        )
+        assert str(trade.exchange_ns).startswith(str(at))
+        assert len(str(trade.exchange_ns)) == 19
 
 
 def test_a_redirect_is_refused_and_not_followed() -> None:

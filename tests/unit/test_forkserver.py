@@ -87,9 +87,11 @@ async def end(process: Forked) -> int:
 async def test_a_process_is_a_child_with_its_own_arguments_and_environment(
     forks: ForkServer,
 ) -> None:
-    process = await forks.fork(["shown", "--x=ü"], ENVIRONMENT)
+    # bytes that are no UTF-8, as in names of files
+    arguments, environment = ["shown", "--x=ü", "--y=\udcff"], {**ENVIRONMENT, "B": "\udcfe"}
+    process = await forks.fork(arguments, environment)
     shown = await line(process)
-    assert shown == f"{['shown', '--x=ü']} True {os.getpid()} {ENVIRONMENT}"
+    assert shown == f"{arguments} True {os.getpid()} {environment}"
     assert await process.stderr.read() == b"an error\n"
     assert await process.wait() == process.returncode == 3
     # both are no errors, and reach no other process

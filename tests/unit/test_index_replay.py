@@ -272,3 +272,26 @@ def test_a_missed_tick_is_missed_again(tmp_path: Path) -> None:
     replay.run(readers)
     assert replay.pauses == 1
     assert len(found) < 3 * TICKS
+
+
+def test_an_asset_that_was_listed_later_has_no_ticks_before(
+    feeds: list[str], tmp_path: Path
+) -> None:
+    settings = Settings(data=tmp_path)
+    settings.index.assets = ["BTC", "ETH"]
+    since_ns = START_NS + 4 * SECOND_NS
+    found: list[IndexRecord] = []
+    readers, make = sources(tuple(map(Path, feeds)), settings)
+    first_ms = since_ns // 1_000_000 - 1000
+    FeedReplay(
+        settings,
+        make,
+        settings.index.parameters_of,
+        lambda record, _: found.append(record),
+        # it was not computed either while the calculator was down
+        guide=Guide(first_ms, first_ms + 600),
+        since={"ETH": since_ns},
+    ).run(readers)
+    times = {asset: [one.ts_ms for one in found if one.asset == asset] for asset in ("BTC", "ETH")}
+    assert min(times["ETH"]) == since_ns // 1_000_000
+    assert min(times["BTC"]) < first_ms

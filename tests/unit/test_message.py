@@ -64,8 +64,8 @@ def broken(**change: int) -> tuple[bytes, bytes]:
     ("header", "payload", "text"),
     [
         (*broken(_0=2), "version: expected 1, was 2"),
-        (*broken(_1=0), "kind: expected 1 to 8, was 0"),
-        (*broken(_1=9), "kind: expected 1 to 8, was 9"),
+        (*broken(_1=0), "kind: expected 1 to 9, was 0"),
+        (*broken(_1=10), "kind: expected 1 to 9, was 10"),
         (*broken(_12=17), "expected 17 bytes, was 16"),
         (*broken(_1=1), "expected 0 bytes for its kind, was 16"),
         (*broken(_1=2), "expected 88 bytes for its kind, was 16"),
@@ -79,5 +79,5 @@ def test_damaged_messages_are_refused(header: bytes, payload: bytes, text: str) 
 
 
 def test_unknown_kind_is_not_encoded() -> None:
-    with pytest.raises(MessageError, match="expected 1 to 8, was 9"):
-        encode_header(9)
+    with pytest.raises(MessageError, match="expected 1 to 9, was 10"):
+        encode_header(10)

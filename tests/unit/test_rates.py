@@ -634,7 +634,8 @@ def _put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 STRANGE: tuple[Any, ...] = (
     *(None, True, 0, -1, 1e308, (1 << 63) - 1, "", "x", "1,2", "9" * 50, [], {}, [[]], [None]),
-    *("9999-12-31", "0001-01-01", "99:99", "20261301", {"code": "FRX.KRWUSD"}),
+    # in its place: lists in lists, as deep as JSON is read
+    *("DEEP", "9999-12-31", "0001-01-01", "99:99", "20261301", {"code": "FRX.KRWUSD"}),
 )
 
 
@@ -645,6 +646,7 @@ async def test_any_value_in_any_place_is_a_quotation_or_a_refusal(source: str) -
     for path in list(_places(orjson.loads(body))):
         for strange in STRANGE:
             text = orjson.dumps(_put(orjson.loads(body), path, strange))
+            text = text.replace(b'"DEEP"', b"[" * 1000 + b"]" * 1000)
             tried += 1
             try:
                 found = SOURCES[source].quotation(text, "", NOON)

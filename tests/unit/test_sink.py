@@ -95,8 +95,8 @@ def test_kind_and_size_must_agree() -> None:
     ("change", "reason"),
     [
         ({"version": 2}, "version: expected 1, was 2"),
-        ({"kind": 0}, "kind: expected 1 to 8, was 0"),
-        ({"kind": 9}, "kind: expected 1 to 8, was 9"),
+        ({"kind": 0}, "kind: expected 1 to 9, was 0"),
+        ({"kind": 10}, "kind: expected 1 to 9, was 10"),
         ({"payload_size": 31}, "payload size: expected 31"),
         ({"n_bids": 2}, "payload size: expected 48"),
         ({"n_bids": 2**32 - 1, "n_asks": 2**32 - 1}, "payload size: expected 137438953440"),

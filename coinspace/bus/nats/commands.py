@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from coinspace.bus.nats import probe
+from coinspace.bus.nats.jetstream import StreamState
 from coinspace.bus.nats.server import Cluster
 from coinspace.config import Settings, config_option, load
 from coinspace.errors import BusError, ConfigError
@@ -67,12 +68,17 @@ def url(config_path: str | None) -> None:
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout")
 def status(config_path: str | None, as_json: bool) -> None:
-    """Show the servers of bus.url and the private ones. Exit code 2: one does not answer."""
+    """Show the servers and streams of bus.url, and the private servers.
+
+    Exit code 2: a server does not answer, or a stream has other limits than the configuration.
+    """
     settings = load(config_path)
     facts: dict[str, Any] = {}
     if settings.bus.url:
         try:
             facts["bus"] = asdict(probe.servers(settings.bus))
+            if settings.streams.enabled:
+                facts["streams"] = {one.name: _stream(one) for one in probe.streams(settings)}
         except BusError as error:
             facts["bus"] = {"problem": str(error)}
     with contextlib.suppress(ConfigError):
@@ -85,11 +91,41 @@ def status(config_path: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json_line(facts))
     else:
-        for name, one in {"bus": facts.get("bus"), **facts.get("nodes", {})}.items():
-            if one:
-                click.echo(f"{name:<4} " + ", ".join(f"{key} {one[key]}" for key in one))
-    if any("problem" in one for one in (facts.get("bus", {}), *facts.get("nodes", {}).values())):
+        for name, one in _lines(facts).items():
+            click.echo(f"{name:<4} " + ", ".join(f"{key} {one[key]}" for key in one))
+    if any("problem" in one for one in _lines(facts).values()):
         raise SystemExit(EXIT_DOWN)
+
+
+@cluster.command()
+@config_option
+def apply(config_path: str | None) -> None:
+    """Make the streams, or give existing ones the limits of the configuration."""
+    settings = load(config_path)
+    if not settings.streams.enabled:
+        raise ConfigError("streams.enabled: expected true, was false: there are no streams")
+    probe.apply_limits(settings)
+    for found in probe.streams(settings):
+        click.echo(f"{found.name}: replicas {found.replicas}, {settings.streams.max_bytes} bytes")
+
+
+def _lines(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what is shown, one entry a line."""
+    bus = {"bus": facts["bus"]} if "bus" in facts else {}
+    return {**bus, **facts.get("nodes", {}), **facts.get("streams", {})}
+
+
+def _stream(found: StreamState) -> dict[str, Any]:
+    facts = {
+        "leader": found.leader or "one server",
+        "replicas": found.replicas,
+        "batches": found.messages,
+        "bytes": found.bytes,
+        "waiting": found.waiting,
+        "taken": found.taken,
+        "workers_waiting": found.workers,
+    }
+    return facts | ({"problem": found.problem} if found.problem else {})
 
 
 def _folder(settings: Settings) -> Path:

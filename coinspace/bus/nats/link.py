@@ -58,6 +58,7 @@ class Link:
     Attributes:
         client: the connected client; None before the first connection.
         problem: why there is no connection now; None = connected.
+        troubles: why something else does not work now, by its name.
     """
 
     def __init__(self, bus: BusSettings) -> None:
@@ -65,6 +66,7 @@ class Link:
         # the client that is connected or connects
         self._trying = Client()
         self.problem: str | None = "not connected yet"
+        self.troubles: dict[str, str] = {}
         self.users = 0
         self._bus = bus
         self._pumps: list[Pump] = []
@@ -280,7 +282,11 @@ def open_link(bus: BusSettings | None) -> tuple[Link, Callable[[], None]]:
 
 
 def problems() -> list[str]:
-    """Return a line for each connection of this process that is down."""
-    return [
-        f"no connection to NATS: {one.problem}" for one in _shared.links.values() if one.problem
-    ]
+    """Return a line for each connection of this process that is down, and what else fails."""
+    found = []
+    for one in list(_shared.links.values()):
+        if one.problem:
+            found.append(f"no connection to NATS: {one.problem}")
+        else:
+            found += one.troubles.copy().values()
+    return found

@@ -22,6 +22,7 @@ import itertools
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import nats.errors
 import orjson
@@ -36,6 +37,7 @@ from coinspace.bus.nats import subjects
 from coinspace.bus.nats.link import PENDING_BYTES, Link
 from coinspace.errors import BusError
 from coinspace.tasks import within
+from coinspace.text import printable
 
 # messages between two turns of the link's loop
 SLICE = 256
@@ -48,6 +50,9 @@ SIZE_BYTES = 4
 # requests that wait for an answer
 ASKED = 64
 ANSWER_LIMIT = 64 << 20
+PARTS_LIMIT = 10_000
+REQUEST_LIMIT = 1 << 20
+OWNER_LIMIT = 200
 NO_RESPONDERS = "503"
 CLAIM_S = 1.0
 
@@ -171,7 +176,8 @@ class Outlet(Pump):
             # it has ended, or its host is gone
             return
         raise BusError(
-            f"{root}: expected no other process, found {owner.data.decode(errors='replace')}:"
+            f"{root}: expected no other process, found"
+            f" {printable(owner.data[:OWNER_LIMIT].decode(errors='replace'))}:"
             " another host has this role"
         )
 
@@ -267,7 +273,10 @@ class Service(Pump):
 
     async def _on_request(self, message: Msg) -> None:
         number = str(next(_numbers)).encode()
-        if len(self._replies) < ASKED and self._give([number, message.data]):
+        if len(message.data) > REQUEST_LIMIT:
+            text = f"expected a request of at most {REQUEST_LIMIT} bytes, was {len(message.data)}"
+            await self._answer(message.reply, orjson.dumps({"error": text}), b"")
+        elif len(self._replies) < ASKED and self._give([number, message.data]):
             self._replies[number] = message.reply
         else:
             facts = orjson.dumps({"error": f"expected at most {ASKED} requests, try later"})
@@ -294,6 +303,22 @@ class Service(Pump):
             self._link.report(repr(error))
 
 
+@dataclass
+class _Answer:
+    """What has come of an answer; identity and number are those of the socket's request."""
+
+    identity: bytes
+    number: bytes
+    parts: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, part: bytes) -> bool:
+        """Take a part. Returns: whether the answer is not larger than any."""
+        self.parts.append(part)
+        self.size += len(part)
+        return self.size <= ANSWER_LIMIT and len(self.parts) <= PARTS_LIMIT
+
+
 class Asker(Pump):
     """Sends a DEALER socket's requests to a service."""
 
@@ -303,8 +328,8 @@ class Asker(Pump):
     def __init__(self, link: Link, root: str, queued: int) -> None:
         super().__init__(link, root, queued)
         self._inbox = ""
-        # request -> parts of its answer so far; its text is the socket's identity and number
-        self._parts: dict[str, tuple[bytes, bytes, list[bytes]]] = {}
+        # number of a request -> its answer so far
+        self._answers: dict[str, _Answer] = {}
 
     async def join(self, client: Client) -> None:
         await super().join(client)
@@ -314,8 +339,8 @@ class Asker(Pump):
     async def _take(self, parts: list[bytes]) -> None:
         identity, number, request = parts
         # an earlier request has timed out
-        self._parts.clear()
-        self._parts[number.decode()] = (identity, number, [])
+        self._answers.clear()
+        self._answers[number.decode()] = _Answer(identity, number)
         if self._link.client is None or not self._inbox:
             self._refuse(identity, number, f"no connection to NATS: {self._link.problem}")
             return
@@ -325,18 +350,18 @@ class Asker(Pump):
             self._refuse(identity, number, repr(error))
 
     async def _on_answer(self, message: Msg) -> None:
-        found = self._parts.get(message.subject.rpartition(".")[2])
+        found = self._answers.get(message.subject.rpartition(".")[2])
         if found is None:
             return
-        identity, number, parts = found
+        identity, number = found.identity, found.number
         if message.headers and message.headers.get("Status") == NO_RESPONDERS:
             self._refuse(identity, number, "no process answers there; is the publisher running?")
             return
-        parts.append(message.data[1:])
-        if sum(map(len, parts)) > ANSWER_LIMIT:
-            self._refuse(identity, number, f"expected an answer of at most {ANSWER_LIMIT} bytes")
+        if not found.add(message.data[1:]):
+            text = f"expected an answer of at most {ANSWER_LIMIT} bytes in {PARTS_LIMIT} parts"
+            self._refuse(identity, number, text)
         elif message.data[:1] == LAST:
-            whole = b"".join(parts)
+            whole = b"".join(found.parts)
             end = SIZE_BYTES + int.from_bytes(whole[:SIZE_BYTES], "little")
             self._finish(identity, number, whole[SIZE_BYTES:end], whole[end:])
 
@@ -344,7 +369,7 @@ class Asker(Pump):
         self._finish(identity, number, orjson.dumps({"error": reason}), b"")
 
     def _finish(self, identity: bytes, number: bytes, facts: bytes, records: bytes) -> None:
-        self._parts.pop(number.decode(), None)
+        self._answers.pop(number.decode(), None)
         self._give([identity, number, facts, records])
 
 

@@ -31,6 +31,7 @@ STOP_S = 10.0
 POLL_S = 0.02
 PROBE_S = 1.0
 PORTS_EACH = 3
+LOG_BYTES = 10 << 20
 FACTS = "cluster.json"
 
 
@@ -177,6 +178,10 @@ class Cluster:
             "listen": f"127.0.0.1:{client}",
             "http": f"127.0.0.1:{monitor}",
             "max_payload": MAX_PAYLOAD,
+            # anyone on this host can fail to log in, which is a line each time
+            "log_file": str(folder / "server.log"),
+            "logfile_size_limit": LOG_BYTES,
+            "logfile_max_num": 2,
             "authorization": user,
             "jetstream": {"store_dir": str(folder / "data")},
         }

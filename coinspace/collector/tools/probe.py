@@ -10,6 +10,7 @@ import asyncio
 import math
 import ssl
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,14 +33,17 @@ from coinspace.collector.orderbook import snapshot_levels
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import (
     CHANNELS,
+    DISORDER_NS,
     UNREADABLE,
     Exchange,
     Heard,
     Request,
     RestTrade,
     Stream,
+    TradePage,
     Trial,
 )
+from coinspace.exchanges.facts import Network
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.text import shown_address
 
@@ -52,6 +56,7 @@ UNKNOWN_SYMBOL_S = 5.0
 SNAPSHOT_S = 3.0
 # wait for frames that should not come
 SILENCE_S = 2.0
+DAY_NS = 86_400 * SECOND_NS
 # longest delay of a ping of the server
 PING_LATE_S = 5.0
 
@@ -217,6 +222,7 @@ class Probe:
             for trial in self.exchange.trials(self.settings, symbols[0] if symbols else ""):
                 await self._try(trial)
             await self._check_rest(symbols)
+            await self._check_facts()
         finally:
             await self._fetcher.close()
         return self.facts
@@ -462,9 +468,49 @@ class Probe:
             if request.purpose == "trades" and read:
                 age = (now_ns() - read[-1].exchange_ns) / SECOND_NS
                 self._add("REST trade times are UTC", True, -5 < age < 86_400, f"age {age:.1f} s")
+                if self.exchange.REST_HEADERS:
+                    fine = sum(trade.exchange_ns % 1_000_000 > 0 for trade in read)
+                    detail = f"{fine} of {len(read)} trades"
+                    self._add("REST trade times are in µs", len(read) > 10, fine > 0, detail)
                 self._judge_ids(read)
-                await self._check_older(read[0])
+                await self._check_older(request, read)
+        for header in [limit.header for limit in self.exchange.ADDRESS_LIMITS.values()]:
+            used = {
+                name: int(count)
+                for name, count in self._fetcher.counters().items()
+                if name.startswith("rest_address_used")
+            }
+            self._add(f"answers have {header}", True, all(used.values()), f"{used}")
         await self._check_bad_code(symbols[0])
+
+    async def _check_facts(self) -> None:
+        for source in self.exchange.FACTS:
+            name = f"facts by REST: {', '.join(source.parts)} ({source.request.path})"
+            try:
+                payload = await self._fetcher.get(source.request)
+                said = self.exchange.read_facts(source.request, payload)
+            except (RefusedError, *UNREADABLE) as error:
+                self._add(name, True, False, f"{error!r}")
+                continue
+            counts = [
+                f"{len(found)} {part}" if isinstance(found, Mapping) else f"{part} {found}"
+                for part, found in ((part, getattr(said, part)) for part in source.parts)
+            ]
+            detail = f"{', '.join(counts)}, {said.unread} rows that cannot be read"
+            self._add(name, True, not said.unread, detail)
+            if said.wallets is not None:
+                self._judge_wallets(said.wallets)
+
+    def _judge_wallets(self, wallets: Mapping[str, Sequence[Network]]) -> None:
+        states = [
+            state
+            for networks in wallets.values()
+            for one in networks
+            for state in (one.deposit, one.withdraw)
+        ]
+        unknown = states.count(None)
+        detail = f"{states.count(False)} closed, {unknown} unknown of {len(states)}"
+        self._add("states of wallets are known words", bool(states), not unknown, detail)
 
     def _judge_ids(self, trades: list[RestTrade]) -> None:
         shared = len(self._trade_ids & {trade.trade_id for trade in trades})
@@ -478,25 +524,38 @@ class Probe:
             f"{shared} of {len(trades)}",
         )
 
-    async def _check_older(self, oldest: RestTrade) -> None:
-        request = self.exchange.older_trades_request(oldest)
-        read = None if request is None else await self._read("older trades by REST", request)
-        if read is None:
+    async def _check_older(self, request: Request, trades: list[RestTrade]) -> None:
+        oldest, name = trades[0], "older trades by REST"
+        page = TradePage(request, trades, True, oldest, 0, now_ns())
+        older = self.exchange.older_trades_request(page)
+        read = None if older is None else await self._read(name, older)
+        if older is None or read is None:
             return
-        # ids order the trades where they count up; elsewhere the time does
-        by_id = self.exchange.CONTIGUOUS_TRADES
-        older = [
-            trade
-            for trade in read
-            if trade.trade_id != oldest.trade_id
-            and (
-                trade.trade_id < oldest.trade_id
-                if by_id
-                else trade.exchange_ns <= oldest.exchange_ns
-            )
-        ]
-        detail = f"{len(older)} of {len(read)} before {oldest.trade_id}"
-        self._add("older trades by REST", bool(older), read[:1] == older[:1], detail)
+        known = {trade.trade_id for trade in trades}
+        further = [trade for trade in read if trade.trade_id not in known]
+        newest_ns = max((trade.exchange_ns for trade in further), default=0)
+        shared = len(read) - len(further)
+        detail = f"{len(further)} further ones, {shared} of the page before"
+        self._add(name, bool(further), newest_ns <= oldest.exchange_ns + DISORDER_NS, detail)
+        await self._check_day_before(older, oldest)
+
+    async def _check_day_before(self, older: Request, oldest: RestTrade) -> None:
+        # pages without a further trade lead to the day before, where trades are listed by day
+        name, request = "trades of the day before by REST", older
+        for _ in range(2):
+            page = TradePage(request, [], False, oldest, 0, now_ns())
+            found = self.exchange.older_trades_request(page)
+            if found is None or getattr(found.place, "days_ago", None) is None:
+                return
+            request = found
+            if request.place.days_ago:
+                break
+        read = await self._read(name, request)
+        if read is not None:
+            span_ns = (read[-1].exchange_ns - read[0].exchange_ns) if read else 0
+            age_s = (now_ns() - read[-1].exchange_ns) / SECOND_NS if read else 0
+            good = span_ns <= DAY_NS and age_s < 2 * 86_400
+            self._add(name, bool(read), good, f"{len(read)} trades, newest {age_s:.0f} s old")
 
     async def _check_bad_code(self, symbol: str) -> None:
         name, request = self.exchange.bad_request(symbol)

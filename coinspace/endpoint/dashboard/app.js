@@ -26,6 +26,8 @@ const HISTORY_RETRY_MS = 10_000;
 // history again: once after the first values are stored, then at this interval
 const [HISTORY_SOON_MS, HISTORY_MS] = [5000, 60_000];
 const BEAT_MS = 500;
+// how often the list of assets is read again
+const LISTED_MS = 60_000;
 // a longer pause between two beats: the computer or the page slept (hidden pages have one beat a minute)
 const ASLEEP_MS = 90_000;
 // a larger difference between the browser's clock and the server's is reported
@@ -593,6 +595,19 @@ async function loadIndices() {
   state.assets = [...indices.map((one) => one.asset), ...missing];
 }
 
+// assets whose index has begun since: they are listed on enough exchanges now
+async function loadListed() {
+  let found;
+  try {
+    const { indices, missing } = await get("/v1/indices");
+    found = [...indices.map((one) => one.asset), ...missing];
+  } catch { return; }
+  if (found.every((one) => state.assets.includes(one))) return;
+  state.assets = found;
+  schedule("assets");
+  if (state.view === "market") connect();
+}
+
 async function begin() {
   chooseView(addressed().view ?? "market", false);
   texts();
@@ -615,6 +630,7 @@ async function begin() {
   loadFees();
   beat.last = Date.now();
   setInterval(beat, BEAT_MS);
+  setInterval(loadListed, LISTED_MS);
 }
 
 // after a sleep: events that waited meanwhile must not be taken for new ones

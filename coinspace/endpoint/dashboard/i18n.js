@@ -39,7 +39,7 @@ export const texts = {
     change1: "1 h", change24: "24 h", change1Title: "Change in the last hour, in percentage points", change24Title: "Change in the last 24 hours, in percentage points",
     spark24: "Last 24 h", percentile: "Percentile", percentileOver: "Percentile over", percentileTitle: "Share of the time in which the premium was lower or the same: 100 is the highest",
     venuePair: "Buy → sell", venuePairTitle: "The pair of exchanges that leaves the most of {money}", executable: "Left of {money}", executableTitle: "What a trade of {money} leaves after both order books and the fees of both exchanges",
-    capacity: "Pays up to", capacityTitle: "The size at which nothing is left", wallets: "Wallets", walletsTitle: "Whether coins can be deposited and withdrawn", walletOpen: "open", walletClosed: "closed", walletUnknown: "unknown",
+    capacity: "Pays up to", capacityTitle: "The size at which nothing is left", wallets: "Wallets", walletsTitle: "Whether the coin can be withdrawn where it is bought and deposited where it is sold", walletOpen: "open", walletPartial: "partly", walletClosed: "closed", walletUnknown: "unknown", deposits: "deposits", withdrawals: "withdrawals", trading_suspended: "trading suspended", trading_limited: "trading limited",
     krPrice: "Price in Korea", otherCoin: "not the same coin?", caution: "caution", fresh: "now", noUsd: "vs USD: no bank rate now", oldSince: "not updated since {time}", noMarks: "No favourites yet: press ★ in a row.",
     noticePremiums: "The premiums are old: they have not been updated since {time}.", feesNote: "Fees: {fees}.", noPremiums: "No premium has arrived yet.",
     alerts: "Alerts", alertsCount: "Alerts · {count}", alertKind: "When", alertLevel: "Premium, %", alertPlace: "Percentile, 0 to 100", addAlert: "Add", remove: "Remove", noRules: "No alerts yet.", lastAlerts: "Last alerts",
@@ -97,7 +97,7 @@ export const texts = {
     change1: "1시간", change24: "24시간", change1Title: "1시간 전 대비 변화 (%p)", change24Title: "24시간 전 대비 변화 (%p)",
     spark24: "24시간 추이", percentile: "백분위", percentileOver: "백분위 기간", percentileTitle: "현재 김프가 기간 내 몇 % 시점보다 높거나 같은지: 100이면 최고",
     venuePair: "매수 → 매도", venuePairTitle: "{money} 기준 가장 유리한 거래소 조합", executable: "{money} 차익", executableTitle: "{money} 체결 시 양쪽 호가와 수수료를 뺀 차익",
-    capacity: "손익분기 금액", capacityTitle: "차익이 0이 되는 체결 금액", wallets: "입출금", walletsTitle: "입금·출금 가능 여부", walletOpen: "가능", walletClosed: "중단", walletUnknown: "미확인",
+    capacity: "손익분기 금액", capacityTitle: "차익이 0이 되는 체결 금액", wallets: "입출금", walletsTitle: "매수 거래소 출금·매도 거래소 입금 가능 여부", walletOpen: "가능", walletPartial: "일부 가능", walletClosed: "중단", walletUnknown: "미확인", deposits: "입금", withdrawals: "출금", trading_suspended: "거래 정지", trading_limited: "거래 제한",
     krPrice: "국내가", otherCoin: "동일 코인 아님?", caution: "유의", fresh: "실시간", noUsd: "환율 기준: 현재 고시 환율 없음", oldSince: "{time} 이후 갱신 없음", noMarks: "관심 종목이 없습니다. ★을 눌러 추가하세요.",
     noticePremiums: "김프가 오래되었습니다: {time} 이후 갱신되지 않았습니다.", feesNote: "수수료: {fees}", noPremiums: "아직 김프 데이터가 없습니다.",
     alerts: "알림", alertsCount: "알림 · {count}", alertKind: "조건", alertLevel: "김프 (%)", alertPlace: "백분위 (0~100)", addAlert: "추가", remove: "삭제", noRules: "등록된 알림이 없습니다.", lastAlerts: "최근 알림",
@@ -135,6 +135,9 @@ const known = (table, name) => (Object.hasOwn(table, name) ? table[name] : outsi
 
 /** The text of a state; an unknown state is shown by its name. */
 export const stateText = (state) => known(texts[language].states, state);
+
+/** The state of a wallet, or of the way between two wallets. */
+export const walletText = (state) => t({ open: "walletOpen", partial: "walletPartial", closed: "walletClosed" }[state] ?? "walletUnknown");
 
 /** The text of a reason; an unknown reason is shown as it was sent. */
 export const reasonText = (reason) => (reason ? known(texts[language].reasons, reason) : "");

@@ -90,7 +90,7 @@ export function premiumRow(raw, basis, window, now) {
     places: Object.fromEntries(BASES.map((one) => [one, number(raw.stats?.[one]?.percentile_24h)])),
     trade: trade && { way: trade.direction, buy: trade.buy, sell: trade.sell, size: number(trade.size_krw), result: number(trade[basis]), left: number(trade.left_krw) },
     capacity: number(trade?.none_left_krw), whole: trade?.book_end === true,
-    wallet: trade?.wallet ?? null, caution: raw.caution ?? null,
+    wallet: trade?.transfer ?? null, caution: trade?.cautions?.join(", ") || null,
   };
 }
 

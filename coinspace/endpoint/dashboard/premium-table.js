@@ -3,7 +3,7 @@
 import { sign } from "./assets.js";
 import { isFavourite, toggleFavourite } from "./favourites.js";
 import { age, money, outside, percent, price } from "./format.js";
-import { currentLanguage, t } from "./i18n.js";
+import { currentLanguage, t, walletText } from "./i18n.js";
 import { element, write } from "./ladder.js";
 import { sparkPath } from "./sparkline.js";
 
@@ -164,7 +164,7 @@ export class PremiumTable {
     attribute(pair, "title", row.trade ? `${t(`way_${row.trade.way}`)}: ${outside(row.trade.buy)} → ${outside(row.trade.sell)}` : "");
     number(trade, row.trade ? percent(row.trade.result, 2, true) : "–", row.trade?.result);
     write(capacity, row.capacity === 0 ? t("none") : `${row.whole ? "≥ " : ""}${krw(row.capacity)}`);
-    write(wallets, row.wallet ? known(row.wallet) : "–");
+    write(wallets, row.wallet ? walletText(row.wallet) : "–");
     write(kr, price(row.kr, "KRW"));
     // a number that changes with every row and says nothing would only disturb
     write(old, row.age === null ? "–" : row.old ? age(row.age) : t("fresh"));
@@ -223,7 +223,6 @@ export const points = (value) => (value === null || value === undefined ? "–" 
 const krw = (value) => money(value, currentLanguage() === "ko");
 // the exchanges on which to buy and to sell
 const pairText = ({ buy, sell }) => [buy, sell].map((one) => outside(String(one).split(":")[0])).join(" → ");
-const known = (wallet) => t({ open: "walletOpen", closed: "walletClosed", unknown: "walletUnknown" }[wallet] ?? "walletUnknown");
 
 // a bar with its number; the colour is hot above and cold below the middle
 function meter(cell, share) {

@@ -2,7 +2,7 @@
 
 import { sign } from "./assets.js";
 import { age, money, outside, percent } from "./format.js";
-import { currentLanguage, reasonText, t } from "./i18n.js";
+import { currentLanguage, reasonText, t, walletText } from "./i18n.js";
 import { element } from "./ladder.js";
 import { number } from "./premium-feed.js";
 
@@ -73,8 +73,11 @@ function venue(one) {
     t("fee", { fee: one.fee === null || one.fee === undefined ? "–" : percent(one.fee, 3).replace(/0+%$/, "%") }),
     `${t("age")} ${age(number(one.age_ms))}`,
     one.suspect ? reasonText(one.suspect) : "",
-    `${t("wallets")} ${t({ open: "walletOpen", closed: "walletClosed" }[one.wallet] ?? "walletUnknown")}`,
-    one.caution && one.caution !== "unknown" && one.caution !== "none" ? `${t("caution")}: ${outside(one.caution)}` : "",
+    one.deposit === one.withdraw
+      ? `${t("wallets")} ${walletText(one.wallet)}`
+      : `${t("deposits")} ${walletText(one.deposit)}, ${t("withdrawals")} ${walletText(one.withdraw)}`,
+    one.trading === "suspended" || one.trading === "limited" ? t(`trading_${one.trading}`) : "",
+    one.flags?.length ? `${t("caution")}: ${outside(one.flags.join(", "))}` : "",
   ];
   return element("span", one.suspect ? "suspect" : "", `${outside(one.venue)}: ${facts.filter(Boolean).join(" · ")}`);
 }

@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct
 
 from coinspace.clock import MILLISECOND_NS, SECOND_NS, Clock, monotonic_ns
 from coinspace.config import Settings
+from coinspace.endpoint.live.facts import wallet_state
 from coinspace.endpoint.live.premium_stats import BASES, PremiumStats
 from coinspace.endpoint.live.premium_trades import Left, Trades, trades
 from coinspace.endpoint.live.same_coin import is_known, is_questioned
@@ -30,6 +31,7 @@ from coinspace.endpoint.models import (
     SameCoin,
 )
 from coinspace.endpoint.values import decimal, price, ratio
+from coinspace.exchanges.facts import Facts, Wallet, transfer
 from coinspace.method.aggregate import Aggregate
 
 # a trade of a list is at most this old, while lists are asked for
@@ -147,6 +149,7 @@ class PremiumTable:
             if suspect is None and venue.name in record.flagged:
                 suspect = "deviating"
             age_ms = venue.age_ms(aggregate.ts_ns)
+            facts = self._facts(venue.name)
             venues.append(
                 PremiumVenue(
                     venue=venue.name,
@@ -154,6 +157,12 @@ class PremiumTable:
                     fee=decimal(fees.get(venue.exchange)),
                     age_ms=None if age_ms is None else int(age_ms) + late_ms,
                     suspect=suspect,
+                    wallet=wallet_state(facts),
+                    deposit=facts.deposit,
+                    withdraw=facts.withdraw,
+                    trading=facts.trading,
+                    caution=facts.warning,
+                    flags=list(facts.flags),
                 )
             )
         usdt = _usdt(latest)
@@ -168,6 +177,7 @@ class PremiumTable:
                     book_end=one.book_end,
                     buy=one.pair[0],
                     sell=one.pair[1],
+                    transfer=self._transfer(*one.pair),
                     sizes=[_size(direction, left, usdt) for left in one.sizes],
                 )
                 for direction, one in directions.items()
@@ -210,7 +220,24 @@ class PremiumTable:
             left_krw=size.left_krw or "0",
             none_left_krw=_krw(one.none_left),
             book_end=one.book_end,
+            transfer=self._transfer(left.buy, left.sell),
+            cautions=[
+                f"{venue} {flag}"
+                for venue in (left.buy, left.sell)
+                if venue
+                for flag in self._facts(venue).flags
+            ],
         )
+
+    def _facts(self, venue: str) -> Facts:
+        exchange, _, market = venue.partition(":")
+        return self._live.facts_of(exchange, market)[0]
+
+    def _transfer(self, buy: str | None, sell: str | None) -> Wallet:
+        """Return whether the coin can be moved from the venue that buys to the one that sells."""
+        if buy is None or sell is None:
+            return "unknown"
+        return transfer(self._facts(buy), self._facts(sell))
 
     def _trade(self, asset: str) -> PremiumTrade | None:
         made = self._trades.get(asset)

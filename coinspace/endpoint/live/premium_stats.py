@@ -167,13 +167,17 @@ class PremiumStats:
 
     def __init__(self, live: Live, assets: list[str]) -> None:
         self._live = live
-        self.series: dict[str, dict[Basis, Series]] = {
-            asset: {basis: Series() for basis in BASES} for asset in assets
-        }
+        self.series: dict[str, dict[Basis, Series]] = {}
+        for asset in assets:
+            self.add(asset)
         self.usdt = Series()
         self.usdt_ms = 0
         self.usdt_rate: float | None = None
         live.listeners.append(self.on_message)
+
+    def add(self, asset: str) -> None:
+        """Keep the premium of one more asset."""
+        self.series[asset] = {basis: Series() for basis in BASES}
 
     def of(self, asset: str) -> Mapping[Basis, Series]:
         """Return the premium of an asset by basis. Raises: KeyError for an asset without one."""
@@ -202,7 +206,7 @@ class PremiumStats:
 
     async def load(self, database: Database) -> None:
         """Fill in the stored premiums, one asset after another: three bounded queries each."""
-        for number, (asset, bases) in enumerate(self.series.items()):
+        for number, (asset, bases) in enumerate(list(self.series.items())):
             for place, sampled in enumerate(bases["coin"].sampled):
                 now_ms = self._live.clock() // MILLISECOND_NS
                 rows = await _stored(database, asset, sampled.step_ms, now_ms)

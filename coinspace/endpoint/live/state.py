@@ -16,6 +16,7 @@ import msgspec
 
 from coinspace._ext.message import (
     AGGREGATE,
+    FACT,
     HEARTBEAT,
     INDEX,
     ORDERBOOK,
@@ -31,6 +32,7 @@ from coinspace.endpoint.live.age import StaleReason, stale_reason
 from coinspace.endpoint.models import Basis, IndexValue
 from coinspace.endpoint.records import index_value
 from coinspace.errors import MarketError, MessageError
+from coinspace.exchanges.facts import UNKNOWN, Facts, decode_facts
 from coinspace.instant import LATEST_MS
 from coinspace.market import Market
 from coinspace.method.aggregate import Aggregate
@@ -43,6 +45,8 @@ TRADES_KEPT = 1000
 GAPS_KEPT = 1000
 # most topics that are kept; three exchanges with 700 markets each have 9,000
 TOPICS_KEPT = 30_000
+# each market's facts come again within three minutes, the more often the fewer markets there are
+FACTS_NS = 300 * SECOND_NS
 # a process's latency is the median over this many messages
 LATENCIES_KEPT = 101
 # kind of message -> process that publishes it, without the exchange's name
@@ -134,9 +138,12 @@ class Live:
         books: (exchange, market) -> newest book message; `alive_ns` is its last sign of life.
         tickers: (exchange, market) -> message. trades: (exchange, market) -> newest trades.
         states: (exchange, market) -> state message's JSON.
+        facts: (exchange, market) -> facts beside the price, when they were received (wall clock)
+        and when they arrived (monotonic clock).
         quotations: source -> its last quotation of USD/KRW.
         heartbeats: process -> when the newest one arrived, by the monotonic clock.
         heard: topic -> when the newest message arrived, by the monotonic clock.
+        on_asset: called with each asset whose index begins while this process runs.
         refused: ignored messages of markets and indices that are not configured.
         gaps: losses on the bus that this process noticed itself, newest last.
         latencies: process -> ns from receipt (for aggregator and calculator: from the tick) to
@@ -156,6 +163,7 @@ class Live:
         self.states: dict[tuple[str, str], dict[str, Any]] = {}
         self.heartbeats: dict[str, int] = {}
         self.quotations: dict[str, Quotation] = {}
+        self.facts: dict[tuple[str, str], tuple[Facts, int, int]] = {}
         self.gaps: deque[dict[str, Any]] = deque(maxlen=GAPS_KEPT)
         self.gaps_total = 0
         self.latencies: dict[str, deque[int]] = {}
@@ -164,6 +172,7 @@ class Live:
         self.refused = 0
         self.heard: dict[bytes, int] = {}
         self.listeners: list[Listener] = []
+        self.on_asset: Callable[[str], None] = lambda asset: None
         self._keys: dict[bytes, tuple[str, str]] = {}
         self._stages: dict[bytes, deque[int]] = {}
         self._apply: dict[int, Listener] = {
@@ -175,6 +184,7 @@ class Live:
             INDEX: self._index,
             HEARTBEAT: self._heartbeat,
             RATE: self._quotation,
+            FACT: self._facts,
         }
 
     def on_message(self, message: Message) -> None:
@@ -209,7 +219,10 @@ class Live:
         if settings is None or message.kind == HEARTBEAT:
             return True
         if message.kind in (AGGREGATE, INDEX):
-            return _asset(message) in settings.index.assets
+            asset = _asset(message)
+            if settings.index.admit(asset):
+                self.on_asset(asset)
+            return asset in settings.index.assets
         if message.kind == RATE:
             return message.exchange in settings.rates.sources
         return self._collected(message.exchange, message.market)
@@ -313,6 +326,17 @@ class Live:
     def _quotation(self, message: Message) -> None:
         found = decode_quotation(message)
         self.quotations[found.source] = found
+
+    def _facts(self, message: Message) -> None:
+        found = decode_facts(message.payload)
+        self.facts[self.key(message)] = found, message.received_ns, monotonic_ns()
+
+    def facts_of(self, exchange: str, market: str) -> tuple[Facts, int | None]:
+        """Return a market's facts and when its collector published them; old ones are unknown."""
+        found = self.facts.get((exchange, market))
+        if found is None or monotonic_ns() - found[2] > FACTS_NS:
+            return UNKNOWN, None
+        return found[0], found[1]
 
     def _index(self, message: Message) -> None:
         record = decode(message.payload)

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from coinspace.constituents import assets_with
 from coinspace.endpoint.context import Context
 from coinspace.endpoint.http.api import Nothing, Routes, encode, json_answer
+from coinspace.endpoint.live.facts import market_facts
 from coinspace.endpoint.live.venues import reported
 from coinspace.endpoint.models import Asset, Assets, Market, Markets
 from coinspace.endpoint.records import region_of
@@ -61,7 +62,11 @@ async def assets(context: Context, request: Request, _: None) -> Response:
 
 @routes.get("/v1/markets", MarketsQuery, answer=Markets, tag="market", problems=("unknown-market",))
 async def markets(context: Context, request: Request, query: MarketsQuery) -> Response:
-    """Every market that is collected: its state, and the times of its newest messages."""
+    """Every market that is collected: its state, the times of its newest messages, and its facts.
+
+    `facts` has wallets, warnings, notices and the state of trading as far as the exchange gives
+    them in public.
+    """
     exchange = None if query.exchange is None else context.check_exchange(query.exchange)
     asset, quote = (None if one is None else as_named(one) for one in (query.asset, query.quote))
     listed = []
@@ -98,4 +103,5 @@ def _market(context: Context, exchange: str, pair: Pair) -> Market:
         ticker_ts=milliseconds(ticker.received_ns) if ticker is not None else None,
         trade_ts=milliseconds(trades[-1].exchange_ns or trades[-1].received_ns) if trades else None,
         depth=context.settings.exchanges[exchange].depth,
+        facts=market_facts(live, *key),
     )

@@ -56,6 +56,7 @@ class BinanceMarket(SimulatedMarket):
     """A market of Binance."""
 
     plain = Variant("", combined=False)
+    plain_micro = MICRO
     levels = 1500
     level_worth = 6000.0
     trade_worth = 900.0

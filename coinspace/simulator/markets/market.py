@@ -92,6 +92,8 @@ class SimulatedMarket:
 
     # variant of the frames that REST answers are made of
     plain: Any = None
+    # the same with times in µs
+    plain_micro: Any = None
     price_decimals = 0
     size_decimals = 8
     tick = 1
@@ -117,6 +119,8 @@ class SimulatedMarket:
         self.clock_ms = 0
         # "active", "halt" or "delist"
         self.status = "active"
+        # faults in force that only change what lists say: "wallet", "warn"
+        self.facts: set[str] = set()
         self.wander = 0.0
         self.recent: list[Trade] = []
         self.now_ns = engine.start_ns

@@ -26,6 +26,11 @@ def definition(connection: Connection, asset: str, parameter_hash: str) -> str |
     return str(found[0][0]) if found else None
 
 
+def first_definitions(connection: Connection) -> dict[str, int]:
+    """Return asset -> time of its first definition, in ns."""
+    return dict(rows(connection, "SELECT asset, min(ts)::long FROM methodology"))
+
+
 def operator_actions(connection: Connection) -> list[tuple[str, str, str, str]]:
     """Return (operator, action, target, detail) of all actions, oldest first."""
     found = rows(

@@ -1,0 +1,41 @@
+"""The facts beside the price, as the API shows them; old ones are unknown."""
+
+from __future__ import annotations
+
+from coinspace.clock import MILLISECOND_NS
+from coinspace.endpoint.live.state import Live
+from coinspace.endpoint.models import MarketFacts, MarketNotice, WalletNetwork
+from coinspace.exchanges.facts import Facts, Wallet
+
+
+def market_facts(live: Live, exchange: str, market: str) -> MarketFacts:
+    """Return what an exchange says of one market."""
+    found, at_ns = live.facts_of(exchange, market)
+    notices = None
+    if found.notices is not None:
+        notices = [
+            MarketNotice(ts=one.ts, category=one.category, title=one.title, url=one.url)
+            for one in found.notices
+        ]
+    return MarketFacts(
+        ts=None if at_ns is None else at_ns // MILLISECOND_NS,
+        deposit=found.deposit,
+        withdraw=found.withdraw,
+        networks=[
+            WalletNetwork(network=one.name, deposit=one.deposit, withdraw=one.withdraw)
+            for one in found.networks
+        ],
+        trading=found.trading,
+        detail=found.detail or None,
+        caution=found.warning,
+        flags=list(found.flags),
+        delisting=found.delisting or None,
+        notices=notices,
+    )
+
+
+def wallet_state(found: Facts) -> Wallet:
+    """Return the state of a wallet in both directions: the worse one."""
+    states: tuple[Wallet, ...] = ("closed", "unknown", "partial")
+    sides = (found.deposit, found.withdraw)
+    return next((state for state in states if state in sides), "open")
