@@ -11,7 +11,6 @@ INSTALLED := $(VENV)/.installed
 TOOLS := $(VENV)/.tools
 BUILT := build/.built
 PAGE := build/.page
-PEERS := build/peers
 UP := --simulate --with coinone --with coinbase
 SECONDS := 600
 MINUTES := 60
@@ -25,7 +24,7 @@ WORKERS := 3
 PYTEST := $(BIN)/python -m pytest -m "not slow"
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install lock build debug annotate run test test-debug test-newest test-wheel docs-check faults soak fuzz coverage bench bench-check bench-peers \
+.PHONY: help install lock build debug annotate run test test-debug test-newest test-wheel docs-check faults soak fuzz coverage bench bench-check bench-history bench-peers \
 	report screenshots lint format types check audit dist clean
 
 help:  ## list the targets
@@ -62,25 +61,28 @@ $(PAGE): $(wildcard $(DASHBOARD)/*.*) $(INSTALLED)
 	@$(BIN)/python -m coinspace.endpoint.dashboard.build
 	@touch $@
 
-# programs with an environment of their own: build/NAME has the packages of requirements/NAME.txt;
-# peers that exist as source only are built with tools that pip chooses, without hashes
+# programs with an environment of their own: build/NAME has the packages of requirements/NAME.txt
 build/%/.installed: requirements/%.txt | $(BIN)/python
 	@echo "installing into build/$* …"
 	@$(BIN)/python -m venv build/$*
 	@build/$*/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $< || \
-		{ echo "$< could not be installed: check the network; the peers need Python 3.11"; exit 2; }
+		{ echo "$< could not be installed: check the network"; exit 2; }
 	@touch $@
 
 # the resolver asks the index that pip is set up with; no address gets into the files
 RESOLVE = env $$($(BIN)/python -m pip config get global.index-url 2>/dev/null | sed s/^/UV_DEFAULT_INDEX=/) \
-	build/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	build/uv/bin/uv pip compile --quiet --upgrade --universal --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
+# the oldest Python of a file; the peers of today need a newer one than CoinSpace
+OLDEST := --python-version 3.11
+OLDEST_OF_PEERS := --python-version 3.13
 
 lock: build/uv/.installed  ## record the newest allowed versions with their hashes in requirements/
-	@$(RESOLVE) pyproject.toml --group build -o requirements/install.txt
-	@$(RESOLVE) pyproject.toml --group build --group test --group bench --group lint \
+	@$(RESOLVE) $(OLDEST) pyproject.toml --group build -o requirements/install.txt
+	@$(RESOLVE) $(OLDEST) pyproject.toml --group build --group test --group bench --group lint \
 		--constraint requirements/install.txt -o requirements/tools.txt
-	@for name in uv audit page peers; do $(RESOLVE) --group $$name -o requirements/$$name.txt || exit; done
+	@for name in uv audit page; do $(RESOLVE) $(OLDEST) --group $$name -o requirements/$$name.txt || exit; done
+	@$(RESOLVE) $(OLDEST_OF_PEERS) --group peers -o requirements/peers.txt
 
 audit: build/audit/.installed  ## compare the locked packages with known advisories, or report that there are none to compare with
 	@$(BIN)/python -m tests.audit build/audit/bin/pip-audit
@@ -132,14 +134,16 @@ fuzz: install $(TOOLS)  ## fuzz every entry point, and compiled code under sanit
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 bench-check: install $(TOOLS)  ## run each measurement once, without its gates
-	@$(BIN)/python -m pytest benchmarks --quiet --benchmark-disable --timeout 600
+	@$(BIN)/python -m pytest benchmarks --quiet --once --timeout 600
 
 bench: install $(TOOLS)  ## measure every stage and check its gates
-	@$(BIN)/python -m pytest benchmarks --timeout 1800
+	@$(BIN)/python -m pytest benchmarks --quiet --no-header --timeout 1800
 
-bench-peers: install $(PEERS)/.installed  ## measure the libraries that need their own environment
-	@PYTHONPATH=. $(PEERS)/bin/python -m benchmarks.peers; status=$$?; \
-		$(BIN)/python -m benchmarks.pipeline $(PEERS)/bin/python && exit $$status
+bench-history:  ## name what became worse by more than 10 % since the run before on this machine
+	@$(BIN)/python -m benchmarks.history
+
+bench-peers:  ## measure the newest cryptofeed, ccxt and nautilus_trader, with the Python that they need
+	@benchmarks/peers.sh $(PYTHON)
 
 report:  ## write benchmarks/RESULTS.md and its chart from the last measurements
 	@$(BIN)/python -m benchmarks.report
@@ -171,7 +175,7 @@ dist: install  ## build the wheel and the source archive
 	@$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist")' > build/log.txt
 
 clean:  ## remove everything that was built; data stay
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find coinspace -name '*.so' -delete
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	rm -rf $(DASHBOARD)/node_modules $(DASHBOARD)/dist

@@ -29,7 +29,7 @@ from benchmarks.books import (
     make_updates,
     ours,
 )
-from benchmarks.measure import Benchmark, Result, gated, growth
+from benchmarks.measure import Bench, Result, gated, growth
 from coinspace._ext.orderbook import OrderBook
 from coinspace.bench.measure import OURS, compare
 
@@ -117,7 +117,7 @@ def check_same(depth: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [DEPTHS[0], DEPTHS[-1]])
-def test_update(benchmark: Benchmark, depth: int) -> None:
+def test_update(bench: Bench, depth: int) -> None:
     def measure() -> Result:
         check_same(depth)
         timing = compare(
@@ -135,10 +135,10 @@ def test_update(benchmark: Benchmark, depth: int) -> None:
         result.ratio("dict, min and max", gate=7.0)
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)
 
 
-def test_update_with_list(benchmark: Benchmark) -> None:
+def test_update_with_list(bench: Bench) -> None:
     def measure() -> Result:
         depth = DEPTHS[-1]
         timing = compare(
@@ -155,10 +155,10 @@ def test_update_with_list(benchmark: Benchmark) -> None:
         result.ratio("dict + sorted", gate=20.0)
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)
 
 
-def test_growth_with_depth(benchmark: Benchmark) -> None:
+def test_growth_with_depth(bench: Bench) -> None:
     def measure() -> Result:
         timing = compare(
             # without Python around it, whose constant cost would flatten the line
@@ -176,4 +176,4 @@ def test_growth_with_depth(benchmark: Benchmark) -> None:
         )
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)

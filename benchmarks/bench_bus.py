@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from benchmarks.bus_pair import CANDIDATES, library
-from benchmarks.measure import Benchmark, Result, gated
+from benchmarks.measure import Bench, Result, gated
 from benchmarks.native import limits
 from benchmarks.pipeline import PAYLOAD_SIZE
 from benchmarks.processes import report_of
@@ -30,7 +30,7 @@ def _compiled() -> None:
     library()
 
 
-def test_ipc(benchmark: Benchmark) -> None:
+def test_ipc(bench: Bench) -> None:
     def measure() -> Result:
         sides: dict[str, list[dict[str, float]]] = {}
 
@@ -54,4 +54,4 @@ def test_ipc(benchmark: Benchmark) -> None:
         result.figures["messages/s, best round"] = round(1e9 / best)
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)

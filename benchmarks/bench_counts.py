@@ -10,9 +10,10 @@ from functools import cache
 
 import pytest
 
-from benchmarks.counts import allocations, instructions, missing
+from benchmarks.bench_index import INPUT as INPUT_OF_VALUES
+from benchmarks.counts import COUNT_SLACK, allocations, counted_instructions, missing
 from benchmarks.frames import INPUT
-from benchmarks.measure import Benchmark, Result, gated
+from benchmarks.measure import Bench, Result, gated
 
 STAGE = "parse"
 # kind -> numbers of one frame, gate and goal of instructions per number
@@ -23,16 +24,15 @@ NUMBERS = {
     "binance-depth20": (80, 105.0, 85.0),
     "binance-diff": (96, 105.0, 85.0),
 }
+# levels of three venues -> gate and goal of instructions a level
+VALUES = {30: (200.0, 150.0), 1000: (125.0, 100.0)}
 ALLOCATIONS = {"parse": 0.0, "book": 0.0, "bus": 1.0}
-# one Python object more or less in the interpreter's own work
-COUNT_SLACK = 0.02
 
-counted_instructions = cache(instructions)
 counted_allocations = cache(allocations)
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_instructions(benchmark: Benchmark, kind: str) -> None:
+def test_instructions(bench: Bench, kind: str) -> None:
     if reason := missing("instructions"):
         pytest.skip(reason)
 
@@ -51,10 +51,33 @@ def test_instructions(benchmark: Benchmark, kind: str) -> None:
         )
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)
 
 
-def test_allocations(benchmark: Benchmark) -> None:
+@pytest.mark.parametrize("levels", VALUES)
+def test_instructions_of_a_value(bench: Bench, levels: int) -> None:
+    if reason := missing("instructions"):
+        pytest.skip(reason)
+
+    def measure() -> Result:
+        gate, goal = VALUES[levels]
+        count = counted_instructions()[f"index 3 × {levels}"]
+        result = Result("index", f"3 × {levels}, instructions", "instructions", INPUT_OF_VALUES)
+        result.figures = {"per value": count}
+        result.check(
+            "instructions per level",
+            count / (2 * 3 * levels),
+            gate=gate,
+            goal=goal,
+            better="lower",
+            slack=COUNT_SLACK,
+        )
+        return result
+
+    gated(bench, measure)
+
+
+def test_allocations(bench: Bench) -> None:
     if reason := missing("allocations"):
         pytest.skip(reason)
 
@@ -72,4 +95,4 @@ def test_allocations(benchmark: Benchmark) -> None:
                 assert not others, f"{name}: {others} allocations by other threads"
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)

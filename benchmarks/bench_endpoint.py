@@ -25,7 +25,7 @@ import pytest
 import uvloop
 
 from benchmarks.endpoint_servers import open_files
-from benchmarks.measure import Benchmark, Result, gated
+from benchmarks.measure import Bench, Result, gated
 from benchmarks.processes import ENVIRONMENT, cpu_ns
 from coinspace.bench.measure import OURS, interleaved
 
@@ -111,7 +111,7 @@ async def ask(port: int, requests: int) -> None:
     await asyncio.sleep(0.05)
 
 
-def test_latest_value(benchmark: Benchmark) -> None:
+def test_latest_value(bench: Bench) -> None:
     pytest.importorskip("fastapi", reason="fastapi is not installed: `pip install fastapi`")
 
     def measure() -> Result:
@@ -134,7 +134,7 @@ def test_latest_value(benchmark: Benchmark) -> None:
         result.ratio(FASTAPI, gate=2)
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)
 
 
 class Listener(asyncio.Protocol):
@@ -193,7 +193,7 @@ def resident_kib(pid: int) -> int:
     [("SSE", SSE, b"", 3.5), ("WebSocket", HANDSHAKE, SUBSCRIBE, 3.0)],
     ids=["sse", "websocket"],
 )
-def test_fan_out(benchmark: Benchmark, kind: str, first: bytes, second: bytes, gate: float) -> None:
+def test_fan_out(bench: Bench, kind: str, first: bytes, second: bytes, gate: float) -> None:
     open_files()
 
     def measure() -> Result:
@@ -223,4 +223,4 @@ def test_fan_out(benchmark: Benchmark, kind: str, first: bytes, second: bytes, g
         }
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)

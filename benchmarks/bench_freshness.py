@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measure import Benchmark, Result, gated
+from benchmarks.measure import Bench, Result, gated
 from coinspace._ext.links import Links
 from coinspace._ext.sink import ListSink
 from coinspace.clock import MILLISECOND_NS, SECOND_NS
@@ -115,7 +115,7 @@ def followed() -> dict[str, Follower]:
     return followers
 
 
-def test_freshness(benchmark: Benchmark) -> None:
+def test_freshness(bench: Bench) -> None:
     """SBE's best price is about five times as fresh, for a part of the cost of an update."""
 
     def measure() -> Result:
@@ -133,7 +133,7 @@ def test_freshness(benchmark: Benchmark) -> None:
         result.check("fresher than JSON", ages["JSON"] / ages["SBE"], gate=4, goal=5, slack=0)
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)
 
 
 def delays_ms(frames: list[tuple[int, bytes]], first: bytes, links: int) -> list[float]:
@@ -166,7 +166,7 @@ def delays_ms(frames: list[tuple[int, bytes]], first: bytes, links: int) -> list
     )
 
 
-def test_two_links(benchmark: Benchmark) -> None:
+def test_two_links(bench: Bench) -> None:
     """Two links with independent delays: an update is as old as the faster one brings it."""
 
     def measure() -> Result:
@@ -194,4 +194,4 @@ def test_two_links(benchmark: Benchmark) -> None:
         result.check("fresher than one link", means[1] / means[2], gate=1.4, goal=1.6, slack=0)
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)

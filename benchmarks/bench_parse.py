@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks import ondemand
 from benchmarks.frames import BINARY_KINDS, COUNT, INPUT, SEED, each, frames, upbit_book
-from benchmarks.measure import Benchmark, Result, gated, growth
+from benchmarks.measure import Bench, Result, gated, growth
 from benchmarks.peers import arrays
 from coinspace._ext.binance import BinanceParser
 from coinspace._ext.binance_sbe import BinanceSbeParser
@@ -80,7 +80,7 @@ def book_reader(kind: str, loads: Callable[[bytes], Any]) -> Callable[[bytes], a
 
 
 @pytest.mark.parametrize("kind", BOOKS)
-def test_books(benchmark: Benchmark, kind: str) -> None:
+def test_books(bench: Bench, kind: str) -> None:
     batch, ours = frames(kind), parser(kind)
     readers = {ARRAYS: book_reader(kind, orjson.loads)}
     if kind in (DEFAULT, "bithumb-book"):
@@ -124,13 +124,13 @@ def test_books(benchmark: Benchmark, kind: str) -> None:
         result.figures["bytes per frame"] = sum(map(len, batch)) / len(batch)
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)
     assert ours.malformed == 0
     assert ours.template_misses == 0
 
 
 @pytest.mark.parametrize("kind", SHARED)
-def test_share_of_default(benchmark: Benchmark, kind: str) -> None:
+def test_share_of_default(bench: Bench, kind: str) -> None:
     """The other Korean formats keep DEFAULT's distance from the libraries: all in one run."""
     batches = {one: frames(one) for one in (DEFAULT, kind)}
 
@@ -156,11 +156,11 @@ def test_share_of_default(benchmark: Benchmark, kind: str) -> None:
                 result.check(what, share(name), gate=0.85, goal=1)
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)
 
 
 @pytest.mark.parametrize("kind", FIELDS)
-def test_fields(benchmark: Benchmark, kind: str) -> None:
+def test_fields(bench: Bench, kind: str) -> None:
     batch, ours = frames(kind), parser(kind)
     binance = kind.startswith("binance")
 
@@ -192,12 +192,12 @@ def test_fields(benchmark: Benchmark, kind: str) -> None:
         result.ratio("orjson → fields", gate=gate, goal=goal)
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)
     assert ours.malformed == 0
 
 
 @pytest.mark.parametrize("kind", BINARY_KINDS)
-def test_binary(benchmark: Benchmark, kind: str) -> None:
+def test_binary(bench: Bench, kind: str) -> None:
     """The binary form of a frame beside its JSON, both by CoinSpace's parsers."""
     batch, texts = frames(kind), frames(BINARY_KINDS[kind])
     ours, theirs = BinanceSbeParser(), BinanceParser()
@@ -213,11 +213,11 @@ def test_binary(benchmark: Benchmark, kind: str) -> None:
         result.figures["bytes in JSON"] = sum(map(len, texts)) / len(texts)
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)
     assert ours.malformed == theirs.malformed == 0
 
 
-def test_growth_in_levels(benchmark: Benchmark) -> None:
+def test_growth_in_levels(bench: Bench) -> None:
     """The cost of a book grows no faster than its levels."""
     rng = random.Random(SEED)
     batches = {n: [upbit_book(rng, units=n).encode() for _ in range(64)] for n in UNITS}
@@ -231,4 +231,4 @@ def test_growth_in_levels(benchmark: Benchmark) -> None:
         result.check("exponent", growth(UNITS, costs), gate=1.0, goal=0.9, better="lower")
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)

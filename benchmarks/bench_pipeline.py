@@ -6,9 +6,9 @@ journal, the health file, libzmq's thread.
 
 from __future__ import annotations
 
-from benchmarks.measure import Benchmark, gated
+from benchmarks.measure import Bench, gated
 from benchmarks.pipeline import measure
 
 
-def test_pipeline(benchmark: Benchmark) -> None:
-    gated(benchmark, measure)
+def test_pipeline(bench: Bench) -> None:
+    gated(bench, measure)

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from benchmarks.measure import Benchmark, Result, gated
+from benchmarks.measure import Bench, Result, gated
 from coinspace._ext.message import INDEX
 from coinspace._ext.sink import ListSink
 from coinspace.bench.measure import OURS, interleaved
@@ -109,7 +109,7 @@ def timed(work: Callable[[], object], count: int) -> float:
     return (time.process_time_ns() - before) / count
 
 
-def test_premiums(benchmark: Benchmark) -> None:
+def test_premiums(bench: Bench) -> None:
     def measure() -> Result:
         market = Market()
         market.second()
@@ -153,4 +153,4 @@ def test_premiums(benchmark: Benchmark) -> None:
         }
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from benchmarks.frames import INPUT, frames
-from benchmarks.measure import Benchmark, Result, gated
+from benchmarks.measure import Bench, Result, gated
 from benchmarks.native import limits
 from benchmarks.processes import report_of, streaming
 from benchmarks.receivers import CLIENTS
@@ -24,7 +24,7 @@ RAW = "raw uvloop protocol"
 
 
 @pytest.mark.parametrize("kind", ["upbit-book", "binance-trade"])
-def test_receive(benchmark: Benchmark, kind: str) -> None:
+def test_receive(bench: Bench, kind: str) -> None:
     # built here, so that no client's time includes it
     limits()
 
@@ -47,4 +47,4 @@ def test_receive(benchmark: Benchmark, kind: str) -> None:
         result.ratio("websockets", gate=9)
         return result
 
-    gated(benchmark, measure)
+    gated(bench, measure)

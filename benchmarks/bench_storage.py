@@ -19,7 +19,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from benchmarks.measure import Benchmark, Result, gated
+from benchmarks.measure import Bench, Result, gated
 from benchmarks.processes import cpu_ns
 from coinspace._ext.message import Message
 from coinspace._ext.sink import ListSink
@@ -142,12 +142,12 @@ def database() -> Iterator[tuple[Settings, Address, int]]:
 
 
 @pytest.mark.parametrize("kind", ["orderbook", "trade"])
-def test_server(benchmark: Benchmark, kind: str) -> None:
+def test_server(bench: Bench, kind: str) -> None:
     def measure() -> Result:
         with database() as (settings, found, pid):
             return sent(kind, settings, found, pid)
 
-    gated(benchmark, measure)
+    gated(bench, measure)
 
 
 def sent(kind: str, settings: Settings, found: Address, pid: int) -> Result:

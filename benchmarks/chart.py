@@ -109,7 +109,9 @@ def chart(rows: list[dict[str, Any]]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}"'
         f' viewBox="0 0 {WIDTH} {y}" role="img">'
         "<title>Cost of each stage, logarithmic; shorter is better</title>"
-        "<style>text{font:12px system-ui,sans-serif;fill:#7a7f87}.title{font-weight:600}"
-        ".name{text-anchor:end}</style>"
+        "<style>text{font:12px system-ui,sans-serif;fill:#57606a}"
+        ".title{font-weight:600;fill:#1f2328}"
+        ".name{text-anchor:end}@media(prefers-color-scheme:dark){text{fill:#9198a1}"
+        ".title{fill:#f0f6fc}}</style>"
         f"{legend}{''.join(parts)}</svg>\n"
     )

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import orjson
@@ -27,6 +28,8 @@ HEADERS = (Path("/usr/include"), Path("/usr/local/include"))
 TIMEOUT_S = 600
 # frames counted after the warm-up
 PASSES = 16
+# one Python object more or less in the interpreter's own work
+COUNT_SLACK = 0.02
 # the loop that calls the parser: its count is taken from the others'
 LOOP = "loop alone"
 
@@ -36,6 +39,7 @@ Case = tuple[int, Callable[[], object]]
 
 def cases() -> dict[str, Case]:
     """Return what is counted: frames through parser, book and bus."""
+    from benchmarks.bench_index import passes, variants
     from benchmarks.books import collected
     from benchmarks.frames import diffs, each, frames
     from coinspace._ext.binance import BinanceParser
@@ -61,6 +65,8 @@ def cases() -> dict[str, Case]:
     updates = diffs(first=2)
     made["book binance-diff"] = len(updates), collected(updates)[1]
     made["bus upbit-book-simple"] = _bus()
+    for levels in (30, 1000):
+        made[f"index 3 × {levels}"] = variants(3, levels), passes(3, levels)
     made[LOOP] = 64, each(callable, frames("upbit-book"))
     return made
 
@@ -147,6 +153,12 @@ def _child(tool: str, library: Path, prefix: list[str], extra: dict[str, str]) -
     if done.returncode:
         raise RuntimeError(f"counting {tool}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     return done.stdout
+
+
+@cache
+def counted_instructions() -> dict[str, float]:
+    """Return `instructions`, counted once a process."""
+    return instructions()
 
 
 def instructions() -> dict[str, float]:

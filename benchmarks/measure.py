@@ -11,8 +11,8 @@ A benchmark is a function without arguments, given to `gated` by its test:
         result.ratio("orjson.loads", gate=6.5, goal=9)
         return result
 
-    def test_upbit(benchmark: Benchmark) -> None:
-        gated(benchmark, upbit)
+    def test_upbit(bench: Bench) -> None:
+        gated(bench, upbit)
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import orjson
 
 from benchmarks.conditions import conditions
 from coinspace.bench.measure import OURS, Timing, one_round
+from coinspace.bench.table import Line, Verdict, cost, digits
 
 FOLDER = Path("build/bench")
 # share of a ratio that other processes on the machine may take
@@ -172,39 +172,81 @@ def measured(measure: Callable[[], Result]) -> Result:
     return result
 
 
-class Benchmark(Protocol):
-    """What is used of pytest-benchmark's fixture."""
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a test's fixture `bench` gives to `gated`. once: one round, without the gates."""
 
-    disabled: bool
+    once: bool
+    results: list[Result]
 
-    def pedantic(self, target: Callable[[], object], *, rounds: int) -> object: ...
 
-
-def checked(measure: Callable[[], Result]) -> None:
-    """Measure, print and save. Raises: AssertionError when a gate failed twice."""
+def gated(bench: Bench, measure: Callable[[], Result]) -> None:
+    """Measure and save; once: only run it. Raises: AssertionError when a gate failed twice."""
+    if bench.once:
+        with one_round():
+            measure()
+        return
     result = measured(measure)
-    print_result(result)
+    bench.results.append(result)
     assert not result.failures, f"{result.stage}, {result.case}: " + "; ".join(result.failures)
 
 
-def gated(benchmark: Benchmark, measure: Callable[[], Result]) -> None:
-    """Run `checked`; with --benchmark-disable only one round, without its gates."""
+def best_peer(result: Result) -> str | None:
+    """Return the cheapest candidate that is neither ours nor a mere limit."""
+    timing = result.timing
+    if timing is None or OURS not in timing.ns:
+        return None
+    peers = [one for one in timing.ns if not one.startswith(OURS) and one not in result.limits]
+    return min(peers, key=timing.median, default=None)
 
-    def once() -> None:
-        with one_round():
-            measure()
 
-    benchmark.pedantic(once if benchmark.disabled else partial(checked, measure), rounds=1)
+def line_of(result: Result) -> Line:
+    """Return a result's line of the table: its ratio over the best peer, else its first figure."""
+    timing, peer = result.timing, best_peer(result)
+    stage, verdict = f"{result.stage}: {result.case}", verdict_of(result)
+    ours = cost(timing.median(OURS)) if timing is not None and OURS in timing.ns else ""
+    if timing is not None and peer is not None:
+        check = next((one for one in result.checks if one.what == f"× faster than {peer}"), None)
+        ratio = timing.ratio(peer, result.same.get(peer, OURS))
+        bounds = (None, None) if check is None else (check.gate, check.goal)
+        return Line(stage, ours, f"{peer}, {cost(timing.median(peer))}", ratio, *bounds, verdict)
+    if result.checks:
+        # the figure that explains the verdict
+        shown = min(result.checks, key=lambda one: (one.passed, one.reaches(one.goal)))
+        figure = f"{shown.what} {digits(shown.value)}"
+        return Line(stage, ours or figure, "", None, shown.gate, shown.goal, verdict)
+    return Line(stage, ours, verdict=verdict)
+
+
+def verdict_of(result: Result) -> Verdict:
+    """Return the verdict over all figures of a result."""
+    if result.failures:
+        return "GATE MISSED"
+    if not all(one.reaches(one.goal) for one in result.checks):
+        return "goal missed"
+    return "ok" if result.checks else ""
+
+
+def missed(results: Iterable[Result]) -> list[str]:
+    """Return a line for each figure that misses its gate or its goal."""
+    lines = []
+    for result in results:
+        for one in result.checks:
+            if one.passed and one.reaches(one.goal):
+                continue
+            sign = ">=" if one.better == "higher" else "<="
+            bound = f"goal {sign} {one.goal:g}" if one.passed else f"GATE {sign} {one.gate:g}"
+            lines.append(f"{bound}: {result.stage}, {result.case}: {one.what} {digits(one.value)}")
+    return lines
 
 
 def print_result(result: Result) -> None:
-    """Print a result, as `make bench-peers` shows it."""
+    """Print every figure of a result."""
     print(f"{result.stage}: {result.case}")
-    for name in result.timing.ns if result.timing else ():
-        assert result.timing is not None
-        print(f"  {name:34} {result.timing.least(name):12,.0f} {result.unit}")
     for check in result.checks:
-        gate = "" if check.gate is None else f" (gate {check.gate:g}, goal {check.goal or 0:g})"
+        gate = "" if check.gate is None else f" (gate {check.gate:g})"
         print(f"  {check.what:60} {check.value:8.2f}{gate}")
+    for name, value in result.figures.items():
+        print(f"  {name:60} {value:8.2f}")
     for failure in result.failures:
         print(f"  FAILED {failure}")

@@ -20,6 +20,10 @@ OBSTACLES: dict[tuple[str, str, str], str] = {
         " upbit-book}. A library reads each key: {orjson.loads, upbit-book-simple} ns, in DEFAULT"
         " {orjson.loads, upbit-book}."
     ),
+    ("index", "3 ×", "instructions"): (
+        "Most of them are the merge of pairs and the sort of sizes for the size cap (callgrind); a"
+        " value of few levels also pays for calls from Python."
+    ),
     ("parse", "bithumb-book", ""): (
         "The loop over units takes 50 instructions a number. Keys, the time and the call from"
         " Python take 24 more; at Upbit, with twice the numbers in a frame, 12 (callgrind)."

@@ -43,13 +43,13 @@ def streaming(kind: str, *, rate: int = 0, sent: Path | None = None) -> Iterator
         process.stdout.close()
 
 
-def report_of(module: str, *args: str, python: str = sys.executable) -> dict[str, Any]:
+def report_of(module: str, *args: str) -> dict[str, Any]:
     """Run `python -m module args` to its end; returns the JSON of its last line of output.
 
     Raises: RuntimeError with the end of its stderr when it failed.
     """
     done = subprocess.run(
-        [python, "-m", module, *args],
+        [sys.executable, "-m", module, *args],
         capture_output=True,
         timeout=RUN_TIMEOUT_S,
         env=ENVIRONMENT,

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from benchmarks.chart import chart, costs
+from benchmarks.headlines import headlines
 from benchmarks.measure import FOLDER, SLACK, Check
 from benchmarks.obstacles import obstacle_of
 from coinspace.bench.measure import OURS
@@ -40,6 +41,14 @@ STAGES = (
 )
 HEAD = f"""# Results
 
+What one event costs, in processor time, and how many times as much the same work costs by others:
+
+{{headlines}}
+
+![chart](chart.svg)
+
+## Conditions
+
 Written by `make report` from the last `make bench`, `make bench-peers`, `make soak`,
 `make faults` and `make fuzz`.
 
@@ -47,9 +56,8 @@ Written by `make report` from the last `make bench`, `make bench-peers`, `make s
 
 Candidates run interleaved in rotating order, on CPU time. A cost is the median over the rounds. A
 ratio is the median of the ratios of all rounds: how many times our cost. A gate must be reached: it
-allows {SLACK:.0%} for noise, or what stands beside it, and one repeat. A goal is what we aim at.
-
-![chart](chart.svg)
+allows {SLACK:.0%} for noise, or what stands beside it, and one repeat; it is the least that was
+reached on any machine. A goal is what we aim at.
 
 ## Gates and goals not reached
 
@@ -165,12 +173,21 @@ def figures(row: Row) -> list[str]:
     return found
 
 
+def versions(row: Row) -> str:
+    """Return the Python of a row, and the versions of the libraries that are its candidates."""
+    python, *libraries = row["conditions"]["Python"].split(", ")
+    names = " ".join(costs(row))
+    used = [one for one in libraries if one.partition(" ")[0].replace("_", " ") in names]
+    used += [one for one in libraries if "_" in one and one.partition(" ")[0] in names]
+    return ", ".join([f"Python {python}", *dict.fromkeys(used)])
+
+
 def notes(rows: list[Row]) -> list[str]:
     """Return what was measured and the notes, each once with its cases."""
     found: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         clock = f", {row['rounds']} rounds, CPU of the {row['clock']}" if row.get("rounds") else ""
-        found[f"{row['input']}{clock}, `{row['command']}`."].append(row["case"])
+        found[f"{row['input']}{clock}, {versions(row)}, `{row['command']}`."].append(row["case"])
         if row["note"]:
             found[row["note"]].append(row["case"])
     lines = []
@@ -215,7 +232,12 @@ def results(rows: list[Row]) -> str:
     first, last = min(row["date"] for row in rows), max(row["date"] for row in rows)
     conditions = [*described(rows), f"* measured between {first} and {last} UTC"]
     missed = obstacles(rows) or ["None."]
-    lines = [HEAD.format(conditions="\n".join(conditions), missed="\n".join(missed)).rstrip()]
+    head = HEAD.format(
+        headlines="\n".join(headlines(rows)),
+        conditions="\n".join(conditions),
+        missed="\n".join(missed),
+    )
+    lines = [head.rstrip()]
     for stage, of_stage in groupby(rows, key=itemgetter("stage")):
         lines += details(stage, list(of_stage))
     return "\n".join(lines) + "\n"

@@ -50,6 +50,7 @@ def peer(depth: int, read: Read | None = None) -> Callable[[], None]:
 def beside(
     case: str,
     gate: float,
+    goal: float,
     own: Callable[[OrderBook], object] | None = None,
     theirs: Read | None = None,
 ) -> Result:
@@ -59,13 +60,13 @@ def beside(
     timing = compare(passes, events=UPDATES)
     result = Result(STAGE, f"24 levels into {depth:,}, {case}", "ns/update", INPUT, timing)
     result.command = COMMAND
-    result.ratio(PEER, gate=gate)
+    result.ratio(PEER, gate=gate, goal=goal)
     return result
 
 
 def update() -> Result:
     """Nothing is read."""
-    return beside("cryptofeed", 2.5)
+    return beside("cryptofeed", 2.0, 2.5)
 
 
 def update_with_list() -> Result:
@@ -74,7 +75,7 @@ def update_with_list() -> Result:
     def read(book: PeerBook) -> object:
         return book.bids.to_list(), book.asks.to_list()
 
-    return beside("whole book read, cryptofeed", 20.0, OrderBook.levels, read)
+    return beside("whole book read, cryptofeed", 20.0, 50.0, OrderBook.levels, read)
 
 
 MEASURES = (update, update_with_list)

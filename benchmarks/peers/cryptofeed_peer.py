@@ -1,7 +1,6 @@
 """cryptofeed: its feeds' own message handlers, with the callbacks of its documentation.
 
-cryptofeed has no order book for Bithumb and no ticker for Upbit, and asks Upbit for the SIMPLE
-format only.
+It makes Upbit's and Bithumb's tickers from their books, and asks Upbit for the SIMPLE format only.
 """
 
 from __future__ import annotations
@@ -13,13 +12,17 @@ from typing import Any
 
 import numpy as np
 from cryptofeed.defines import ASK, BID, L2_BOOK, TRADES
-from cryptofeed.exchanges import Binance, Upbit
+from cryptofeed.exchanges import Binance, Bithumb, Upbit
 from cryptofeed.symbols import Symbols
 from cryptofeed.types import OrderBook
 
 from benchmarks.frames import FIRST_ID
 
-MARKET = {"UPBIT": ("BTC-KRW", "KRW-BTC"), "BINANCE": ("BTC-USDT", "BTCUSDT")}
+MARKET = {
+    "UPBIT": ("BTC-KRW", "KRW-BTC"),
+    "BITHUMB": ("BTC-KRW", "KRW-BTC"),
+    "BINANCE": ("BTC-USDT", "BTCUSDT"),
+}
 Callback = Callable[[Any, float], Awaitable[None]]
 
 
@@ -28,6 +31,14 @@ def know_symbols() -> None:
     logging.getLogger("feedhandler").setLevel(logging.ERROR)
     for exchange, (standard, symbol) in MARKET.items():
         Symbols.set(exchange, {standard: symbol}, {"instrument_type": {}, "tick_size": {}})
+
+
+class Socket:
+    """The part of cryptofeed's connection that the handlers read: the channels asked for."""
+
+    def __init__(self, feed: Any, *channels: str) -> None:
+        names = feed.websocket_channels
+        self.subscription = {names[one]: ["BTC"] for one in channels}
 
 
 async def nothing(_item: Any, _received: float) -> None:
@@ -50,6 +61,11 @@ def upbit(callback: Callback = nothing) -> Upbit:
     return _feed(Upbit, "BTC-KRW", callback)
 
 
+def bithumb(callback: Callback = nothing) -> Bithumb:
+    """Return the feed of Bithumb's books and trades, with nothing connected."""
+    return _feed(Bithumb, "BTC-KRW", callback)
+
+
 def binance(callback: Callback = nothing) -> Binance:
     """Return the feed of Binance's books and trades, with nothing connected."""
     return _feed(Binance, "BTC-USDT", callback)
@@ -60,7 +76,6 @@ def _feed(exchange: Any, symbol: str, callback: Callback) -> Any:
         symbols=[symbol],
         channels=[L2_BOOK, TRADES],
         callbacks={L2_BOOK: callback, TRADES: callback},
-        config={"log": {"disabled": True}},
     )
 
 
@@ -70,12 +85,12 @@ def handle(feed: Any, frames: list[str]) -> Callable[[], None]:
     The handlers never suspend with such callbacks, so they are run without an event loop, which
     costs the peer nothing.
     """
-    handler = feed.message_handler
+    handler, socket = feed.message_handler, Socket(feed, L2_BOOK, TRADES)
 
     def run() -> None:
         for frame in frames:
             try:
-                handler(frame, None, 1.0).send(None)
+                handler(frame, socket, 1.0).send(None)
             except StopIteration:
                 continue
             raise AssertionError("the handler suspended")

@@ -17,6 +17,7 @@ from benchmarks.frames import INPUT, diffs, each, frames
 from benchmarks.measure import Result
 from benchmarks.peers import ccxt_peer, cryptofeed_peer, nautilus_peer
 from coinspace._ext.binance import BinanceParser
+from coinspace._ext.bithumb import BithumbParser
 from coinspace._ext.upbit import UpbitParser
 from coinspace.bench.measure import OURS, compare
 
@@ -69,6 +70,29 @@ def upbit_simple() -> Result:
     )
     result.ratio("cryptofeed → numpy", gate=100, goal=150)
     result.same["cryptofeed → numpy"] = TAKEN
+    return result
+
+
+def bithumb_book() -> Result:
+    """Bithumb's order book."""
+    batch = frames("bithumb-book")
+    parser, arrays = BithumbParser(), cryptofeed_peer.Arrays()
+    timing = compare(
+        {
+            OURS: each(parser.parse, batch),
+            "cryptofeed": cryptofeed_peer.handle(cryptofeed_peer.bithumb(), text(batch)),
+            "cryptofeed → numpy": cryptofeed_peer.handle(
+                cryptofeed_peer.bithumb(arrays), text(batch)
+            ),
+            "orjson.loads": each(orjson.loads, batch),
+        },
+        events=len(batch),
+    )
+    # the peer's work must be the same work
+    assert np.array_equal(arrays.bids, parser.bids)
+    assert np.array_equal(arrays.asks, parser.asks)
+    result = Result(STAGE, "Bithumb book, cryptofeed", "ns/frame", INPUT, timing, command=COMMAND)
+    result.ratio("cryptofeed → numpy", gate=70, goal=120)
     return result
 
 
@@ -171,6 +195,7 @@ def binance_trades() -> Result:
 
 MEASURES = [
     upbit_simple,
+    bithumb_book,
     upbit_book,
     binance_diff,
     trades,

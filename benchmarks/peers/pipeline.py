@@ -7,10 +7,12 @@ spares it the cost of TLS; its backend takes tcp, and is given the ipc endpoint 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import Any
 
 import orjson
+import uvloop
 from cryptofeed import FeedHandler
 from cryptofeed.backends.zmq import BookZMQ
 from cryptofeed.connection import WSAsyncConn
@@ -38,34 +40,39 @@ class LocalUpbit(Upbit):  # type: ignore[misc]
 
     def connect(self) -> list[tuple[Any, ...]]:
         socket = PlainSocket(self.url, dict(self.subscription))
-        return [(socket, self.subscribe, self.message_handler, self.authenticate)]
+        return [(socket, self.subscribe, self.message_handler)]
 
 
-async def watch(feed: Any, window: Window) -> None:
+async def measure(handler: FeedHandler, feed: Any) -> None:
     """Measure a window of frames that the feed's connection has received and handled."""
+    running = asyncio.ensure_future(handler.run_async(install_signal_handlers=False))
+    window = Window()
     while not window.done.is_set():
-        if feed.connection_handlers:
-            window.frames = feed.connection_handlers[0].conn.received
+        if running.done():
+            # the feed ended: its error
+            running.result()
+            raise RuntimeError("cryptofeed ended before the measurement")
+        if connections := getattr(feed, "connection_handlers", None):
+            window.frames = connections[0].conn.received
         window.check()
         await asyncio.sleep(0.01)
     print(orjson.dumps(window.result).decode(), flush=True)
-    raise SystemExit
+    # its orderly end would wait for messages that nobody reads any more
+    os._exit(0)
 
 
 def main() -> None:
     port, endpoint = sys.argv[1:]
     know_symbols()
-    handler = FeedHandler(config={"uvloop": True, "log": {"disabled": True}})
     # the backend connects, so the subscriber binds
     backend = BookZMQ()
     backend.url = endpoint
     LocalUpbit.url = f"ws://127.0.0.1:{port}/"
     feed = LocalUpbit(symbols=["BTC-KRW"], channels=[L2_BOOK], callbacks={L2_BOOK: backend})
+    handler = FeedHandler()
     handler.add_feed(feed)
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    handler.run(start_loop=False, install_signal_handlers=False)
-    loop.run_until_complete(watch(feed, Window()))
+    # as cryptofeed runs itself where uvloop is installed
+    uvloop.run(measure(handler, feed))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from coinspace import __version__
-from coinspace.bench.measure import compare
-from coinspace.bench.runs import STAGES, Run, check_writable, feeds_option, prepare, sources
-from coinspace.config import config_option, load
+from coinspace.bench.measure import OURS, compare
+from coinspace.bench.peers import PEERS
+from coinspace.bench.runs import STAGES, Feed, Run, check_writable, feeds_option, prepare, sources
+from coinspace.bench.table import Line, cost, judged, table
+from coinspace.config import Settings, config_option, load
 from coinspace.errors import CoinSpaceError
 from coinspace.log import configure_logging
 
@@ -27,7 +30,10 @@ ROUND_NS = 200_000_000
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A stage's cost: CPU time of this thread per event in ns, least and median of the rounds."""
+    """A stage's cost: CPU time of this thread per event in ns, least and median of the rounds.
+
+    peer: the library that did the same work in the same rounds; ratio: of its cost to ours.
+    """
 
     stage: str
     input: str
@@ -36,16 +42,47 @@ class Measured:
     ns: float
     median_ns: float
     per_second: float
+    peer: str = ""
+    peer_ns: float | None = None
+    ratio: float | None = None
+
+    def line(self) -> Line:
+        """Return the stage's line of the table."""
+        stage, ours = f"{self.stage} (per {self.unit})", cost(self.median_ns)
+        if self.ratio is None or self.peer_ns is None:
+            return Line(stage, ours)
+        peer = PEERS[self.stage]
+        bounds = peer.gate, peer.goal
+        verdict = judged(self.ratio, *bounds)
+        return Line(stage, ours, f"{self.peer}, {cost(self.peer_ns)}", self.ratio, *bounds, verdict)
 
 
-def measure(prepared: Run, rounds: int = ROUNDS) -> Measured:
-    """Measure a stage in rounds."""
+def measure(prepared: Run, rounds: int = ROUNDS, beside: Run | None = None) -> Measured:
+    """Measure a stage in rounds, and a library's run beside it."""
     stage = prepared.stage
-    timing = compare({stage: prepared.run}, events=prepared.events, rounds=rounds, slot_ns=ROUND_NS)
-    ns = timing.least(stage)
-    return Measured(
-        stage, prepared.input, prepared.unit, prepared.events, ns, timing.median(stage), 1e9 / ns
+    runs = {OURS: prepared.run}
+    # a peer that cannot read all the events would look faster than it is
+    if beside is not None and beside.events == prepared.events:
+        runs[PEERS[stage].name] = beside.run
+    timing = compare(runs, events=prepared.events, rounds=rounds, slot_ns=ROUND_NS // len(runs))
+    ns = timing.least(OURS)
+    found = Measured(
+        stage, prepared.input, prepared.unit, prepared.events, ns, timing.median(OURS), 1e9 / ns
     )
+    for peer in runs.keys() - {OURS}:
+        return replace(found, peer=peer, peer_ns=timing.median(peer), ratio=timing.ratio(peer))
+    return found
+
+
+def measured(stage: str, found: list[Feed], settings: Settings, rounds: int) -> Measured:
+    """Prepare a stage and its peer, measure them, and close them."""
+    with contextlib.ExitStack() as stack:
+        prepared = prepare(stage, found, settings)
+        stack.callback(prepared.close)
+        beside = PEERS[stage].prepare(found, settings) if stage in PEERS else None
+        if beside is not None:
+            stack.callback(beside.close)
+        return measure(prepared, rounds, beside)
 
 
 @click.group(invoke_without_command=True)
@@ -75,11 +112,8 @@ def bench(
     found = sources(list(feeds))
     results = []
     for stage in stages or STAGES:
-        prepared = prepare(stage, found, settings)
-        try:
-            results.append(measure(prepared, rounds))
-        finally:
-            prepared.close()
+        click.echo(f"{stage} …", err=True)
+        results.append(measured(stage, found, settings, rounds))
     body = {
         "version": __version__,
         "machine": f"{platform.machine()} {platform.system()} {platform.release()}",
@@ -92,19 +126,7 @@ def bench(
     if to_stdout:
         click.echo(written, nl=False)
         return
-    table = Table(caption=results[0].input if results else None)
-    table.add_column("stage")
-    for name in ("ns", "median ns", "per second", "events"):
-        table.add_column(name, justify="right")
-    for one in results:
-        table.add_row(
-            f"{one.stage} (per {one.unit})",
-            f"{one.ns:,.0f}",
-            f"{one.median_ns:,.0f}",
-            f"{one.per_second:,.0f}",
-            f"{one.events:,}",
-        )
-    Console().print(table)
+    Console().print(table((one.line() for one in results), results[0].input))
     if output is not None:
         output.write_bytes(written)
 
@@ -123,28 +145,28 @@ def compare_files(before: Path, after: Path, fail: float | None) -> None:
             f"expected a stage that both files have, was {', '.join(old) or 'none'} in {before},"
             f" {', '.join(new) or 'none'} in {after}"
         )
-    table = Table()
-    table.add_column("stage")
+    shown = Table()
+    shown.add_column("stage")
     for name in ("before ns", "after ns", "change"):
-        table.add_column(name, justify="right")
+        shown.add_column(name, justify="right")
     slower = []
     for stage in dict.fromkeys([*old, *new]):
         if stage not in old or stage not in new:
             figures = [f"{file[stage]['ns']:,.0f}" if stage in file else "" for file in (old, new)]
-            table.add_row(stage, *figures, "not measured" if stage in old else "new")
+            shown.add_row(stage, *figures, "not measured" if stage in old else "new")
             continue
         one = new[stage]
         change = one["ns"] / old[stage]["ns"] - 1
         if fail is not None and change * 100 > fail:
             slower.append(stage)
         same = one["input"] == old[stage]["input"]
-        table.add_row(
+        shown.add_row(
             stage,
             f"{old[stage]['ns']:,.0f}",
             f"{one['ns']:,.0f}",
             f"{change:+.1%}" + ("" if same else " (other input)"),
         )
-    Console().print(table)
+    Console().print(shown)
     if slower:
         raise CoinSpaceError(f"slower by more than {fail:g} %: {', '.join(slower)}")
     missing = [stage for stage in old if stage not in new]

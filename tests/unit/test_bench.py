@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 from click.testing import CliRunner
 
+from benchmarks import history
+from benchmarks.headlines import headlines
 from coinspace.bench import commands as bench
 from coinspace.bench import profile, runs
 from coinspace.bench.runs import simulated
+from coinspace.bench.table import cost, judged
 from coinspace.cli import coinspace
 from coinspace.errors import CoinSpaceError
 from coinspace.recording.format import FeedWriter
@@ -34,11 +38,68 @@ def test_bench_measures_every_stage(feeds: list[Path], tmp_path: Path) -> None:
     results = {one["stage"]: one for one in orjson.loads(path.read_bytes())["results"]}
     assert list(results) == ["receive", "parse", "book", "bus", "index", "encode", "end-to-end"]
     assert all(one["events"] > 0 and one["ns"] > 0 for one in results.values())
+    # a library did the same work beside it, and the table shows it
+    assert [name for name, one in results.items() if one["peer"]] == ["parse"]
+    assert "orjson" in found.output
     # a frame that also becomes a published book costs more than one that is only parsed
     assert results["end-to-end"]["ns"] > results["parse"]["ns"]
     # every pass does the same work as the first: index values are computed each time
     whole = {name: one["ns"] * one["events"] for name, one in results.items()}
     assert whole["end-to-end"] > 0.5 * whole["index"]
+
+
+def test_a_peer_that_cannot_read_every_event_is_left_out() -> None:
+    runs = [runs_of("parse", events) for events in (64, 64, 63)]
+    assert bench.measure(runs[0], 1, runs[1]).peer == "orjson.loads"
+    assert not bench.measure(runs[0], 1, runs[2]).peer
+
+
+def runs_of(stage: str, events: int) -> runs.Run:
+    return runs.Run(stage, "", "frame", events, lambda: sum(range(1000)))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"), [(8.4, "GATE MISSED"), (8.6, "goal missed"), (20.0, "ok")]
+)
+def test_a_verdict_allows_the_gate_its_noise(ratio: float, verdict: str) -> None:
+    assert judged(ratio, 10, 15, 0.15) == verdict
+    assert judged(ratio, None, None) == ""
+
+
+def test_costs_have_three_digits() -> None:
+    shown = [cost(ns) for ns in (7.2, 543.6, 999.6, 49_453, 999_600, 10_266_759, 2.5e9)]
+    assert shown == ["7 ns", "544 ns", "1.00 µs", "49.5 µs", "1.00 ms", "10.3 ms", "2.50 s"]
+
+
+def test_history_names_what_became_worse_than_in_the_run_before(tmp_path: Path) -> None:
+    machine = "AMD EPYC, 2 processors, 24 GiB, Linux 6.1"
+    assert history.path_of(machine, tmp_path).name == "amd-epyc-2-processors.jsonl"
+
+    def run(commit: str, faster: float, allocated: float, cost: float) -> list[history.Entry]:
+        checks = {"× faster than a": [faster, "higher"], "allocations": [allocated, "lower"]}
+        rows = [("parse", "book", checks), ("index", "growth", {})]
+        facts = {"commit": commit, "date": "", "cost": cost}
+        return [{**facts, "stage": one, "case": two, "checks": three} for one, two, three in rows]
+
+    first, same = run("1", 10.0, 1.0, 100.0), run("2", 9.2, 1.05, 109.0)
+    worse = run("3", 8.0, 1.0, 150.0)
+    assert not list(history.regressions(first + same))
+    found = list(history.regressions(first + same + worse))
+    # the ratio shows it; the cost counts only where there is none
+    assert [one.split(",")[0] for one in found] == ["parse", "index"]
+    assert "since 2" in found[0]
+
+
+def test_the_report_begins_with_the_lines_of_what_was_measured() -> None:
+    row: dict[str, Any] = {
+        "stage": "parse",
+        "case": "upbit-book",
+        "medians": {"CoinSpace": 500.0, "orjson.loads": 6000.0},
+        "ratios": {"CoinSpace": 1.0, "orjson.loads": 12.0},
+        "checks": [],
+    }
+    lines = [line for line in headlines([row]) if line.startswith("| ")][1:]
+    assert lines == ["| parse an Upbit book | 500 ns | orjson.loads, 6.00 µs | 12.0 × | 11.0 × |"]
 
 
 def test_compare_shows_the_change_and_fails_on_request(tmp_path: Path) -> None:
