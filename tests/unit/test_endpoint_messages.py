@@ -67,7 +67,7 @@ async def test_facts_of_another_form_are_counted_and_the_last_ones_stay(
     desk.send(topic, FACT, payload)
     assert desk.live.malformed == 1
     answer = await markets(desk.context, cast(Any, None), MarketsQuery(exchange="upbit"))
-    listed = orjson.loads(answer.content.body)["markets"]
+    listed = orjson.loads(cast(Any, answer.content).body)["markets"]
     found = {one["market"]: one["facts"] for one in listed}
     shown = found["BTC/KRW"]
     assert (shown["deposit"], shown["withdraw"]) == ("open", "unknown")
