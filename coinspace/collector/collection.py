@@ -488,12 +488,12 @@ class Collection:
         entries = list(markets.items())
         needed = needed_markets(self.exchange, entries, self._assets)
         self.stage.needed |= needed
-        if self.facts is not None:
-            self.facts.add(entries)
         for symbol, market in entries:
             self.stage.add(symbol, market, now_ns, "listed")
             if self.stream == "orderbook":
                 equip(self.stage.entry(symbol), self.settings)
+        if self.facts is not None:
+            self.facts.add(entries)
         for status in self.stage.of(tuple(one for one in again if one in self._added)):
             self.stage.want_reconnect(status, f"{status.market} is listed again")
         if symbols := [*markets, *(one for one in again if one not in self._added)]:
@@ -516,12 +516,12 @@ class Collection:
 
     def _remove(self, symbols: Sequence[str], now_ns: int, reason: str) -> None:
         """Stop collecting markets; their connections go on for the others."""
-        if self.facts is not None:
-            self.facts.remove(symbols)
         for symbol in symbols:
             self._missing_ns.pop(symbol, None)
             if self.stage.collects(symbol):
                 self.stage.remove(symbol, now_ns, reason)
+        if self.facts is not None:
+            self.facts.remove(symbols)
         self._added = [one for one in self._added if one not in symbols]
         for connection in list(self.connections):
             self._leave_out(connection, symbols)

@@ -70,7 +70,6 @@ class _Source:
 @dataclass(slots=True)
 class _Market:
     symbol: str
-    market: str
     base: str
     topic: Any
     facts: Facts | None = None
@@ -86,7 +85,6 @@ class FactStage:
 
     Attributes:
         refused: reason -> number of answers that said nothing. unread: rows left out.
-        failing: path -> why its last answer said nothing.
     """
 
     def __init__(
@@ -101,9 +99,8 @@ class FactStage:
         self._markets: list[_Market] = []
         self._suspended: frozenset[str] = frozenset()
         self._delistings: Mapping[str, int] = {}
-        self.add(entries)
-        # nothing is said yet
         self._changed = False
+        self.add(entries)
         self._begun_ns = 0
         self._repeat_ns = self._next = 0
         self._draw = random.Random(exchange.NAME).random
@@ -111,25 +108,18 @@ class FactStage:
         self._log = structlog.get_logger(f"facts-{exchange.NAME}")
 
     def add(self, entries: Iterable[tuple[str, str]]) -> None:
-        """Follow the facts of further (symbol, market) pairs."""
-        self._markets += [
-            _Market(
-                symbol,
-                market,
-                Market.parse(market).base,
-                self._sink.topic(f"fact.{self.exchange.NAME}.{market}.".encode()),
-            )
-            for symbol, market in entries
-        ]
-        self._changed = True
+        """Follow further markets, as (symbol, market) pairs."""
+        known = {one.symbol for one in self._markets}
+        for symbol, market in entries:
+            if symbol not in known:
+                topic = self._sink.topic(f"fact.{self.exchange.NAME}.{market}.".encode())
+                base = Market.parse(market).base
+                self._markets.append(_Market(symbol, base, topic))
+                self._changed = True
 
     def remove(self, symbols: Collection[str]) -> None:
-        """Follow the facts of these markets no more."""
+        """Stop following markets."""
         self._markets = [one for one in self._markets if one.symbol not in symbols]
-
-    @property
-    def failing(self) -> dict[str, str]:
-        return {path: one.failing for path, one in self._sources.items() if one.failing}
 
     # requests
 
@@ -185,8 +175,10 @@ class FactStage:
 
     def _fail(self, one: _Source, reason: str, text: str, now_ns: int) -> None:
         self.refused[reason] += 1
-        one.failing, one.tried = plain(f"{reason}: {text}"), True
-        if self._gate.opens(one.source.request.path, now_ns):
+        before, one.tried = one.failing, True
+        one.failing = plain(f"{reason}: {text}")
+        # a source that never answers, such as one that a mirror lacks, is logged once
+        if one.failing != before and self._gate.opens(one.source.request.path, now_ns):
             self._log.warning("facts unknown", path=one.source.request.path, reason=one.failing)
 
     # time
@@ -207,7 +199,7 @@ class FactStage:
         for one in self._sources.values():
             if one.said and now_ns - one.said_ns > SILENT_INTERVALS * one.interval_ns:
                 one.said, self._changed = None, True
-                self._fail(one, "silent", "no answer for long", now_ns)
+                self._fail(one, "silent", one.failing or "no answer for long", now_ns)
         if suspended != self._suspended or delistings != self._delistings:
             self._suspended, self._delistings, self._changed = suspended, delistings, True
         tried = all(one.tried for one in self._sources.values())

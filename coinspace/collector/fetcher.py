@@ -55,6 +55,7 @@ ANSWER_PARTS: dict[Purpose, int] = {
     "compare": 100_000,
     "trades": 100_000,
     "markets": 250_000,
+    "facts": 250_000,
 }
 INFLATED_AT_ONCE = 1 << 20
 # requests per group that are queued or sent: more are a fault, because the stages limit their
