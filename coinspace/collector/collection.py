@@ -546,8 +546,6 @@ class Collection:
         entries = list(markets.items())
         needed = needed_markets(self.exchange, entries, self._assets)
         self.stage.needed |= needed
-        if self.facts is not None:
-            self.facts.add(entries)
         for symbol, market in entries:
             self.stage.add(symbol, market, now_ns, "listed")
             if self.stream == "orderbook":
@@ -576,8 +574,6 @@ class Collection:
 
     def _remove(self, symbols: Sequence[str], now_ns: int, reason: str) -> None:
         """Stop collecting markets; their connections go on for the others."""
-        if self.facts is not None:
-            self.facts.remove(symbols)
         for symbol in symbols:
             self._missing_ns.pop(symbol, None)
             if self.stage.collects(symbol):

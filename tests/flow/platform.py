@@ -73,15 +73,6 @@ class Platform:
             check=False,
         )
 
-    def control(self, method: str, path: str = "", content: object = None) -> Any:
-        """Send a request to the simulated exchanges' control address."""
-        log = (self.data / "logs" / "simulate.log").read_bytes()
-        line = next(one for one in log.splitlines() if b'"control"' in one)
-        body = None if content is None else orjson.dumps(content)
-        request = urllib.request.Request(orjson.loads(line)["control"] + path, body, method=method)
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return orjson.loads(response.read())
-
     def pids(self) -> dict[str, int]:
         return {
             path.stem: orjson.loads(path.read_bytes())["pid"]

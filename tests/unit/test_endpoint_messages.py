@@ -76,24 +76,6 @@ async def test_facts_of_another_form_are_counted_and_the_last_ones_stay(
     assert (found["ETH/KRW"]["ts"], found["ETH/KRW"]["notices"]) == (None, None)
 
 
-def test_a_market_that_its_collector_does_not_name_any_more_is_gone(desk: Desk) -> None:
-    name = "orderbook-collector-upbit"
-
-    def beat(states: dict[str, str]) -> None:
-        body = {"process": name, "states": states}
-        desk.send(f"heartbeat.{name}.", HEARTBEAT, orjson.dumps(body))
-
-    beat({"BTC/KRW": "synced", "ETH/KRW": "halted"})
-    # a new process does not know its markets yet
-    beat({})
-    assert ("upbit", "ETH/KRW") in desk.live.states
-    others = [key for key in desk.live.states if key[0] != "upbit"]
-    beat({"ETH/KRW": "synced"})
-    assert [key for key in desk.live.states if key[0] == "upbit"] == [("upbit", "ETH/KRW")]
-    assert not any(("upbit", "BTC/KRW") in one for one in (desk.live.books, desk.live.tickers))
-    assert [key for key in desk.live.states if key[0] != "upbit"] == others
-
-
 @pytest.mark.parametrize("market", ["a/b/KRW", "btc/KRW", "/KRW", "\x1b/KRW", "A" * 1000 + "/KRW"])
 async def test_a_market_with_an_impossible_name_is_counted(desk: Desk, market: str) -> None:
     """A pattern of the settings would match it, and each list of markets would fail."""

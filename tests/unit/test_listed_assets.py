@@ -22,6 +22,7 @@ from coinspace.index.calculator import IndexCalculator
 from coinspace.index.governance import definitions
 from coinspace.index.pulse import Pulse
 from coinspace.method.record import IndexRecord, encode
+from tests.unit.test_endpoint_age import Desk
 
 T0 = 1_790_000_000 * SECOND_NS
 USUAL = {
@@ -208,3 +209,25 @@ def test_the_list_of_assets_is_bounded_and_needs_a_pattern(settings: Settings) -
     assert index.assets is assets
     named = Settings()
     assert not named.index.admit("NEW")
+
+
+def test_a_market_that_its_collector_does_not_name_any_more_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk(monkeypatch)
+    desk.all_kinds()
+    name = "orderbook-collector-upbit"
+
+    def beat(states: dict[str, str]) -> None:
+        body = {"process": name, "states": states}
+        desk.send(f"heartbeat.{name}.", HEARTBEAT, orjson.dumps(body))
+
+    beat({"BTC/KRW": "synced", "ETH/KRW": "halted"})
+    # a new process does not know its markets yet
+    beat({})
+    assert ("upbit", "ETH/KRW") in desk.live.states
+    others = [key for key in desk.live.states if key[0] != "upbit"]
+    beat({"ETH/KRW": "synced"})
+    assert [key for key in desk.live.states if key[0] == "upbit"] == [("upbit", "ETH/KRW")]
+    assert not any(("upbit", "BTC/KRW") in one for one in (desk.live.books, desk.live.tickers))
+    assert [key for key in desk.live.states if key[0] != "upbit"] == others

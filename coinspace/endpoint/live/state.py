@@ -377,7 +377,7 @@ class Live:
         gone = [key for key in self.states if key[0] == exchange and key[1] not in markets]
         kept: tuple[dict[tuple[str, str], Any], ...] = (
             *(self.states, self.books, self.alive_ns),
-            *(self.updates, self.tickers, self.trades),
+            *(self.updates, self.tickers, self.trades, self.facts),
         )
         for key in gone:
             for known in kept:
