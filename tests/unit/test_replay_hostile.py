@@ -231,7 +231,7 @@ def damaged(path: Path, kind: str) -> None:
     if kind == "version":
         data[header] = 2
     elif kind == "kind":
-        data[header + 1] = 9
+        data[header + 1] = 200
     elif kind == "counts":
         data[header + 4 : header + 12] = b"\xff" * 8
     elif kind == "sequence":
