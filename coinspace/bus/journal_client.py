@@ -24,6 +24,10 @@ PAGES_LIMIT = 64
 SEQUENCE_END = 1 << 63
 
 
+# what an answer of another form raises; RecursionError: lists in lists in lists
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+
+
 class JournalClient:
     """Sends requests to one publisher's journal. Blocks: use it from one thread at a time.
 
@@ -139,5 +143,5 @@ def _integer(value: Any) -> int:
 def _valid_answer(endpoint: str) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except UNREADABLE as error:
         raise JournalError(f"{endpoint}: expected facts of a journal, {error!r:.200}") from None

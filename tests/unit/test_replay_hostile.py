@@ -148,6 +148,9 @@ def test_a_long_list_comes_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     made.close()
 
 
+DEEP = b"[" * 1000 + b"]" * 1000
+
+
 class Liar:
     """A journal that answers everything with the same facts."""
 
@@ -181,6 +184,10 @@ class Liar:
         b'{"next":1,"done":true,"missing":[[500,600]]}',
         b'{"next":null,"done":true,"missing":[]}',
         b'{"error":["x"]}',
+        # lists in one another, which repr() refuses
+        b'{"error":%s}' % DEEP,
+        b'{"next":%s,"done":true,"missing":[]}' % DEEP,
+        b'{"next":1,"done":true,"missing":[[0,%s]]}' % DEEP,
     ],
 )
 def test_a_journal_that_lies_is_named(facts: bytes) -> None:
@@ -224,7 +231,7 @@ def damaged(path: Path, kind: str) -> None:
     if kind == "version":
         data[header] = 2
     elif kind == "kind":
-        data[header + 1] = 9
+        data[header + 1] = 200
     elif kind == "counts":
         data[header + 4 : header + 12] = b"\xff" * 8
     elif kind == "sequence":
