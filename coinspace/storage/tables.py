@@ -143,7 +143,7 @@ TRADE = Table(
         *several("DOUBLE", "price size"),
         ("trade_id", "LONG"),
         # of an aggregate: number of trades, with ids from trade_id on; null = one trade
-        ("trades", "INT"),
+        ("n_trades", "INT"),
         ("flags", "INT"),
         *IDENTITY,
         *several(TIME, "received_ts published_ts"),

@@ -210,7 +210,7 @@ cdef class Lines:
         p = put_double(p, b"size", 4, message.data + 8)
         p = put_integer(p, b"trade_id=", 9, message.header.id, c"i")
         if message.header.flags & FLAG_AGGREGATE:
-            p = put_integer(p, b"trades=", 7, message.header.n_bids, c"i")
+            p = put_integer(p, b"n_trades=", 9, message.header.n_bids, c"i")
         if message.header.received_ns > 0:
             p = put_integer(p, b"received_ts=", 12, message.header.received_ns, c"n")
         return self.end(p, message, message.header.exchange_ns or received_ns(message))

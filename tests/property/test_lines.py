@@ -197,7 +197,7 @@ def test_trade(
         "price": price,
         "size": size,
         "trade_id": trade_id,
-        "trades": trades if trades > 1 else None,
+        "n_trades": trades if trades > 1 else None,
         "received_ts": time(received_ns),
         "flags": made.flags,
         "epoch": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import unicodedata
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -15,13 +16,17 @@ from coinspace._ext.collector_book import BookMarket
 from coinspace._ext.sink import ListSink
 from coinspace.bus import topics
 from coinspace.bus.nats import subjects
+from coinspace.collector.collection import Collection
 from coinspace.config import load
 from coinspace.endpoint.history.bulk import CSV, file_name
 from coinspace.errors import MarketError
 from coinspace.exchanges import exchange
 from coinspace.exchanges.exchange import NAME_SIZE, RestTrade, TradePage
 from coinspace.market import NAME_BYTES, Market, as_named, is_name
+from coinspace.simulator.server import ExchangeServer
+from coinspace.simulator.simulation import Simulation
 from coinspace.storage.rows import TopicRows
+from tests.waiting import until
 
 LIFE = "币安人生"
 GOOD = [
@@ -176,3 +181,38 @@ def test_a_configuration_names_markets_in_any_script(tmp_path: Path) -> None:
     settings = load(path)
     assert settings.exchanges["binance"].markets == [f"{LIFE}/USDT", "BTC/USDT"]
     assert settings.index.assets == [LIFE, "BTC"]
+
+
+class Health:
+    """A substitute for a process."""
+
+    stopping = asyncio.Event()
+
+    def failed(self, name: str, error: BaseException) -> None:
+        raise error
+
+    def ready(self) -> None:
+        """Do nothing."""
+
+    def degraded(self, reason: str, kind: str | None = None) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize(("name", "quote"), [("binance", "USDT"), ("upbit", "KRW")])
+def test_a_simulated_market_of_a_name_in_any_script_is_collected(name: str, quote: str) -> None:
+    market = f"{LIFE}/{quote}"
+
+    async def main() -> set[str]:
+        sink = ListSink()
+        async with ExchangeServer(Simulation(7, {name: [market]}, rate=3.0)) as server:
+            changes = {"markets": [market], **server.urls[name]}
+            section = exchange(name).SETTINGS.model_copy(update=changes)
+            collection = Collection(section, name, "orderbook", sink, Health())
+            await collection.start()
+            try:
+                await until(lambda: any(one.kind_name == "orderbook" for one in sink.messages))
+            finally:
+                await collection.stop()
+        return {one.market for one in sink.messages}
+
+    assert asyncio.run(main()) == {market}

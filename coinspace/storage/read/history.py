@@ -245,7 +245,7 @@ async def trades(
     skipped = after[2] if after else 0
     found = await database.rows(
         "SELECT ts::long ns, exchange, market, side, price, size, trade_id,"
-        " coalesce(trades, 1) trades FROM trade"
+        " coalesce(n_trades, 1) trades FROM trade"
         f" WHERE ts >= %s AND ts < %s{conditions}"
         " ORDER BY ts, trade_id, exchange, market LIMIT %s",
         (*bound, limit + skipped),
