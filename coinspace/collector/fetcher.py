@@ -47,6 +47,7 @@ ANSWER_BYTES: dict[Purpose, int] = {
     "trades": 4 << 20,
     "markets": 8 << 20,
     "facts": 4 << 20,
+    "groups": 1 << 20,
 }
 # most lists and objects in an answer, several times what the exchanges send: each costs as much
 # time and memory as dozens of characters
@@ -56,6 +57,7 @@ ANSWER_PARTS: dict[Purpose, int] = {
     "trades": 100_000,
     "markets": 250_000,
     "facts": 250_000,
+    "groups": 10_000,
 }
 INFLATED_AT_ONCE = 1 << 20
 # requests per group that are queued or sent: more are a fault, because the stages limit their

@@ -253,24 +253,50 @@ async def test_patterns_subscribe_to_what_the_exchange_offers() -> None:
         assert set(running.states) == {f"{b}/KRW" for b in ("BTC", "ETH", "XRP", "SOL", "USDT")}
 
 
-async def test_grouped_books_reach_further_than_fine_ones() -> None:
+@pytest.mark.parametrize(("name", "single"), [("upbit", 30), ("bithumb", 15)])
+async def test_price_groups_extend_books_by_default_and_recordings_repeat_them(
+    name: str, single: int, tmp_path: Path
+) -> None:
     from coinspace._ext.message import GROUPED
+    from coinspace._ext.sink import ListSink
+    from coinspace.collector.orderbook import OrderBookStage
+    from coinspace.collector.tools.offline import Replay
 
     async with (
         ExchangeServer(Simulation(2), limits=False) as server,
-        collecting(
-            server, "upbit", markets=["BTC/KRW"], group_levels={"BTC/KRW": 10000}
-        ) as running,
+        collecting(server, name, markets=["BTC/KRW"], record=True) as running,
     ):
         await running.until(
-            lambda: any(book.flags & GROUPED for book in running.books("BTC/KRW")), "grouped books"
+            lambda: sum(bool(book.flags & GROUPED) for book in running.books("BTC/KRW")) > 5,
+            "books with price groups",
         )
-        grouped = [book for book in running.books("BTC/KRW") if book.flags & GROUPED][-1]
-        assert grouped.n_bids > 30
-        prices = grouped.bids[0].tolist()
-        assert prices == sorted(set(prices), reverse=True)
-        asks = grouped.asks[0].tolist()
-        assert asks == sorted(set(asks))
+        assert running.count("grouped_markets") == 1
+        published = running.books("BTC/KRW")
+        (recorder,) = running.worker.recorders
+        await asyncio.to_thread(recorder.close)
+        (path,) = (running.worker.process.settings.data / "archive").iterdir()
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    extended = [book for book in published if book.flags & GROUPED]
+    for book in extended:
+        assert book.fine_bids <= single < book.n_bids
+        for prices in (-book.bids[0], book.asks[0]):
+            assert (prices[1:] > prices[:-1]).all()
+    assert extended[-1].bids[0, -1] < extended[-1].bids[0, 0] * 0.995
+    sink = ListSink()
+    stage = OrderBookStage(exchange_named(name), [("KRW-BTC", "BTC/KRW")], sink, depth=30)
+    replay = Replay(stage)
+    with FeedReader(tmp_path / path.name) as reader:
+        for record in reader:
+            replay.feed(record)
+    again = {
+        one.received_ns: (one.flags & GROUPED, bytes(one.payload))
+        for one in sink.messages
+        if one.kind_name == "orderbook"
+    }
+    compared = [one for one in published if one.received_ns in again]
+    assert len(compared) >= len(extended)
+    for one in compared:
+        assert again[one.received_ns] == (one.flags & GROUPED, bytes(one.payload))
 
 
 async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
