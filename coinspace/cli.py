@@ -150,7 +150,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "bus.nats.commands",
             "Run private NATS servers for the bus, and show those in use.",
             "coinspace cluster up --nodes 3",
-            {"up": "up --nodes 3", "url": "url", "status": "status --json"},
+            {"up": "up --nodes 3", "url": "url", "status": "status --json", "apply": "apply"},
         ),
         "backup": Command(
             "storage.backup",

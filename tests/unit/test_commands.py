@@ -15,7 +15,8 @@ from click.shell_completion import BashComplete
 
 from coinspace.cli import COMMANDS, GROUPS, coinspace, main
 from coinspace.collector.tools.capture import CollectionHealth
-from coinspace.market import as_named
+from coinspace.errors import MarketError
+from coinspace.market import Market, as_named
 from coinspace.options import EXCHANGE, markets_by_exchange
 from coinspace.query import SUBJECTS
 from coinspace.recording.format import FeedWriter
@@ -273,8 +274,10 @@ def test_names_on_the_command_line_are_taken_in_any_case_of_letters() -> None:
     assert EXCHANGE.convert("Binance", None, None) == "binance"
     with pytest.raises(click.BadParameter, match="'upbit', 'bithumb', 'binance'"):
         EXCHANGE.convert("nowhere", None, None)
-    # letters whose upper-case form is another letter are refused
-    assert as_named("\u017fol") == "\u017fol"
+    # letters whose upper-case form is another letter keep their case, and are refused
+    assert as_named("\u017fol") == "\u017fOL"
+    with pytest.raises(MarketError):
+        Market.parse("\u017fOL/KRW")
 
 
 def test_a_command_that_is_not_there_is_corrected(capfd: pytest.CaptureFixture[str]) -> None:
