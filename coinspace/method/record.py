@@ -83,7 +83,8 @@ class VenueRecord(Struct, kw_only=True, gc=False):
     share: Annotated[float | None, Kind.SHARE] = 0.0
     mid: Exact = None
     age_ms: Annotated[float | int | None, Kind.AGE] = None
-    grouped_from: Ratio = None
+    # between 0 and 1; stored without rounding, so that a recomputed record is equal
+    grouped_from: Annotated[float | None, Kind.SHARE] = None
 
 
 class InputRecord(Struct, kw_only=True, gc=False):
