@@ -552,6 +552,8 @@ class Collection:
                 equip(self.stage.entry(symbol), self.settings)
         if self.stream == "orderbook":
             self._add_groups(entries)
+        if self.facts is not None:
+            self.facts.add(entries)
         for status in self.stage.of(tuple(one for one in again if one in self._added)):
             self.stage.want_reconnect(status, f"{status.market} is listed again")
         if symbols := [*markets, *(one for one in again if one not in self._added)]:
@@ -580,6 +582,8 @@ class Collection:
                 self.stage.remove(symbol, now_ns, reason)
             if self.grouped is not None:
                 self.grouped.remove(symbol)
+        if self.facts is not None:
+            self.facts.remove(symbols)
         self._added = [one for one in self._added if one not in symbols]
         for connection in list(self.connections):
             self._leave_out(connection, symbols)

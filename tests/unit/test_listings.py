@@ -10,6 +10,7 @@ from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS
 from coinspace.collector import collection as collection_module
 from coinspace.collector.collection import Collection, make_stage
+from coinspace.collector.facts import FactStage
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.stage import GONE_NS, Stage
 from coinspace.collector.ticker import TickerStage
@@ -261,6 +262,28 @@ def test_a_market_that_one_list_lacked_is_subscribed_again_when_it_was_silent(
     assert lists.stage.collects("KRW-ETH")
     lists.take("BTC", "ETH")
     assert lists.opened == [("KRW-ETH",)]
+
+
+def test_facts_follow_the_exchange_s_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = Lists(monkeypatch)
+    facts = ListSink()
+    stage = FactStage(exchange("upbit"), ENTRIES, facts, lambda: T0)
+    lists.collection.facts = stage
+
+    def markets() -> set[str]:
+        facts.clear()
+        # without an answer the facts are unknown after a while, and are published again
+        for _ in range(120):
+            lists.now += SECOND_NS
+            stage.on_timer(lists.now)
+        return {one.market for one in facts.messages}
+
+    assert markets() == {"BTC/KRW", "ETH/KRW"}
+    lists.take("BTC", "ETH", "NEW")
+    assert markets() == {"BTC/KRW", "ETH/KRW", "NEW/KRW"}
+    lists.take("BTC", "NEW")
+    lists.take("BTC", "NEW")
+    assert markets() == {"BTC/KRW", "NEW/KRW"}
 
 
 def test_hundreds_of_listings_at_once_are_collected_and_a_part_is_reported(
