@@ -139,13 +139,13 @@ bench-check: install $(TOOLS)  ## run each measurement once, without its gates
 bench: install $(TOOLS)  ## measure every stage and check its gates
 	@$(BIN)/python -m pytest benchmarks --quiet --no-header --timeout 1800
 
-bench-history:  ## name what became worse by more than 10 % since the run before on this machine
+bench-history: $(INSTALLED)  ## name what became worse by more than 10 % since the run before on this machine
 	@$(BIN)/python -m benchmarks.history
 
 bench-peers:  ## measure the newest cryptofeed, ccxt and nautilus_trader, with the Python that they need
 	@benchmarks/peers.sh $(PYTHON)
 
-report:  ## write benchmarks/RESULTS.md and its chart from the last measurements
+report: $(INSTALLED)  ## write benchmarks/RESULTS.md and its chart from the last measurements
 	@$(BIN)/python -m benchmarks.report
 
 screenshots: install $(TOOLS)  ## take pictures of the page: docs/screenshots

@@ -62,5 +62,9 @@ class NoSuchTable(StorageError):
     """A table does not exist yet."""
 
 
+class NoSuchColumn(NoSuchTable):
+    """A table of an earlier release does not have a column yet."""
+
+
 class EndpointError(CoinSpaceError):
     """The HTTP endpoint cannot serve as configured."""

@@ -111,7 +111,7 @@ class Intake:
 
     async def _confirm(self) -> None:
         done = []
-        while self._unconfirmed and self._unconfirmed[0][0] <= self._sender.done:
+        while self._unconfirmed and self._unconfirmed[0][0] <= self._sender.settled:
             _, batch = self._unconfirmed.popleft()
             self._bytes -= len(batch.body)
             done.append(batch)

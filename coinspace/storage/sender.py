@@ -122,7 +122,7 @@ class Sender:
         # each has one writing thread: the loop's for the first two, the flush thread for the last
         self._open_bytes = self._sealed_bytes = self._done_bytes = 0
         self.full = False
-        self._taken = self._stored = self._refused = self._rejected = 0
+        self._taken = self._stored = self._refused = self._rejected = self._settled = 0
         self._batches = self._retries = self._repairs = self._defects = 0
         # time of the last logged defect, None before the first
         self._logged_ns: int | None = None
@@ -156,6 +156,14 @@ class Sender:
     def done(self) -> int:
         """Rows stored or rejected since the start."""
         return self._stored + self._rejected
+
+    @property
+    def settled(self) -> int:
+        """The first rows taken, all of which are stored or rejected: those of whole batches.
+
+        A refused row counts as done before the rows in front of it are stored.
+        """
+        return self._settled
 
     def row(
         self,
@@ -416,6 +424,7 @@ class Sender:
     def _done(self, batch: _Batch) -> None:
         self.trouble = None
         self._batches += 1
+        self._settled += len(batch.ends)
         with self._wake:
             self._queue.popleft()
         self._done_bytes += len(batch.lines)

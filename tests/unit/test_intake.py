@@ -25,9 +25,9 @@ from tests.waiting import until
 
 
 class Stored(Rows):
-    """Accepts rows; `done` says how many of them the database has."""
+    """Accepts rows; `settled` says how many of them the database has."""
 
-    done = 0
+    settled = 0
 
     @property
     def taken(self) -> int:
@@ -122,9 +122,9 @@ async def test_a_batch_is_acknowledged_when_the_database_has_its_rows(
     await until(lambda: set(made.reader.kept) == set(given), "all kept")
     assert made.reader.confirmed == []
     first = len(given[0].read()[0])
-    made.rows.done = first
+    made.rows.settled = first
     await until(lambda: made.reader.confirmed == given[:1], shown=lambda: made.reader.confirmed)
-    made.rows.done = 20
+    made.rows.settled = 20
     await until(lambda: made.reader.confirmed == given)
     assert made.intake.counters()["stream_unconfirmed"] == 0
 
@@ -187,7 +187,7 @@ async def test_an_internal_error_keeps_no_other_batch_waiting(
     made.reader.batches += given
     rest = sum(len(one.read()[0]) for one in given[1:])
     await until(lambda: len(sequences(made.rows)) == rest)
-    made.rows.done = rest
+    made.rows.settled = rest
     await until(lambda: made.reader.confirmed == given[1:])
     # it comes again
     monkeypatch.undo()

@@ -101,6 +101,24 @@ async def test_a_server_that_ends_before_the_repair_costs_no_row(
     assert await own.close()
 
 
+async def test_rows_are_settled_only_when_all_before_them_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "repair", lambda *args: [])
+    # the second row is bad; the database is down when the first one is sent alone
+    refusal = Rejected(2, "trade", "bad value")
+    script = Script(refusal, refusal, refusal, *[Unavailable("down")] * 500)
+    own = made(tmp_path, monkeypatch, script)
+    assert own.row("trade", symbols={"market": "B/KRW"}, columns={"price": 1.0}, at_ns=2)
+    own.seal()
+    await until(lambda: script.sent > 4)
+    assert (own.done, own.settled) == (1, 0)
+    script.answers.clear()
+    assert await own.drained(60)
+    await until(lambda: own.settled == 2)
+    assert await own.close()
+
+
 async def test_a_thread_that_ends_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

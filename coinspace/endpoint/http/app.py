@@ -31,7 +31,7 @@ from coinspace.endpoint.routes import (
     rates,
     streams,
 )
-from coinspace.errors import DatabaseUnavailable, NoSuchTable, QueryTimeout
+from coinspace.errors import DatabaseUnavailable, NoSuchColumn, NoSuchTable, QueryTimeout
 
 # a smaller answer fits into one packet uncompressed
 GZIP_MIN_BYTES = 1400
@@ -43,7 +43,7 @@ OPERATIONS = [
     for operation in module.routes
 ]
 # what a client can wait for; any other error of the database is internal
-OF_STORAGE = (DatabaseUnavailable, QueryTimeout, NoSuchTable)
+OF_STORAGE = (DatabaseUnavailable, QueryTimeout, NoSuchTable, NoSuchColumn)
 
 
 def build(context: Context) -> tuple[Gate, Application]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from coinspace.clock import DAY_NS, HOUR_NS, MILLISECOND_NS, MINUTE_NS, SECOND_NS
+from coinspace.errors import NoSuchColumn
 from coinspace.storage.read.pool import Database, Row
 from coinspace.storage.tables import INDEX_VENUE, TIME
 
@@ -243,13 +244,17 @@ async def trades(
         conditions += " AND (ts > %s OR trade_id >= %s)"
         bound += after[:2]
     skipped = after[2] if after else 0
-    found = await database.rows(
-        "SELECT ts::long ns, exchange, market, side, price, size, trade_id,"
-        " coalesce(n_trades, 1) trades FROM trade"
-        f" WHERE ts >= %s AND ts < %s{conditions}"
-        " ORDER BY ts, trade_id, exchange, market LIMIT %s",
-        (*bound, limit + skipped),
+    bound.append(limit + skipped)
+    select = "SELECT ts::long ns, exchange, market, side, price, size, trade_id"
+    stored = (
+        f"FROM trade WHERE ts >= %s AND ts < %s{conditions}"
+        " ORDER BY ts, trade_id, exchange, market LIMIT %s"
     )
+    try:
+        found = await database.rows(f"{select}, coalesce(n_trades, 1) trades {stored}", bound)
+    except NoSuchColumn:
+        # an earlier release had no aggregates
+        found = await database.rows(f"{select}, 1 trades {stored}", bound)
     return found[skipped:]
 
 

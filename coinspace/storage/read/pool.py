@@ -19,7 +19,13 @@ from psycopg.types.numeric import Int8BinaryDumper
 from psycopg_pool import AsyncConnectionPool
 
 from coinspace.config import Settings
-from coinspace.errors import CoinSpaceError, DatabaseUnavailable, NoSuchTable, QueryTimeout
+from coinspace.errors import (
+    CoinSpaceError,
+    DatabaseUnavailable,
+    NoSuchColumn,
+    NoSuchTable,
+    QueryTimeout,
+)
 from coinspace.storage.questdb.address import address
 from coinspace.storage.schema import first_line
 
@@ -101,7 +107,7 @@ class Database:
         The caller sets the time-out of its query: a time-out around a `yield` would also count the
         caller's time between two rows and could cancel other work of the caller.
         Raises: DatabaseUnavailable when the database cannot be reached, QueryTimeout when no
-            connection becomes free, NoSuchTable.
+            connection becomes free, NoSuchTable, NoSuchColumn.
         """
         connection = await self._take()
         started = time.monotonic()
@@ -123,6 +129,9 @@ class Database:
             if "table does not exist" in str(error):
                 # the storage workers make the tables at their first start
                 raise NoSuchTable("the database has no such table yet") from None
+            if "Invalid column" in str(error):
+                # they also add the columns of a new release, each worker when it starts
+                raise NoSuchColumn(f"the database is older: {first_line(error)}") from None
             raise
         finally:
             self.query_seconds += time.monotonic() - started
