@@ -293,8 +293,14 @@ def _online(status: Any) -> bool | None:
 
 
 def refusal_of_frame(detail: dict[str, Any]) -> Refusal:
-    """Return the refusal of an error frame; a frame asks for one market, so only that one fails."""
-    text = plain(f"{said(detail.get('message'))}: {said(detail.get('reason'))}")
+    """Return the refusal of an error frame; a frame asks for one market, so only that one fails.
+
+    A refused subscription has a reason. Another error ends the connection, and a new one may work.
+    """
+    reason = detail.get("reason")
+    if not reason:
+        return Refusal(plain(said(detail.get("message"))), fatal=False)
+    text = plain(f"{said(detail.get('message'))}: {said(reason)}")
     one = "not a valid product" in text
     return Refusal(text, fatal=not one, whole=not one)
 

@@ -137,8 +137,11 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "clock": {"by": 3600},
     "budget": {"used": 5000},
 }
-# the size of a level, in objects and in pairs
-_SIZE = re.compile(rb'(?:"(?:ask_size|bid_size|as|bs)":|(?<=\[)"[0-9.]+",")([0-9.]+)(?=[",}eE])')
+# the size of a level: in objects, as the last key of an object, in pairs and in changes of a side
+_SIZE = re.compile(
+    rb'(?:"(?:ask_size|bid_size|as|bs)":|"(?:qty|q)":"(?=[0-9.]+"\})'
+    rb'|\[(?:"(?:buy|sell)",)?"[0-9.]+",")([0-9.]+)(?=[",}eE])'
+)
 
 
 @dataclass

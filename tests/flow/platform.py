@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class Platform:
         more: dict[str, str] | None = None,
     ) -> None:
         self._more = more or {}
+        self._control: http.client.HTTPConnection | None = None
         self.data = data
         self.port = port
         self.process = process
@@ -73,6 +75,23 @@ class Platform:
             check=False,
         )
 
+    def control(self, method: str, path: str = "", content: object = None) -> Any:
+        """Send a request to the simulated exchanges' control address.
+
+        The connection is kept: a fault of new connections would be spent on another one.
+        """
+        if self._control is None:
+            log = (self.data / "logs" / "simulate.log").read_bytes()
+            line = next(one for one in log.splitlines() if b'"control"' in one)
+            place = urllib.parse.urlsplit(orjson.loads(line)["control"]).netloc
+            self._control = http.client.HTTPConnection(place, timeout=60)
+        body = None if content is None else orjson.dumps(content)
+        self._control.request(method, f"/control{path}", body)
+        response = self._control.getresponse()
+        answer = orjson.loads(response.read())
+        assert response.status < 400, answer
+        return answer
+
     def pids(self) -> dict[str, int]:
         return {
             path.stem: orjson.loads(path.read_bytes())["pid"]
@@ -80,6 +99,8 @@ class Platform:
         }
 
     def stop(self, timeout_s: float = 60.0) -> int:
+        if self._control is not None:
+            self._control.close()
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout_s)
 

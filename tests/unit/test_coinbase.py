@@ -401,6 +401,13 @@ def test_each_market_has_a_frame_of_its_own() -> None:
     assert (refusal.fatal, refusal.whole) == (True, True)
 
 
+def test_an_error_without_a_reason_is_no_refused_subscription() -> None:
+    """The subscription is asked for again after it, without the wait of a refusal for good."""
+    refusal = coinbase.refusal_of_frame({"type": "error", "message": "Malformed JSON"})
+    assert (refusal.fatal, refusal.whole) == (False, True)
+    assert refusal.text == "Malformed JSON"
+
+
 @pytest.mark.parametrize(
     ("status", "body", "fatal"),
     [

@@ -17,6 +17,7 @@ import pytest
 from coinspace.config import Settings
 from coinspace.errors import ConfigError
 from coinspace.recording.format import FeedReader
+from coinspace.simulator.faults import altered, parse
 from coinspace.simulator.markets import binance, korean, spelling
 from coinspace.simulator.markets.binance import BinanceMarket
 from coinspace.simulator.markets.engine import DEFAULT_MARKETS, START_NS, Engine
@@ -382,3 +383,26 @@ def test_every_possible_market_can_be_simulated() -> None:
         for simulated in engine.markets[exchange].values():
             assert simulated.bids.ticks, simulated.symbol
             assert simulated.asks.ticks, simulated.symbol
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b'{"ask_size":1.25,"bid_size":3.5}',
+        b'{"b":[["100.5","2.25"]],"a":[]}',
+        b'{"a":[{"p":"1362","q":"31.5"}],"b":[{"p":"1361","q":"70.25"}]}',
+        b'{"asks":[{"price":"1362","qty":"31.5"}],"bids":[]}',
+        b'{"changes":[["buy","10101.80","0.162567"]]}',
+    ],
+)
+def test_a_changed_digit_is_in_the_size_of_a_level(frame: bytes) -> None:
+    changed = altered(parse("digit:*"), frame)
+    different = [at for at, (old, new) in enumerate(zip(frame, changed, strict=True)) if old != new]
+    assert len(different) == 1
+    # a price and its side stay
+    assert re.search(rb'(_size":|"q":"|"qty":"|",")[0-9.]+$', frame[: different[0]])
+
+
+def test_a_changed_digit_leaves_trades_alone() -> None:
+    trade = b'{"price":"1362","qty":"31.5","is_seller_maker":true}'
+    assert altered(parse("digit:*"), trade) == trade
