@@ -241,8 +241,12 @@ def test_candles_that_a_refresh_would_delete_are_kept(settings: Settings) -> Non
     wait_for(lambda: views()[0][0] == 2 * HOURS, shown=views)
     # makes the view invalid; its full refresh reads the remaining trades only
     query(settings, f"ALTER TABLE trade DROP PARTITION LIST '{day(3)[0]}'")
-    whole(settings)
-    assert query(settings, "SELECT sum(trades) FROM trade_1s") == [(HOURS,)]
+
+    def refreshed() -> bool:
+        whole(settings)
+        return views() == [(HOURS,)]
+
+    wait_for(refreshed, shown=views)
     assert query(settings, "SELECT sum(trades) FROM trade_1s_kept") == [(HOURS,)]
     for name, _ in query(settings, "SELECT table_name, ttlValue FROM tables()"):
         if name.endswith("_kept"):

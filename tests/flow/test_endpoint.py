@@ -78,7 +78,9 @@ async def test_summed_book_has_each_venues_size_and_the_depth_asked_for(site: Si
         ("99999", "0.25"),
         ("99998", "0.5"),
     ]
-    assert body["asks"][0]["venues"] == [{"venue": "upbit:BTC/KRW", "size": "0.5"}]
+    assert body["asks"][0]["venues"] == [
+        {"venue": "upbit:BTC/KRW", "size": "0.5", "grouped": False}
+    ]
     depth = {one["within_percent"]: (one["bid"], one["ask"]) for one in body["depth"]}
     assert depth["0.1"] == ("2.75", "2.75")
     assert depth["0.3"] == ("32.75", "32.75")

@@ -62,8 +62,12 @@ def transport(request: pytest.FixtureRequest) -> dict[str, str]:
 def test_platform_runs_end_to_end_and_stops_cleanly(
     tmp_path: Path, transport: dict[str, str]
 ) -> None:
-    # a book is stored with 30 levels: so the premiums can be computed from the stored ones
-    depth = {"COINSPACE_EXCHANGES__BINANCE__DEPTH": "30"}
+    # 30 single levels of a book are stored: so the premiums can be computed from the stored ones
+    depth = {
+        "COINSPACE_EXCHANGES__BINANCE__DEPTH": "30",
+        "COINSPACE_EXCHANGES__UPBIT__GROUP_REACH": "0",
+        "COINSPACE_EXCHANGES__BITHUMB__GROUP_REACH": "0",
+    }
     with platform(tmp_path, **depth, **transport) as running:
         wait_for(
             lambda: values(running).keys() == ASSETS, "an index value of every asset", limit_s=150

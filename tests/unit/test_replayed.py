@@ -102,9 +102,9 @@ def write_books(path: Path, symbols: Iterable[str]) -> Path:
 def test_symbols_that_name_no_market_are_counted_and_left_out(tmp_path: Path) -> None:
     path = write_books(tmp_path / "x.feed.zst", ["/USDT", "BTCUSDT", "한국USDT", "USDT", "X" * 30])
     with capture_logs() as lines:
-        assert markets_of([path]) == {"binance": ["BTC/USDT"]}
+        assert markets_of([path]) == {"binance": ["BTC/USDT", "한국/USDT"]}
     (line,) = lines
-    assert (line["event"], line["symbols"]) == ("symbols left out", 4)
+    assert (line["event"], line["symbols"]) == ("symbols left out", 3)
 
 
 def test_settings_of_any_recording_fit_into_the_environment(tmp_path: Path) -> None:
