@@ -131,7 +131,11 @@ class Truth:
 def make_settings(
     folder: Path, server: ExchangeServer, exchange: str, markets: list[str] | None, **options: Any
 ) -> Settings:
-    """Return settings that point at a server, in a short folder: socket paths are limited."""
+    """Return settings that point at a server, in a short folder: socket paths are limited.
+
+    Args: options: of the exchange; without `group_reach` there are no price groups, whose
+        connections a fault would hit as well.
+    """
     settings = load()
     settings.data = folder
     settings.bus._sockets = folder
@@ -140,7 +144,7 @@ def make_settings(
     chosen.rest = server.urls[exchange]["rest"]
     if markets is not None:
         chosen.markets = markets
-    for name, value in options.items():
+    for name, value in {"group_reach": 0.0, **options}.items():
         setattr(chosen, name, value)
     return settings
 

@@ -12,8 +12,11 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from coinspace._ext.message import REST, Message
+from coinspace._ext.message import GROUPED, REST, Message
+from coinspace._ext.sink import ListSink
 from coinspace.collector.commands import market_lines
+from coinspace.collector.orderbook import OrderBookStage
+from coinspace.collector.tools.offline import Replay
 from coinspace.collector.tools.probe import Fact, run_probe
 from coinspace.config import load
 from coinspace.exchanges import exchange as exchange_named
@@ -257,14 +260,11 @@ async def test_patterns_subscribe_to_what_the_exchange_offers() -> None:
 async def test_price_groups_extend_books_by_default_and_recordings_repeat_them(
     name: str, single: int, tmp_path: Path
 ) -> None:
-    from coinspace._ext.message import GROUPED
-    from coinspace._ext.sink import ListSink
-    from coinspace.collector.orderbook import OrderBookStage
-    from coinspace.collector.tools.offline import Replay
-
+    reach = exchange_named(name).SETTINGS.group_reach
+    assert reach > 0
     async with (
         ExchangeServer(Simulation(2), limits=False) as server,
-        collecting(server, name, markets=["BTC/KRW"], record=True) as running,
+        collecting(server, name, markets=["BTC/KRW"], record=True, group_reach=reach) as running,
     ):
         await running.until(
             lambda: sum(bool(book.flags & GROUPED) for book in running.books("BTC/KRW")) > 5,
@@ -301,9 +301,6 @@ async def test_price_groups_extend_books_by_default_and_recordings_repeat_them(
 
 async def test_recorded_frames_rebuild_the_same_books(tmp_path: Path) -> None:
     """Archived frames, replayed into a stage, give the messages that the collector published."""
-    from coinspace._ext.sink import ListSink
-    from coinspace.collector.orderbook import OrderBookStage
-    from coinspace.collector.tools.offline import Replay
 
     saved = tmp_path / "archive"
     async with (

@@ -533,9 +533,15 @@ class Probe:
         if older is None or read is None:
             return
         known = {trade.trade_id for trade in trades}
-        further = [trade for trade in read if trade.trade_id not in known]
+        latest_ns = max(trade.exchange_ns for trade in trades)
+        # without those made since the page before
+        further = [
+            trade
+            for trade in read
+            if trade.trade_id not in known and trade.exchange_ns <= latest_ns
+        ]
         newest_ns = max((trade.exchange_ns for trade in further), default=0)
-        shared = len(read) - len(further)
+        shared = sum(trade.trade_id in known for trade in read)
         detail = f"{len(further)} further ones, {shared} of the page before"
         self._add(name, bool(further), newest_ns <= oldest.exchange_ns + DISORDER_NS, detail)
         await self._check_day_before(older, oldest)
