@@ -184,9 +184,7 @@ def test_every_panel_and_alert_has_its_metrics(tmp_path: Path) -> None:
     (tmp_path / "coinspace.toml").write_text('[alerts.rules.platform]\nkind = "process"\n')
     with platform(tmp_path) as running, prometheus(folder, tmp_path) as server:
         wait_for(
-            lambda: len(server.query('coinspace_state{state="ready"} == 1')) == 13,
-            "all processes ready",
-            limit_s=240,
+            lambda: len(ready(server)) == 14, "all processes and the database ready", limit_s=240
         )
         found = targets(running)
         wait_for(lambda: up(server) == found.keys(), "all targets up")
@@ -213,6 +211,10 @@ def test_every_panel_and_alert_has_its_metrics(tmp_path: Path) -> None:
 
 def up(server: Prometheus) -> set[str]:
     return {one["metric"]["instance"] for one in server.query("up == 1")}
+
+
+def ready(server: Prometheus) -> set[str]:
+    return {one["metric"]["process"] for one in server.query('coinspace_state{state="ready"} == 1')}
 
 
 def whole(running: Platform) -> str:
