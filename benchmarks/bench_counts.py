@@ -31,6 +31,11 @@ ALLOCATIONS = {"parse": 0.0, "book": 0.0, "bus": 1.0}
 counted_allocations = cache(allocations)
 
 
+def check(result: Result, what: str, count: float, gate: float, goal: float) -> None:
+    """Add a count of instructions to a result."""
+    result.check(what, count, gate=gate, goal=goal, better="lower", slack=COUNT_SLACK)
+
+
 @pytest.mark.parametrize("kind", NUMBERS)
 def test_instructions(bench: Bench, kind: str) -> None:
     if reason := missing("instructions"):
@@ -41,14 +46,7 @@ def test_instructions(bench: Bench, kind: str) -> None:
         count = counted_instructions()[f"parse {kind}"]
         result = Result(STAGE, f"{kind}, instructions", "instructions", INPUT)
         result.figures = {"per frame": count}
-        result.check(
-            "instructions per number",
-            count / numbers,
-            gate=gate,
-            goal=goal,
-            better="lower",
-            slack=COUNT_SLACK,
-        )
+        check(result, "instructions per number", count / numbers, gate, goal)
         return result
 
     gated(bench, measure)
@@ -64,14 +62,7 @@ def test_instructions_of_a_value(bench: Bench, levels: int) -> None:
         count = counted_instructions()[f"index 3 × {levels}"]
         result = Result("index", f"3 × {levels}, instructions", "instructions", INPUT_OF_VALUES)
         result.figures = {"per value": count}
-        result.check(
-            "instructions per level",
-            count / (2 * 3 * levels),
-            gate=gate,
-            goal=goal,
-            better="lower",
-            slack=COUNT_SLACK,
-        )
+        check(result, "instructions per level", count / (2 * 3 * levels), gate, goal)
         return result
 
     gated(bench, measure)

@@ -24,6 +24,7 @@ from benchmarks.bus_transports import (
     TOPIC,
     server_ns,
     transports,
+    wait,
 )
 from benchmarks.bus_transports import subscribe as receive
 from coinspace._ext.message import ORDERBOOK
@@ -35,6 +36,7 @@ from coinspace.config import Settings, StreamSettings
 
 BURST, BURSTS = 2000, 10
 SINGLE, PAUSE_S = 300, 0.01
+LIMIT_S, LOOK_S = 30, 0.01
 
 
 def take(
@@ -56,14 +58,6 @@ def take(
             cpu_ns.value = time.process_time_ns()
 
     uvloop.run(read())
-
-
-def wait(received: Synchronized[int], n: int) -> None:
-    """Wait for messages, with few looks: they cost the publisher's time that is measured."""
-    end = time.monotonic() + 30
-    while received.value < n:
-        assert time.monotonic() < end, f"expected {n} messages, was {received.value}"
-        time.sleep(0.01)
 
 
 def measure(settings: Settings, servers: Cluster | None, levels: int) -> str:
@@ -101,7 +95,7 @@ def measure(settings: Settings, servers: Cluster | None, levels: int) -> str:
                 if number == 4:
                     begun = time.process_time_ns(), cpu.value, server_ns(servers)
                 send(BURST)
-                wait(received, sent - offset)
+                wait(received, sent - offset, LIMIT_S, LOOK_S)
             ended = time.process_time_ns(), cpu.value, server_ns(servers)
             costs = [
                 (end - start) / (BURST * BURSTS) / 1000
@@ -110,7 +104,7 @@ def measure(settings: Settings, servers: Cluster | None, levels: int) -> str:
             for number in range(SINGLE):
                 send(1, number + 1)
                 time.sleep(PAUSE_S)
-            wait(received, sent - offset)
+            wait(received, sent - offset, LIMIT_S, LOOK_S)
             p50, p99 = np.percentile(list(waits), [50, 99]) / 1e6
         finally:
             child.terminate()

@@ -90,11 +90,12 @@ def server_ns(servers: Cluster | None) -> int:
     return total * 1_000_000_000 // TICKS
 
 
-def wait(received: Synchronized[int], n: int) -> None:
-    end = time.monotonic() + 20
+def wait(received: Synchronized[int], n: int, limit_s: float = 20, look_s: float = 0.0005) -> None:
+    """Wait for messages. Args: look_s: a look costs the publisher's time that is measured."""
+    end = time.monotonic() + limit_s
     while received.value < n:
         assert time.monotonic() < end, f"expected {n} messages, was {received.value}"
-        time.sleep(0.0005)
+        time.sleep(look_s)
 
 
 def measure(settings: Settings, servers: Cluster | None, levels: int) -> str:

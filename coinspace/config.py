@@ -728,11 +728,10 @@ class IndexSettings(Section):
 
         The list of assets stays the same object, so that everything that has it knows the asset.
         """
-        if (
-            asset in self.assets
-            or not (self.may_have(asset) and _is_asset(asset))
-            or len(self.assets) >= MOST_ASSETS
-        ):
+        # asked for each record: without patterns there is nothing to look for
+        if not self._patterns or asset in self.assets:
+            return False
+        if not (self.may_have(asset) and _is_asset(asset)) or len(self.assets) >= MOST_ASSETS:
             return False
         self.assets.append(asset)
         self._shared |= {asset}

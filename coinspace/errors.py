@@ -6,6 +6,11 @@ no caller parses a text.
 
 from __future__ import annotations
 
+# what reading JSON of another form than expected raises; RecursionError: lists in lists in lists
+UNREADABLE = (
+    LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError
+)  # fmt: skip
+
 
 class CoinSpaceError(Exception):
     """Base of every error that CoinSpace raises on purpose."""

@@ -15,17 +15,13 @@ from coinspace.bus.context import Socket, close_socket, open_socket
 from coinspace.bus.segments import Chunk, Ranges
 from coinspace.bus.transport import MESSAGE_SIZE_LIMIT, Wire, transport_of
 from coinspace.config import BusSettings
-from coinspace.errors import JournalError
+from coinspace.errors import UNREADABLE, JournalError
 from coinspace.text import printable
 
 TIMEOUT_S = 5.0
 # pages of one list: enough for all epochs of a journal
 PAGES_LIMIT = 64
 SEQUENCE_END = 1 << 63
-
-
-# what an answer of another form raises; RecursionError: lists in lists in lists
-UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
 class JournalClient:

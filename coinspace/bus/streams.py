@@ -20,19 +20,13 @@ import orjson
 from coinspace._ext.message import Message
 from coinspace._ext.segment import messages
 from coinspace.bus.topics import parse
-from coinspace.errors import JournalError, MessageError
+from coinspace.errors import UNREADABLE, JournalError, MessageError
 
 SIZE_BYTES = 4
 BOOKS = "orderbook"
 # stream -> storage workers that share it
 STREAMS = {BOOKS: "orderbook-storage-worker", "ticker": "ticker-storage-worker"}
 SEQUENCE_LIMIT = 1 << 53
-
-
-# what facts of another form raise; RecursionError: lists in lists in lists
-UNREADABLE = (
-    ValueError, TypeError, AttributeError, OverflowError, RecursionError, MessageError
-)  # fmt: skip
 
 
 class Lost(NamedTuple):
@@ -69,7 +63,7 @@ class Batch:
                 raise ValueError(f"expected {end} bytes of facts, was {len(self.body)}")
             facts = orjson.loads(self.body[SIZE_BYTES:end])
             lost = [_lost(one) for one in facts.get("lost", ())]
-        except UNREADABLE as error:
+        except (*UNREADABLE, MessageError) as error:
             raise JournalError(f"batch of {self.publisher}: {error!r:.200}") from None
         return messages(memoryview(self.body)[end:], strict=False), lost
 

@@ -19,7 +19,7 @@ import structlog
 from coinspace._ext.segment import SEGMENT_HEAD_SIZE, SegmentIndex
 from coinspace.bus.segments import WINDOW_LIMIT, WORD_BYTES, SegmentFile, segment_paths
 from coinspace.bus.streams import SIZE_BYTES, Lost
-from coinspace.errors import JournalError
+from coinspace.errors import UNREADABLE, JournalError
 from coinspace.files import replace_file
 
 FILE = "stream.json"
@@ -281,7 +281,7 @@ class Progress:
             )
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, *UNREADABLE) as error:
             log.warning("progress unreadable: the whole journal is sent", reason=repr(error))
             return cls()
 

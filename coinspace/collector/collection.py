@@ -40,11 +40,10 @@ from coinspace.collector.pairs import Pair
 from coinspace.collector.stage import Stage, State, Status
 from coinspace.collector.ticker import TickerStage
 from coinspace.config import TuningSettings
-from coinspace.errors import ConfigError
+from coinspace.errors import UNREADABLE, ConfigError
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import (
     CHANNELS,
-    UNREADABLE,
     Channel,
     Exchange,
     Listing,

@@ -24,7 +24,8 @@ from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS, now_ns
 from coinspace.collector.connection import Connection
 from coinspace.collector.stage import ERROR, FIRST_FRAME_NS, Stage, State, Status
-from coinspace.exchanges.exchange import UNREADABLE, Exchange, Grouping, Subscription
+from coinspace.errors import UNREADABLE
+from coinspace.exchanges.exchange import Exchange, Grouping, Subscription
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.files import replace_file
 from coinspace.market import Market

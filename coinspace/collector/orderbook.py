@@ -33,7 +33,8 @@ from coinspace.collector.sync import (
     Update,
     Verdict,
 )
-from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request, RestBook
+from coinspace.errors import UNREADABLE
+from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestBook
 
 # levels kept per side of a local book, published or not
 BOOK_CAPACITY = 16384

@@ -40,7 +40,8 @@ from coinspace.collector.holes import FRESH_NS, Found, Missing, TradeHole
 from coinspace.collector.memory import JournalEnd
 from coinspace.collector.stage import FIRST_FRAME_NS, Stage, State, Status, place
 from coinspace.collector.volume import VolumeCheck
-from coinspace.exchanges.exchange import UNREADABLE, Exchange, Refusal, Request, RestTrade
+from coinspace.errors import UNREADABLE
+from coinspace.exchanges.exchange import Exchange, Refusal, Request, RestTrade
 
 # wait before REST is asked for missing trades: the stream may still bring them
 SETTLE_NS = 2 * SECOND_NS
@@ -299,14 +300,14 @@ class TickerStage(Stage, TickerCollector):
             older = self.exchange.older_trades_request(page)
         if older is None:
             self._close(market, hole, now_ns)
-        elif not (now_ns < self._aggregated_ns and self._ask_aggregates(request, hole)):
+        elif not (now_ns < self._aggregated_ns and self._ask_aggregates(hole, request.symbols[0])):
             self._ask(older, hole)
 
-    def _ask_aggregates(self, request: Request, hole: TradeHole, from_ns: int = 0) -> bool:
+    def _ask_aggregates(self, hole: TradeHole, symbol: str, from_ns: int = 0) -> bool:
         """Ask for the trades of a hole in aggregates; return whether the exchange has any."""
         wanted = None
         if hole.first_id and hole.from_ns:
-            wanted = self.exchange.aggregates_request(request.symbols[0], from_ns or hole.from_ns)
+            wanted = self.exchange.aggregates_request(symbol, from_ns or hole.from_ns)
         if wanted is None:
             return False
         if hole.aggregates is None:
@@ -323,9 +324,7 @@ class TickerStage(Stage, TickerCollector):
         if not from_ns or self._full(hole):
             self._close(market, hole, now_ns)
         else:
-            self._ask_aggregates(
-                self.exchange.trades_request(market.symbol.decode()), hole, from_ns
-            )
+            self._ask_aggregates(hole, market.symbol.decode(), from_ns)
 
     def _full(self, hole: TradeHole) -> bool:
         kept = sum(len(answer) for one in self._holes.values() for answer in one.answers)
@@ -424,7 +423,7 @@ class TickerStage(Stage, TickerCollector):
             return
         hole.refused += bool(hole.answers)
         given_up = hole.answers and (refusal.fatal or hole.refused >= REFUSALS)
-        if given_up and hole.aggregates is None and self._ask_aggregates(request, hole):
+        if given_up and hole.aggregates is None and self._ask_aggregates(hole, request.symbols[0]):
             return
         if refusal.fatal and hole.answers:
             self._close(market, hole, now_ns)

@@ -52,7 +52,7 @@ from coinspace.exchanges.exchange import (
     shaped,
     short_name,
 )
-from coinspace.exchanges.facts import Said, Trading, name_of, rows
+from coinspace.exchanges.facts import Said, Trading, firsts, name_of, rows
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, Market, joined_symbol
 from coinspace.text import is_binary
@@ -379,7 +379,7 @@ def read_facts(request: Request, payload: bytes) -> Said:
             raise ValueError(f"expected status 0 or 1, was {status!r}")
         return Said(whole=("suspended", "system maintenance") if status else ("open", ""))
     read, unread = rows(found["symbols"], lambda row: name_of(row["symbol"]), _trading)
-    return Said(trading={name: states[0] for name, states in read.items()}, unread=unread)
+    return Said(trading=firsts(read), unread=unread)
 
 
 def _trading(row: Any) -> tuple[Trading, str]:

@@ -340,9 +340,7 @@ def wallet_list(symbols: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
-    """Return the trials of both exchanges, and one of price groups."""
-    groups = korean.group_trial(settings, 10, closes=True)
-    return [*korean.trials(settings, symbol), groups] if symbol else korean.trials(settings, symbol)
+    return korean.trials(settings, symbol, group_level=10, closes=True)
 
 
 bad_request = korean.bad_request

@@ -43,7 +43,7 @@ from coinspace.exchanges.exchange import (
     shaped,
     short_name,
 )
-from coinspace.exchanges.facts import Network, Said, Trading, name_of, networks, rows, truth
+from coinspace.exchanges.facts import Network, Said, Trading, firsts, name_of, networks, rows, truth
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, Market
 
@@ -261,9 +261,9 @@ def read_facts(request: Request, payload: bytes) -> Said:
     found = orjson.loads(payload)
     if request.path != CURRENCIES:
         read, unread = rows(found, lambda row: name_of(row["id"]), _trading)
-        return Said(trading={name: states[0] for name, states in read.items()}, unread=unread)
+        return Said(trading=firsts(read), unread=unread)
     wallets, unread = rows(found, lambda row: name_of(row["id"]).upper(), _networks)
-    return Said(wallets={coin: parts[0] for coin, parts in wallets.items()}, unread=unread)
+    return Said(wallets=firsts(wallets), unread=unread)
 
 
 def _trading(row: Any) -> tuple[Trading, str]:

@@ -41,7 +41,7 @@ from coinspace.exchanges.exchange import (
     shaped,
     short_name,
 )
-from coinspace.exchanges.facts import Network, Said, Trading, name_of, networks, rows
+from coinspace.exchanges.facts import Network, Said, Trading, firsts, name_of, networks, rows
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import ASSETS, Market
 
@@ -281,7 +281,7 @@ def read_facts(request: Request, payload: bytes) -> Said:
     found = orjson.loads(payload)
     if request.path != CURRENCIES:
         read, unread = rows(found["markets"], _symbol, _trading)
-        return Said(trading={name: states[0] for name, states in read.items()}, unread=unread)
+        return Said(trading=firsts(read), unread=unread)
     wallets, unread = rows(
         found["currencies"],
         lambda row: name_of(row["symbol"]).upper(),

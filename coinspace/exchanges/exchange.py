@@ -22,12 +22,6 @@ Stream = Literal["orderbook", "ticker"]
 Channel = Literal["orderbook", "top", "ticker", "trade"]
 Purpose = Literal["snapshot", "compare", "trades", "markets", "facts", "groups"]
 
-# errors of `read_books`, `read_trades` and `read_markets` for an answer of an unknown form
-UNREADABLE = (
-    ValueError, LookupError, TypeError, AttributeError, OverflowError,
-    # a list in lists in lists …
-    RecursionError,
-)  # fmt: skip
 # channels that each stage needs
 CHANNELS: dict[Stream, tuple[Channel, ...]] = {
     "orderbook": ("orderbook",),

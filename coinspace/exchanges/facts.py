@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from coinspace.errors import MessageError
+from coinspace.errors import UNREADABLE, MessageError
 
 # of deposits or withdrawals; partial: open on some networks only
 Wallet = Literal["open", "partial", "closed", "unknown"]
@@ -108,13 +108,17 @@ def wallet(states: Iterable[bool | None]) -> Wallet:
     return "partial" if True in found else "unknown"
 
 
-def transfer(buying: Facts, selling: Facts) -> Wallet:
-    """Return whether a coin can be withdrawn at one venue and deposited at the other one."""
-    states = (buying.withdraw, selling.deposit)
+def worse(one: Wallet, other: Wallet) -> Wallet:
+    """Return the worse one of two states."""
     for state in ("closed", "unknown", "partial"):
-        if state in states:
+        if state in (one, other):
             return state
     return "open"
+
+
+def transfer(buying: Facts, selling: Facts) -> Wallet:
+    """Return whether a coin can be withdrawn at one venue and deposited at the other one."""
+    return worse(buying.withdraw, selling.deposit)
 
 
 def highest(flags: Iterable[Flag]) -> Warning:
@@ -142,8 +146,6 @@ def decode_facts(payload: bytes | memoryview) -> Facts:
 
 # reading answers
 
-# errors of a row of an unknown form
-MISFIT = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 # rows of one answer: several times what the largest exchange has
 MOST_ROWS = 50_000
 # characters of a name of a coin, a network or a warning, and of a title or an address
@@ -177,7 +179,7 @@ def rows(
         try:
             name = key(row)
             one = read(row)
-        except MISFIT:
+        except UNREADABLE:
             unread += 1
             unclear.add(name)
             continue
@@ -187,6 +189,11 @@ def rows(
     if unread and not read_rows:
         raise ValueError(f"expected rows that can be read, {unread} cannot")
     return read_rows, unread
+
+
+def firsts(read: Mapping[str, Sequence[T]]) -> dict[str, T]:
+    """Return what the first row of each key says."""
+    return {name: parts[0] for name, parts in read.items()}
 
 
 def name_of(value: Any) -> str:

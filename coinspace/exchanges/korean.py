@@ -499,8 +499,15 @@ def bad_request(symbol: str) -> tuple[str, Request]:
     return "one bad code fails a whole REST call", request
 
 
-def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
-    """Return the trials of `probe`: a request without a ticket, and two subscriptions in a row."""
+def trials(
+    settings: ExchangeSettings, symbol: str, *, group_level: float, closes: bool
+) -> list[Trial]:
+    """Return the trials of `probe`.
+
+    They are a request without a ticket, two subscriptions in a row, and price groups.
+
+    Args: group_level, closes: see `group_trial`.
+    """
 
     def closed(heard: Heard) -> tuple[bool, bool]:
         seen = bool(heard.controls or heard.close)
@@ -526,7 +533,10 @@ def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
             "a second subscription replaces the first": replaced,
             "an unknown code is silent": silent,
         }
-        found.append(Trial(url, frames, facts))
+        found += [
+            Trial(url, frames, facts),
+            group_trial(settings, group_level, closes=closes),
+        ]
     return found
 
 

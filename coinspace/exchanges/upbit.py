@@ -236,9 +236,7 @@ def answer(
 
 
 def trials(settings: ExchangeSettings, symbol: str) -> list[Trial]:
-    """Return the trials of both exchanges, and one of price groups."""
-    groups = korean.group_trial(settings, 10_000, closes=False)
-    return [*korean.trials(settings, symbol), groups] if symbol else korean.trials(settings, symbol)
+    return korean.trials(settings, symbol, group_level=10_000, closes=False)
 
 
 bad_request = korean.bad_request

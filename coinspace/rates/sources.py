@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from coinspace.clock import HOUR_NS, MILLISECOND_NS, SECOND_NS
+from coinspace.errors import UNREADABLE
 from coinspace.method.reference import AHEAD_NS, PLAUSIBLE, Quotation
 from coinspace.text import printable
 
@@ -33,8 +34,6 @@ _ECOS_DAYS = 14
 # a day's round number fits
 _MOST_ROUNDS = 1 << 31
 SHOWN = 80
-# what reading an answer of another form raises; RecursionError: lists in lists in lists
-UNREADABLE = (LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
 
 
 class RefusedError(Exception):

@@ -43,11 +43,11 @@ from coinspace.config import load
 from coinspace.endpoint.http.keys import Keys
 from coinspace.endpoint.http.problem import Problem
 from coinspace.endpoint.values import decode_cursor, encode_cursor
-from coinspace.errors import CoinSpaceError
+from coinspace.errors import UNREADABLE, CoinSpaceError
 from coinspace.exchanges import coinbase, coinone, korean
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.binance import LocalBook, rest_trade, unwrapped
-from coinspace.exchanges.exchange import UNREADABLE, Request, shaped
+from coinspace.exchanges.exchange import Request, shaped
 from coinspace.method import aggregate
 from coinspace.recording.format import FeedReader, decode_line
 from coinspace.recording.frames import label

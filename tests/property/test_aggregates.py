@@ -58,7 +58,7 @@ def test_aggregates_and_single_trades_are_the_trades_of_the_exchange(
         assert {(part.price, part.sell) for part in parts} == {(one.price, one.sell)}
         assert Decimal(str(one.size)) == sum(Decimal(str(part.size)) for part in parts)
     if remembered == set(published):
-        # only gaps inside of an aggregate cannot be told from each other
+        # only gaps inside of an aggregate cannot be distinguished
         for whole in aggregates:
             single = {one.trade_id for one in by_rest}
             missing = [

@@ -16,9 +16,9 @@ from coinspace._ext.message import REPEAT
 from coinspace._ext.sink import ListSink
 from coinspace.clock import SECOND_NS
 from coinspace.collector.facts import FactStage
-from coinspace.errors import MessageError
+from coinspace.errors import UNREADABLE, MessageError
 from coinspace.exchanges import EXCHANGES, bithumb, every, exchange
-from coinspace.exchanges.exchange import UNREADABLE, Refusal, Request
+from coinspace.exchanges.exchange import Refusal, Request
 from coinspace.exchanges.facts import (
     MOST_NETWORKS,
     MOST_NOTICES,

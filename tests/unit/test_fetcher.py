@@ -20,9 +20,9 @@ from coinspace.collector.limits import Budget
 from coinspace.collector.markets import MarketList
 from coinspace.collector.orderbook import OrderBookStage
 from coinspace.collector.ticker import TickerStage
+from coinspace.errors import UNREADABLE
 from coinspace.exchanges import exchange
 from coinspace.exchanges.exchange import (
-    UNREADABLE,
     Limit,
     Listing,
     Purpose,

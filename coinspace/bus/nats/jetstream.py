@@ -13,6 +13,7 @@ import nats.errors
 import orjson
 from nats.aio.client import Client
 
+from coinspace.bus.nats.link import Link
 from coinspace.bus.streams import STREAMS
 from coinspace.clock import SECOND_NS
 from coinspace.config import BusSettings, Settings
@@ -28,6 +29,8 @@ DUPLICATES_S = 120
 NO_STREAM = 10059
 FULL = 10077
 SEVERAL = 3
+# shorter failures are not reported: a cluster elects a new leader within some seconds
+TROUBLE_S = 3.0
 
 
 class Refused(BusError):
@@ -78,14 +81,9 @@ async def ask(client: Client, what: str, facts: dict[str, Any] | None = None) ->
 
     Raises: Refused with the servers' reason; nats.errors.Error without an answer.
     """
-    body = encoded(facts) if facts is not None else b""
+    body = orjson.dumps(facts) if facts is not None else b""
     answer = await client.request(f"$JS.API.{what}", body, timeout=ASK_S)
     return checked(answer.data, what)
-
-
-def encoded(facts: dict[str, Any]) -> bytes:
-    """Return the body of a request."""
-    return orjson.dumps(facts)
 
 
 def checked(answer: bytes, what: str) -> dict[str, Any]:
@@ -128,6 +126,31 @@ def reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError | nats.errors.TimeoutError):
         return "no answer in time: see that most servers run"
     return f"{error!s:.300}" or repr(error)
+
+
+class Trouble:
+    """Reports on its link that work on a stream is refused, or has failed for long.
+
+    Args: name: of the work. text: what the failure means.
+    """
+
+    def __init__(self, link: Link, name: str, text: str) -> None:
+        self._link = link
+        self._name, self._text = name, text
+        self._since: float | None = None
+
+    def note(self, error: BaseException) -> None:
+        """Take a failure."""
+        now = self._link.loop.time()
+        if self._since is None:
+            self._since = now
+        if isinstance(error, Refused) or now - self._since >= TROUBLE_S:
+            self._link.troubles[self._name] = f"{self._text}: {reason(error)}"
+
+    def clear(self) -> None:
+        """Report no longer: the work succeeds again, or ends."""
+        self._since = None
+        self._link.troubles.pop(self._name, None)
 
 
 async def agreed(client: Client, settings: Settings, stream: str) -> StreamState:

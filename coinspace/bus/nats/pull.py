@@ -12,12 +12,13 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import nats.errors
+import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from coinspace.bus.nats import jetstream
-from coinspace.bus.nats.jetstream import FAILURES, Refused
+from coinspace.bus.nats.jetstream import FAILURES, Refused, Trouble
 from coinspace.bus.nats.link import open_link
 from coinspace.bus.streams import Batch
 from coinspace.clock import SECOND_NS
@@ -32,7 +33,6 @@ ASKED = 16
 PULL_S = 1.0
 ANSWER_S = 3.0
 RETRY_S = 0.5
-TROUBLE_S = 3.0
 # the end of a request without anything wrong: none there, time over
 NORMAL = ("404", "408")
 ACK, PROGRESS, DROP = b"+ACK", b"+WPI", b"+TERM"
@@ -55,9 +55,10 @@ class NatsReader:
         self._client: Client | None = None
         self._inbox = ""
         self._subscription: Subscription | None = None
-        self._failing_since: float | None = None
         self._batches = self._malformed = self._failures = 0
         self._link, self._give_back = open_link(settings.bus)
+        text = f"no messages from stream {self._name}"
+        self._trouble = Trouble(self._link, self._name, text)
         self._closed = False
 
     def counters(self) -> dict[str, int]:
@@ -89,7 +90,7 @@ class NatsReader:
         if not self._closed:
             self._closed = True
             self._link.call(self._leave())
-            self._link.troubles.pop(self._name, None)
+            self._trouble.clear()
             self._give_back()
 
     async def _on_link(self, work: Coroutine[Any, Any, T]) -> T:
@@ -108,8 +109,7 @@ class NatsReader:
                 # each request is answered: the server has changed, or the consumer is gone
                 self._credit = 0
                 raise Refused(f"stream {self._name}: no answer within {ANSWER_S:.0f} s")
-            self._failing_since = None
-            self._link.troubles.pop(self._name, None)
+            self._trouble.clear()
         except FAILURES as error:
             await self._failed(error)
         self._woken.clear()
@@ -141,7 +141,7 @@ class NatsReader:
         facts = {"batch": ASKED, "expires": int(PULL_S * SECOND_NS)}
         what = f"$JS.API.CONSUMER.MSG.NEXT.{self._name}.{jetstream.CONSUMER}"
         self._credit = ASKED
-        await client.publish(what, jetstream.encoded(facts), self._inbox)
+        await client.publish(what, orjson.dumps(facts), self._inbox)
 
     async def _on_message(self, message: Msg) -> None:
         status = (message.headers or {}).get("Status")
@@ -180,11 +180,5 @@ class NatsReader:
     async def _failed(self, error: BaseException) -> None:
         self._failures += 1
         self._client = None
-        now = self._link.loop.time()
-        if self._failing_since is None:
-            self._failing_since = now
-        if isinstance(error, Refused) or now - self._failing_since >= TROUBLE_S:
-            self._link.troubles[self._name] = (
-                f"no messages from stream {self._name}: {jetstream.reason(error)}"
-            )
+        self._trouble.note(error)
         await asyncio.sleep(RETRY_S)

@@ -20,7 +20,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from coinspace.bus.nats import jetstream
-from coinspace.bus.nats.jetstream import FAILURES, Refused, StreamState
+from coinspace.bus.nats.jetstream import FAILURES, Refused, StreamState, Trouble
 from coinspace.bus.nats.link import open_link
 from coinspace.bus.streams import Lost, packed, stream_of
 from coinspace.bus.tail import Checkpoints, Mark, Piece, Place, Progress, Tail
@@ -33,8 +33,6 @@ RETRY_S = 0.5
 # how often the stream is looked at and the progress is written
 LOOK_S = 2.0
 SAVE_S = 1.0
-# shorter failures are not reported: a cluster elects a new leader within some seconds
-TROUBLE_S = 3.0
 # of a message: its headers and facts, beside the records
 HEAD_BYTES = 4096
 # ranges in one batch: they fit in HEAD_BYTES
@@ -56,7 +54,6 @@ class NatsShipment:
         # the batch that has no acknowledgement yet
         self._piece: Piece | None = None
         self._look_at = self._save_at = 0.0
-        self._failing_since: float | None = None
         self._counts = dict.fromkeys(
             ("batches", "messages", "bytes", "retries", "oversized", "lost", "rewinds"), 0
         )
@@ -65,6 +62,8 @@ class NatsShipment:
         self._closing = asyncio.Event()
         self._closed = False
         self._link, self._give_back = open_link(settings.bus)
+        text = f"stream {self._stream} does not take messages, which wait in the journal"
+        self._trouble = Trouble(self._link, self._subject, text)
         self._task = self._link.call(self._begin())
 
     def counters(self) -> dict[str, int]:
@@ -88,7 +87,7 @@ class NatsShipment:
         self._closing.set()
         await asyncio.wait({self._task}, timeout=limit_s)
         await self._link.tasks.end(self._task)
-        self._link.troubles.pop(self._subject, None)
+        self._trouble.clear()
         self._tail.close()
         self._save()
 
@@ -97,7 +96,8 @@ class NatsShipment:
             try:
                 await self._send_all(self._client())
             except FAILURES as error:
-                self._failed(error)
+                self._counts["retries"] += 1
+                self._trouble.note(error)
                 await within(RETRY_S, self._closing)
         # the rest of the journal, which is closed now
         with contextlib.suppress(*FAILURES):
@@ -118,8 +118,7 @@ class NatsShipment:
             piece = self._read(client)
             if piece is not None:
                 await self._send(client)
-            self._failing_since = None
-            self._link.troubles.pop(self._subject, None)
+            self._trouble.clear()
             now = self._link.loop.time()
             if now >= self._look_at:
                 found = await jetstream.state(client, self._settings, self._stream)
@@ -208,17 +207,6 @@ class NatsShipment:
         self._progress.sent = self._checkpoints.stored.copy()
         self._tail.seek(self._progress.sent)
         self._piece = None
-
-    def _failed(self, error: BaseException) -> None:
-        self._counts["retries"] += 1
-        now = self._link.loop.time()
-        if self._failing_since is None:
-            self._failing_since = now
-        if isinstance(error, Refused) or now - self._failing_since >= TROUBLE_S:
-            self._link.troubles[self._subject] = (
-                f"stream {self._stream} does not take messages, which wait in the journal:"
-                f" {jetstream.reason(error)}"
-            )
 
     def _save(self) -> None:
         self._save_at = self._link.loop.time() + SAVE_S

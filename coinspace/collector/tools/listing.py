@@ -5,9 +5,9 @@ from __future__ import annotations
 from coinspace.collector.collection import tls_context
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.markets import checked
-from coinspace.errors import ConfigError, ConnectError
+from coinspace.errors import UNREADABLE, ConfigError, ConnectError
 from coinspace.exchanges import exchange as exchange_named
-from coinspace.exchanges.exchange import UNREADABLE, Listing
+from coinspace.exchanges.exchange import Listing
 from coinspace.exchanges.settings import ExchangeSettings
 from coinspace.market import Market
 from coinspace.text import shown_address

@@ -25,16 +25,16 @@ from picows import (
     ws_connect,
 )
 
-from coinspace.clock import SECOND_NS, now_ns
+from coinspace.clock import DAY_NS, SECOND_NS, now_ns
 from coinspace.collector.collection import tls_context
 from coinspace.collector.fetcher import Fetcher, RefusedError
 from coinspace.collector.markets import resolve
 from coinspace.collector.orderbook import snapshot_levels
+from coinspace.errors import UNREADABLE
 from coinspace.exchanges import exchange as exchange_named
 from coinspace.exchanges.exchange import (
     CHANNELS,
     DISORDER_NS,
-    UNREADABLE,
     Exchange,
     Heard,
     Request,
@@ -56,7 +56,6 @@ UNKNOWN_SYMBOL_S = 5.0
 SNAPSHOT_S = 3.0
 # wait for frames that should not come
 SILENCE_S = 2.0
-DAY_NS = 86_400 * SECOND_NS
 # longest delay of a ping of the server
 PING_LATE_S = 5.0
 
@@ -474,13 +473,13 @@ class Probe:
                     self._add("REST trade times are in µs", len(read) > 10, fine > 0, detail)
                 self._judge_ids(read)
                 await self._check_older(request, read)
-        for header in [limit.header for limit in self.exchange.ADDRESS_LIMITS.values()]:
-            used = {
-                name: int(count)
-                for name, count in self._fetcher.counters().items()
-                if name.startswith("rest_address_used")
-            }
-            self._add(f"answers have {header}", True, all(used.values()), f"{used}")
+        used = {
+            name: int(count)
+            for name, count in self._fetcher.counters().items()
+            if name.startswith("rest_address_used")
+        }
+        for limit in self.exchange.ADDRESS_LIMITS.values():
+            self._add(f"answers have {limit.header}", True, all(used.values()), f"{used}")
         await self._check_bad_code(symbols[0])
         await self._check_groups(symbols)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from coinspace.clock import MILLISECOND_NS
 from coinspace.endpoint.live.state import Live
 from coinspace.endpoint.models import MarketFacts, MarketNotice, WalletNetwork
-from coinspace.exchanges.facts import Facts, Wallet
+from coinspace.exchanges.facts import Facts, Wallet, worse
 
 
 def market_facts(live: Live, exchange: str, market: str) -> MarketFacts:
@@ -40,6 +40,4 @@ def notices(found: Facts) -> list[MarketNotice] | None:
 
 def wallet_state(found: Facts) -> Wallet:
     """Return the state of a wallet in both directions: the worse one."""
-    states: tuple[Wallet, ...] = ("closed", "unknown", "partial")
-    sides = (found.deposit, found.withdraw)
-    return next((state for state in states if state in sides), "open")
+    return worse(found.deposit, found.withdraw)
